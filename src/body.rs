@@ -1,0 +1,71 @@
+//! [`ResponseBody`]: sees how a response ends.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::lease::Lease;
+
+pin_project! {
+    /// The response body of [`Background`](crate::Background): the inner one, frame by frame.
+    ///
+    /// The response is over, and its tasks start, when this body returns `None` or is dropped, whichever is first. A server
+    /// need not poll a body to `None` and often does not, so the end is noted when it is seen: see [`End`](crate::End).
+    #[derive(Debug)]
+    pub struct ResponseBody<B> {
+        // Dropped before the lease, so that what this adds while it is dropped is still collected.
+        #[pin]
+        inner: B,
+        lease: Option<Lease>,
+    }
+
+    impl<B> PinnedDrop for ResponseBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(lease) = this.project().lease {
+                lease.enter_until_drop();
+            }
+        }
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(crate) const fn new(inner: B, lease: Option<Lease>) -> Self {
+        Self { inner, lease }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut this = self.project();
+        let Some(lease) = this.lease.as_mut() else {
+            return this.inner.poll_frame(cx);
+        };
+        let polled = lease.run(|| {
+            let polled = this.inner.as_mut().poll_frame(cx);
+            let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && this.inner.is_end_stream();
+            (polled, at_end)
+        });
+        match &polled.0 {
+            Poll::Pending => lease.pending(),
+            Poll::Ready(Some(Ok(frame))) => lease.frame(frame, polled.1),
+            Poll::Ready(Some(Err(_))) => lease.failed(),
+            Poll::Ready(None) => this.lease.take().into_iter().for_each(Lease::ended),
+        }
+        polled.0
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,66 @@
+//! [`TaskContext`]: what a running task can know and do.
+
+use std::borrow::Cow;
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{batch::Release, end::ResponseEnd, tasks::BackgroundTasks};
+
+/// What a running task can ask of the request that left it, and of its supervisor.
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::Task;
+///
+/// let task = Task::with_context(|cx| async move {
+///     if cx.end().is_success() {
+///         cx.tasks().add(async { println!("a task of a task") });
+///     }
+/// })
+/// .named("parent");
+/// # drop(task);
+/// ```
+#[derive(Debug, Clone)]
+pub struct TaskContext {
+    pub(crate) release: Release,
+    pub(crate) name: Option<Cow<'static, str>>,
+    pub(crate) token: CancellationToken,
+}
+
+impl TaskContext {
+    /// The task's name, if it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// How the response was over, as far as it was known when the task was released.
+    #[must_use]
+    pub fn end(&self) -> &ResponseEnd {
+        self.release.end()
+    }
+
+    /// The registry of the request, for tasks that add tasks: these start at once.
+    #[must_use]
+    pub fn tasks(&self) -> BackgroundTasks {
+        self.release.tasks().clone()
+    }
+
+    /// Whether the task should come to its end: a blocking task has run longer than its timeout.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Waits until the task should come to its end, see [`is_cancelled`](Self::is_cancelled).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future loses nothing.
+    #[must_use = "futures do nothing unless awaited"]
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + 'static {
+        let cancelled: WaitForCancellationFutureOwned = self.token.clone().cancelled_owned();
+        cancelled
+    }
+}

@@ -1,0 +1,86 @@
+//! The registry of the request whose code is running on this thread.
+//!
+//! A registry is moved into the thread's slot while code of its request is polled, and moved back after: two moves, no count
+//! of references, no lock. A code path that suspends takes its registry along, as the owner puts it back before it returns.
+
+use std::cell::Cell;
+
+use crate::tasks::BackgroundTasks;
+
+thread_local! {
+    static CURRENT: Cell<Option<BackgroundTasks>> = const { Cell::new(None) };
+}
+
+/// A registry that becomes the current one while code of its request runs.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    tasks: Option<BackgroundTasks>,
+    entered_until_drop: bool,
+}
+
+impl Scope {
+    pub(crate) const fn new(tasks: BackgroundTasks) -> Self {
+        Self { tasks: Some(tasks), entered_until_drop: false }
+    }
+
+    /// The registry, which is there while the scope is not entered.
+    pub(crate) const fn tasks(&self) -> Option<&BackgroundTasks> {
+        self.tasks.as_ref()
+    }
+
+    /// Takes the registry out, for good.
+    pub(crate) fn take(&mut self) -> Option<BackgroundTasks> {
+        self.leave();
+        self.tasks.take()
+    }
+
+    /// Runs `f` with this registry as the current one, and takes it back also where `f` panics.
+    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        struct Entered<'a>(&'a mut Scope);
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                self.0.swap();
+            }
+        }
+        self.swap();
+        let _entered = Entered(self);
+        f()
+    }
+
+    /// Makes this registry the current one until this scope is dropped, for the time in which its neighbours are dropped.
+    pub(crate) fn enter_until_drop(&mut self) {
+        if !self.entered_until_drop {
+            self.entered_until_drop = true;
+            self.swap();
+        }
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.entered_until_drop) {
+            self.swap();
+        }
+    }
+
+    fn swap(&mut self) {
+        // Without a slot (the thread is going down) there is no current registry, and nothing else changes.
+        let _ = CURRENT.try_with(|current| self.tasks = current.replace(self.tasks.take()));
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// The current registry.
+pub(crate) fn current() -> Option<BackgroundTasks> {
+    CURRENT
+        .try_with(|current| {
+            let tasks = current.take();
+            current.set(tasks.clone());
+            tasks
+        })
+        .ok()
+        .flatten()
+}

@@ -1,0 +1,252 @@
+//! How a response was over, and all that is known of it then.
+
+use std::{error::Error, fmt, time::Duration};
+
+use http::{HeaderMap, Method, StatusCode, Version, uri::PathAndQuery};
+
+use crate::progress::{HeadFacts, RequestFacts};
+
+/// The way in which a response was over.
+///
+/// | | when |
+/// |---|---|
+/// | [`Complete`](Self::Complete) | the end of the body was seen, or the response can have no body, or (HTTP/1) the declared length was reached |
+/// | [`Aborted`](Self::Aborted) | the body was dropped before that: client gone, stream reset, server stopped |
+/// | [`BodyError`](Self::BodyError) | the body failed, or what it yielded is not what its head had declared; see [`ResponseEnd::error`] |
+/// | [`ServiceError`](Self::ServiceError) | the service returned an error instead of a response |
+/// | [`Cancelled`](Self::Cancelled) | the response future was dropped before it had a head: client gone, an outer timeout |
+/// | [`Panicked`](Self::Panicked) | the service or the body panicked, or was dropped by a panic |
+/// | [`Unfinished`](Self::Unfinished) | it is not over: [`release_after`](crate::SupervisorBuilder::release_after) ran out first |
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::{End, Task};
+///
+/// let task = Task::with_context(|cx| async move {
+///     if cx.end().kind() == End::Aborted {
+///         println!("the client left after {} bytes", cx.end().bytes());
+///     }
+/// });
+/// # drop(task);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum End {
+    /// All of the response was handed to the server.
+    Complete,
+    /// The body was dropped before its end.
+    Aborted,
+    /// The body failed, or contradicted its head.
+    BodyError,
+    /// The service returned an error.
+    ServiceError,
+    /// The response future was dropped before it had a head.
+    Cancelled,
+    /// The service or the body panicked, or was dropped by a panic that unwinds.
+    Panicked,
+    /// The response is still open: its tasks were released by [`release_after`](crate::SupervisorBuilder::release_after).
+    Unfinished,
+}
+
+/// What was wrong with a body that ended as [`End::BodyError`].
+///
+/// The error value itself goes to the server, as it would without this crate.
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::BodyError;
+///
+/// assert_eq!(BodyError::Failed.to_string(), "the body returned an error");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The body returned an error.
+    Failed,
+    /// The body ended before the declared length: the client sees a broken response.
+    #[non_exhaustive]
+    TooShort {
+        /// The length that the head had declared, in bytes.
+        declared: u64,
+        /// What the body yielded, in bytes.
+        yielded: u64,
+    },
+    /// The body yielded more than the declared length over HTTP/2: the client resets the stream. Over HTTP/1 the server cuts
+    /// the surplus off, and the response is whole.
+    #[non_exhaustive]
+    TooLong {
+        /// The length that the head had declared, in bytes.
+        declared: u64,
+        /// What the body yielded, in bytes.
+        yielded: u64,
+    },
+    /// The body yielded data where there must be none (`HEAD`, 204, 304) over HTTP/2, which sends it. HTTP/1 servers do not.
+    NotAllowed,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed => f.write_str("the body returned an error"),
+            Self::TooShort { declared, yielded } => {
+                write!(f, "the body ended after {yielded} of {declared} declared bytes")
+            }
+            Self::TooLong { declared, yielded } => {
+                write!(f, "the body yielded {yielded} bytes and had declared {declared}")
+            }
+            Self::NotAllowed => f.write_str("the body yielded data to a response that must have none"),
+        }
+    }
+}
+
+impl Error for BodyError {}
+
+/// What is known of a response when its tasks are released.
+///
+/// A task reads it by [`TaskContext::end`](crate::TaskContext::end), a condition gets it in
+/// [`When::matches`](crate::When::matches).
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::{BackgroundTasks, Task};
+///
+/// fn audit(tasks: &BackgroundTasks) {
+///     tasks.add(Task::with_context(|cx| async move {
+///         let end = cx.end();
+///         println!("{} {} -> {:?}: {:?}, {} bytes", end.method(), end.path(), end.status(), end.kind(), end.bytes());
+///     }));
+/// }
+/// # let _ = audit;
+/// ```
+#[derive(Debug, Clone)]
+pub struct ResponseEnd {
+    kind: End,
+    error: Option<BodyError>,
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    status: Option<StatusCode>,
+    bytes: u64,
+    trailers: Option<HeaderMap>,
+    grpc_status: Option<i32>,
+    time_to_head: Option<Duration>,
+    elapsed: Duration,
+}
+
+impl ResponseEnd {
+    pub(crate) fn new(kind: End, request: &RequestFacts, head: Option<&HeadFacts>, bytes: u64) -> Self {
+        Self {
+            kind,
+            error: None,
+            method: request.method.clone(),
+            path: request.path.clone(),
+            version: head.map_or(request.version, |head| head.version),
+            status: head.map(|head| head.status),
+            bytes,
+            trailers: None,
+            grpc_status: head.and_then(|head| head.grpc_status),
+            time_to_head: head.map(|head| head.at.duration_since(request.started)),
+            elapsed: request.started.elapsed(),
+        }
+    }
+
+    pub(crate) fn with_error(mut self, error: Option<BodyError>) -> Self {
+        self.error = error;
+        self
+    }
+
+    pub(crate) fn with_trailers(mut self, trailers: Option<HeaderMap>, grpc_status: Option<i32>) -> Self {
+        self.trailers = trailers;
+        self.grpc_status = grpc_status.or(self.grpc_status);
+        self
+    }
+
+    /// How the response was over.
+    #[must_use]
+    pub const fn kind(&self) -> End {
+        self.kind
+    }
+
+    /// What was wrong with the body, if the end is [`End::BodyError`].
+    #[must_use]
+    pub const fn error(&self) -> Option<BodyError> {
+        self.error
+    }
+
+    /// The request's method.
+    #[must_use]
+    pub const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The request's path without the query; empty for a target that has none, as `CONNECT` has.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// The response's status, if there was a response.
+    #[must_use]
+    pub const fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// The protocol: the request's version, or the response's where that says HTTP/2 or later, as around a client it does.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How many bytes of data the body had yielded. What was yielded may not have been sent.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The body's trailers, if it yielded any.
+    #[must_use]
+    pub const fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    /// The value of `grpc-status`, from the trailers or else from the head, where
+    /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) puts it if there is no message.
+    #[must_use]
+    pub const fn grpc_status(&self) -> Option<i32> {
+        self.grpc_status
+    }
+
+    /// The time from the call of the service to the head of its response, if there was one.
+    #[must_use]
+    pub const fn time_to_head(&self) -> Option<Duration> {
+        self.time_to_head
+    }
+
+    /// The time from the call of the service to this end.
+    #[must_use]
+    pub const fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Whether all of the response was handed to the server: the end is [`End::Complete`].
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        matches!(self.kind, End::Complete)
+    }
+
+    /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.is_complete()
+            && self.status.is_some_and(|status| status.as_u16() < 400)
+            && self.grpc_status.is_none_or(|status| status == 0)
+    }
+}
+
+/// Reads `grpc-status` from a head or from trailers.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+}

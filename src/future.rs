@@ -1,0 +1,71 @@
+//! [`ResponseFuture`]: carries a request's registry until the head of its response is ready.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use crate::{body::ResponseBody, lease::Lease};
+
+pin_project! {
+    /// The response future of [`Background`](crate::Background).
+    ///
+    /// Dropped before it is ready, it ends the response as [`End::Cancelled`](crate::End::Cancelled).
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        // Dropped before the lease, so that what this adds while it is dropped is still collected.
+        #[pin]
+        inner: F,
+        lease: Option<Lease>,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(lease) = this.project().lease {
+                lease.enter_until_drop();
+            }
+        }
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(crate) const fn new(inner: F, lease: Lease) -> Self {
+        Self { inner, lease: Some(lease) }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(lease) = this.lease.as_mut() else {
+            // Polled after it was ready: what comes of it is for the inner future to say.
+            return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, None)));
+        };
+        let result = ready!(lease.run(|| this.inner.poll(cx)));
+        let lease = this.lease.take();
+        Poll::Ready(match result {
+            Ok(mut response) => {
+                let lease = lease.map(|mut lease| {
+                    lease.head(&mut response);
+                    lease
+                });
+                Ok(response.map(|body| ResponseBody::new(body, lease)))
+            }
+            Err(error) => {
+                lease.into_iter().for_each(Lease::service_failed);
+                Err(error)
+            }
+        })
+    }
+}

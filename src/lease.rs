@@ -1,0 +1,122 @@
+//! The right to end a response, which exists once per request and is used up by ending it.
+//!
+//! A [`Lease`] is opened with the request and moves along with what is responsible for the response: the response future,
+//! then the body, at times the head's marker. Its drop ends the response, so a response ends exactly once, whoever drops it
+//! and for whatever reason. Nothing else ends one.
+
+use http::{Request, Response};
+use http_body::{Body, Frame};
+
+use crate::{
+    current::Scope,
+    end::{BodyError, End},
+    marker::{HeadMarker, MarkerLink},
+    progress::{Progress, RequestFacts},
+    supervisor::Supervisor,
+    tasks::BackgroundTasks,
+};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    scope: Scope,
+    /// What ends the response; nothing in a service that found the registry of its own supervisor in the request.
+    progress: Option<Progress>,
+    /// Where the lease goes, instead of ending the response, when the body is dropped before the head was sent.
+    marker: Option<MarkerLink>,
+    verdict: Option<(End, Option<BodyError>)>,
+}
+
+impl Lease {
+    /// Gives the request a registry, or joins the open one that it has of the same supervisor.
+    pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
+        let found = request.extensions().get::<BackgroundTasks>();
+        let (tasks, progress) = if let Some(joined) = found.and_then(|found| found.open_of(supervisor)) {
+            (joined, None)
+        } else {
+            let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
+            (tasks, Some(Progress::default()))
+        };
+        request.extensions_mut().insert(tasks.clone());
+        Self { scope: Scope::new(tasks), progress, marker: None, verdict: None }
+    }
+
+    /// Runs the service's or the body's code with the request's registry as the current one.
+    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        if let Some(progress) = &mut self.progress {
+            progress.before_user_code();
+        }
+        let result = self.scope.run(f);
+        if let Some(progress) = &mut self.progress {
+            progress.after_user_code();
+        }
+        result
+    }
+
+    /// Notes the head of the response.
+    pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
+        let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
+        let head = progress.head(tasks.request(), response);
+        let may_lose_body = tasks.request().method == http::Method::HEAD || head.grpc_status.is_some();
+        if tasks.head(head) && may_lose_body {
+            let (marker, link) = HeadMarker::new();
+            response.extensions_mut().insert(marker);
+            self.marker = Some(link);
+        }
+    }
+
+    /// Notes a frame of the body, and whether the body is at its end now.
+    pub(crate) fn frame<D: bytes::Buf>(&mut self, frame: &Frame<D>, at_end: bool) {
+        let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
+        progress.frame(frame, at_end, tasks.is_watched());
+        tasks.note_bytes(progress.bytes());
+    }
+
+    /// Notes that the body has nothing yet.
+    pub(crate) const fn pending(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.pending();
+        }
+    }
+
+    /// Notes that the body failed.
+    pub(crate) const fn failed(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.failed();
+        }
+    }
+
+    /// Ends the response, as the body returned `None`.
+    pub(crate) fn ended(mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.ended();
+        }
+        self.marker = None;
+    }
+
+    /// Ends the response, as the service returned an error.
+    pub(crate) fn service_failed(mut self) {
+        self.verdict = Some((End::ServiceError, None));
+    }
+
+    /// Makes the registry the current one while what this lease stands beside is dropped.
+    pub(crate) fn enter_until_drop(&mut self) {
+        self.scope.enter_until_drop();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some((tasks, progress)) = self.scope.take().zip(self.progress.take()) else { return };
+        let verdict = self.verdict.unwrap_or_else(|| progress.verdict());
+        match self.marker.take() {
+            Some(marker) => marker.hand_over(Self {
+                scope: Scope::new(tasks),
+                progress: Some(progress),
+                marker: None,
+                verdict: Some(verdict),
+            }),
+            None => tasks.end(verdict, progress),
+        }
+    }
+}

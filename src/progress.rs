@@ -1,0 +1,191 @@
+//! What is seen of a response while it passes, and the one place that judges from it how the response ended.
+//!
+//! The rules follow what servers do with bodies. hyper's HTTP/1 polls a body of known length only until the length is
+//! reached, sends no body to `HEAD`, 204 and 304 and cuts off what is beyond the length. Its HTTP/2 polls each body to its own
+//! end and sends what it gets; a client answers a length other than the declared one by a reset, as
+//! [RFC 9113, section 8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1) demands.
+
+use bytes::Buf;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
+use http_body::{Body, Frame};
+use tokio::time::Instant;
+
+use crate::end::{BodyError, End, grpc_status};
+
+/// What of a request outlives its hand-over to the inner service.
+#[derive(Debug)]
+pub(crate) struct RequestFacts {
+    pub(crate) method: Method,
+    pub(crate) path: Option<PathAndQuery>,
+    pub(crate) version: Version,
+    pub(crate) started: Instant,
+}
+
+impl RequestFacts {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The path without the query; empty for a target that has none.
+    pub(crate) fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+}
+
+/// What is known once the head of the response is ready.
+#[derive(Debug)]
+pub(crate) struct HeadFacts {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) grpc_status: Option<i32>,
+    pub(crate) at: Instant,
+}
+
+/// What the response has shown so far.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent observations, judged together at the end")]
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Set while user code runs, so that it stays set only where that code panicked.
+    running: bool,
+    head: bool,
+    multiplexed: bool,
+    bodyless: bool,
+    declared: Option<u64>,
+    polled: bool,
+    ended: bool,
+    failed: bool,
+    bytes: u64,
+    trailers: Option<Box<HeaderMap>>,
+    grpc_status: Option<i32>,
+}
+
+impl Progress {
+    pub(crate) const fn before_user_code(&mut self) {
+        self.running = true;
+    }
+
+    pub(crate) const fn after_user_code(&mut self) {
+        self.running = false;
+    }
+
+    /// Notes the head, and whether the body is at its end already.
+    pub(crate) fn head<B: Body>(&mut self, request: &RequestFacts, response: &Response<B>) -> HeadFacts {
+        let body = response.body();
+        let status = response.status();
+        let version = protocol(request.version, response.version());
+        self.head = true;
+        self.multiplexed = version >= Version::HTTP_2;
+        self.bodyless = bodyless(&request.method, status);
+        self.ended = body.is_end_stream();
+        self.declared = body.size_hint().exact().or_else(|| content_length(response.headers()));
+        HeadFacts {
+            status,
+            version,
+            // A gRPC status stands in the head only of a response without a body.
+            grpc_status: self.ended.then(|| grpc_status(response.headers())).flatten(),
+            at: Instant::now(),
+        }
+    }
+
+    /// Notes a frame that the body yielded, and whether it was the last.
+    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool, keep_trailers: bool) {
+        self.polled = true;
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.remaining() as u64;
+            self.ended |= at_end;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ended = true;
+            self.grpc_status = grpc_status(trailers);
+            if keep_trailers {
+                self.trailers = Some(Box::new(trailers.clone()));
+            }
+        }
+    }
+
+    /// Notes that the body was polled and has no frame yet.
+    pub(crate) const fn pending(&mut self) {
+        self.polled = true;
+    }
+
+    /// Notes that the body returned an error.
+    pub(crate) const fn failed(&mut self) {
+        self.polled = true;
+        self.failed = true;
+    }
+
+    /// Notes that the body returned `None`.
+    pub(crate) const fn ended(&mut self) {
+        self.polled = true;
+        self.ended = true;
+    }
+
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) const fn grpc_status(&self) -> Option<i32> {
+        self.grpc_status
+    }
+
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take().map(|trailers| *trailers)
+    }
+
+    /// How the response ends if nothing more comes of it.
+    pub(crate) fn verdict(&self) -> (End, Option<BodyError>) {
+        if self.running || std::thread::panicking() {
+            return (End::Panicked, None);
+        }
+        if !self.head {
+            return (End::Cancelled, None);
+        }
+        match self.body_verdict() {
+            Ok(true) => (End::Complete, None),
+            Ok(false) => (End::Aborted, None),
+            Err(error) => (End::BodyError, Some(error)),
+        }
+    }
+
+    /// Whether all of the body was there, or what was wrong with it.
+    fn body_verdict(&self) -> Result<bool, BodyError> {
+        let yielded = self.bytes;
+        if self.failed {
+            return Err(BodyError::Failed);
+        }
+        if self.bodyless {
+            return match yielded {
+                1.. if self.multiplexed => Err(BodyError::NotAllowed),
+                _ => Ok(self.ended || !self.polled),
+            };
+        }
+        match self.declared {
+            Some(declared) if yielded > declared && self.multiplexed => Err(BodyError::TooLong { declared, yielded }),
+            Some(declared) if yielded < declared && self.ended => Err(BodyError::TooShort { declared, yielded }),
+            Some(declared) if yielded >= declared && !self.multiplexed => Ok(true),
+            _ => Ok(self.ended),
+        }
+    }
+}
+
+/// The version that is spoken: servers set it on the request, clients on the response.
+fn protocol(request: Version, response: Version) -> Version {
+    if response >= Version::HTTP_2 { response } else { request }
+}
+
+/// Whether a response can have no body, by [RFC 9110, section 6.4.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.4.1).
+fn bodyless(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || (method == Method::CONNECT && status.is_success())
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

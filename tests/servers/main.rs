@@ -1,0 +1,9 @@
+//! How responses end on real servers, with clients that are not ours: case by case, as `tests/README.md` tells.
+//!
+//! The table there is the expectation: a case compares what its task saw with its cell.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod http1;
+mod table;

@@ -1,0 +1,48 @@
+//! The table of `tests/README.md`, and the check that it and the tests name the same cases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::Server;
+
+const README: &str = include_str!("../README.md");
+const SOURCES: &[&str] = &[include_str!("http1.rs")];
+
+/// The cells that are not empty, by case and protocol.
+fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {
+    let mut rows =
+        README.lines().filter(|line| line.starts_with('|')).map(|line| line.trim_matches('|').split('|').map(str::trim));
+    let protocols: Vec<_> = rows.next().expect("the table has a head").skip(1).collect();
+    rows.skip(1)
+        .flat_map(|mut row| {
+            let case = row.next().expect("a row has a first cell");
+            protocols.iter().zip(row).map(move |(protocol, cell)| ((case, *protocol), cell)).collect::<Vec<_>>()
+        })
+        .filter(|(_, cell)| !cell.is_empty())
+        .collect()
+}
+
+/// Checks that the response of this case ended as the table tells, once, and that the books are closed after.
+pub(crate) async fn check(server: &Server, protocol: &'static str, case: &'static str) {
+    let seen = server.witness.next().await;
+    let cells = cells();
+    let cell = cells.get(&(case, protocol)).copied().unwrap_or_else(|| panic!("no cell for {case:?} over {protocol}"));
+    assert_eq!(seen.cell(), cell, "{case:?} over {protocol}: {seen:?}");
+    crate::support::soon(server.supervisor.idle()).await;
+    server.witness.nothing_else().await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.added(), stats.succeeded), (1, 1), "{case:?} over {protocol}: {stats:?}");
+}
+
+#[test]
+fn every_cell_has_a_test_and_every_test_a_cell() {
+    let tested: BTreeSet<(&str, &str)> = SOURCES
+        .iter()
+        .flat_map(|source| source.split("check(&server, \"").skip(1))
+        .map(|call| {
+            let (protocol, rest) = call.split_once("\", \"").expect("a call names its protocol");
+            (rest.split_once('"').expect("a call names its case").0, protocol)
+        })
+        .collect();
+    let told: BTreeSet<_> = cells().into_keys().collect();
+    assert_eq!(told, tested);
+}

@@ -1,0 +1,23 @@
+//! What the tests share: services that record how their responses end, servers on free ports, and bodies that follow a script.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+mod script;
+mod server;
+mod witness;
+
+pub use self::{
+    script::{Script, Step},
+    server::Server,
+    witness::Witness,
+};
+
+use std::time::Duration;
+
+/// The upper bound for anything that a test waits for. Nothing waits for it in a run that passes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Awaits an event that must come.
+pub async fn soon<F: Future>(event: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, event).await.expect("the event that the test waits for should come")
+}

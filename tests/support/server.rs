@@ -1,0 +1,84 @@
+//! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior knowledge.
+
+use std::{convert::Infallible, error::Error, net::SocketAddr};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tower::{Layer, Service, service_fn};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
+
+use super::{Witness, witness::Course};
+
+/// A server that runs until it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    pub supervisor: Supervisor,
+    pub witness: Witness,
+    accept: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves what `respond` answers, below the layer; each request leaves a witness's task.
+    pub async fn new<F, B>(respond: F) -> Self
+    where
+        F: Fn(Request<Incoming>, Course) -> Response<B> + Clone + Send + Sync + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        Self::with(Supervisor::new(), respond).await
+    }
+
+    pub async fn with<F, B>(supervisor: Supervisor, respond: F) -> Self
+    where
+        F: Fn(Request<Incoming>, Course) -> Response<B> + Clone + Send + Sync + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let witness = Witness::new();
+        let watching = witness.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            let response = respond(request, watching.watch(&tasks));
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        Self::serve(BackgroundLayer::with(supervisor.clone()).layer(service), supervisor, witness).await
+    }
+
+    /// Serves any service.
+    pub async fn serve<S, B>(service: S, supervisor: Supervisor, witness: Witness) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<Box<dyn Error + Send + Sync>>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let accept = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let service = TowerToHyperService::new(service.clone());
+                connections.spawn(async move {
+                    // How a connection ends is for the client of the test to look at.
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self { address, supervisor, witness, accept }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
