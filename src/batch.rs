@@ -8,35 +8,30 @@ use std::vec;
 
 use tokio::runtime::Handle;
 
-use crate::{end::ResponseEnd, job::Job, panics::quietly, task::Task, tasks::BackgroundTasks};
+use crate::{
+    job::{Filed, Job},
+    order::Order,
+    outcome::Outcome,
+    release::Release,
+};
 
-/// What the tasks of a batch have in common: their registry, and the end that released them.
-#[derive(Debug, Clone)]
-pub(crate) struct Release {
-    tasks: BackgroundTasks,
-    unfinished: bool,
-}
-
-impl Release {
-    pub(crate) const fn tasks(&self) -> &BackgroundTasks {
-        &self.tasks
-    }
-
-    pub(crate) fn end(&self) -> &ResponseEnd {
-        self.tasks.known_end(self.unfinished).expect("an end is known before tasks are released")
-    }
-}
-
-/// The tasks that were released together.
+/// The tasks that were released together, or one that was added later.
 pub(crate) struct Batch {
     release: Release,
-    queue: vec::IntoIter<Task>,
+    order: Order,
+    /// What is left to start; a sequence is left in the registry, where later tasks join it.
+    together: vec::IntoIter<Filed>,
 }
 
 impl Batch {
-    pub(crate) fn new(tasks: BackgroundTasks, released: Vec<Task>) -> Self {
-        let unfinished = !tasks.is_over();
-        Self { release: Release { tasks, unfinished }, queue: released.into_iter() }
+    /// Tasks that run beside each other.
+    pub(crate) fn together(release: Release, tasks: Vec<Filed>) -> Self {
+        Self { release, order: Order::Concurrent, together: tasks.into_iter() }
+    }
+
+    /// The sequence that the registry holds.
+    pub(crate) fn sequence(release: Release, order: Order) -> Self {
+        Self { release, order, together: Vec::new().into_iter() }
     }
 
     /// Hands the tasks to a runtime. Without one, or with one that has ended, they are cancelled.
@@ -48,24 +43,61 @@ impl Batch {
 
     async fn run(mut self) {
         tokio::task::yield_now().await;
-        let Some(first) = self.next() else { return };
-        while let Some(job) = self.next() {
-            drop(tokio::spawn(job.run()));
+        match self.order {
+            Order::Concurrent => self.run_together().await,
+            Order::Sequential => while self.run_next().await.is_some() {},
+            Order::FailFast => {
+                while let Some(failed) = self.run_next().await {
+                    if failed {
+                        return self.end_rest(|| Outcome::Skipped);
+                    }
+                }
+            }
         }
-        // The runner is a tokio task of its own already.
-        first.run().await;
+    }
+
+    async fn run_together(&mut self) {
+        // Each takes its place, or its place in line, in the order added; the first runs here, as this is a tokio task already.
+        let mut first = None;
+        while let Some(job) = self.next() {
+            let Ok(queued) = job.line_up() else { continue };
+            if first.is_none() {
+                first = Some(queued);
+            } else {
+                drop(tokio::spawn(queued.run()));
+            }
+        }
+        if let Some(first) = first {
+            first.run().await;
+        }
+    }
+
+    /// Runs the next task of a sequence, and says whether it failed.
+    async fn run_next(&mut self) -> Option<bool> {
+        Some(match self.next()?.line_up() {
+            Ok(queued) => queued.run().await,
+            Err(failed) => failed,
+        })
     }
 
     fn next(&mut self) -> Option<Job> {
-        self.queue.next().map(|task| Job::new(self.release.clone(), task))
+        let filed = match self.order {
+            Order::Concurrent => self.together.next(),
+            Order::Sequential | Order::FailFast => self.release.tasks().next_in_sequence(),
+        };
+        filed.map(|filed| Job::new(self.release.clone(), filed))
+    }
+
+    fn end_rest(&mut self, outcome: impl Fn() -> Outcome) {
+        while let Some(job) = self.next() {
+            job.end_unstarted(outcome());
+        }
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        // Reached with tasks only if nothing will run them: there is no runtime, or it went down.
-        while let Some(job) = self.next() {
-            quietly(|| drop(job));
-        }
+        // Finds tasks only if nothing will run them: there is no runtime, or it went down.
+        self.end_rest(|| Outcome::Cancelled);
     }
 }

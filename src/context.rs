@@ -1,10 +1,8 @@
 //! [`TaskContext`]: what a running task can know and do.
 
-use std::borrow::Cow;
-
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{batch::Release, end::ResponseEnd, tasks::BackgroundTasks};
+use crate::{end::ResponseEnd, name::Name, release::Release, tasks::BackgroundTasks};
 
 /// What a running task can ask of the request that left it, and of its supervisor.
 ///
@@ -24,7 +22,7 @@ use crate::{batch::Release, end::ResponseEnd, tasks::BackgroundTasks};
 #[derive(Debug, Clone)]
 pub struct TaskContext {
     pub(crate) release: Release,
-    pub(crate) name: Option<Cow<'static, str>>,
+    pub(crate) name: Option<Name>,
     pub(crate) token: CancellationToken,
 }
 
@@ -32,7 +30,7 @@ impl TaskContext {
     /// The task's name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.name.as_ref().map(Name::as_str)
     }
 
     /// How the response was over, as far as it was known when the task was released.
@@ -47,7 +45,8 @@ impl TaskContext {
         self.release.tasks().clone()
     }
 
-    /// Whether the task should come to its end: a blocking task has run longer than its timeout.
+    /// Whether the task should come to its end: the grace of a [shutdown](crate::Supervisor::shutdown) is over, or a blocking
+    /// task has run longer than its timeout.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.token.is_cancelled()

@@ -58,7 +58,8 @@ impl Lease {
         let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
         let head = progress.head(tasks.request(), response);
         let may_lose_body = tasks.request().method == http::Method::HEAD || head.grpc_status.is_some();
-        if tasks.head(head) && may_lose_body {
+        tasks.head(head);
+        if may_lose_body && tasks.is_watched() {
             let (marker, link) = HeadMarker::new();
             response.extensions_mut().insert(marker);
             self.marker = Some(link);
@@ -68,7 +69,7 @@ impl Lease {
     /// Notes a frame of the body, and whether the body is at its end now.
     pub(crate) fn frame<D: bytes::Buf>(&mut self, frame: &Frame<D>, at_end: bool) {
         let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
-        progress.frame(frame, at_end, tasks.is_watched());
+        progress.frame(frame, at_end, || tasks.is_watched());
         tasks.note_bytes(progress.bytes());
     }
 

@@ -1,76 +1,149 @@
-//! The books: where each task stands, in figures that add up at every moment.
+//! The books: which tasks there are and where each stands, in figures that add up at every moment.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use slab::Slab;
+use tokio::{sync::Notify, time::Instant};
 
-use crate::{outcome::Outcome, stats::Stats};
+use crate::{
+    meter,
+    name::Name,
+    outcome::Figure,
+    progress::RequestFacts,
+    report::{RunningTask, TaskState},
+    stats::Stats,
+};
 
-/// The one place that counts. Its lock is held for a few additions; no request without tasks takes it.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    stats: Mutex<Stats>,
-    idle: Notify,
+/// How far a supervisor is shut down. It only goes forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Takes tasks of all requests.
+    #[default]
+    Open,
+    /// Takes tasks of the requests that were there before, and waits for all to end.
+    Draining,
+    /// As before, and has told its tasks to come to their end.
+    Cancelling,
+    /// Takes nothing more.
+    Sealed,
 }
 
+/// The one place that counts. Its lock is held for a few additions; a request without tasks does not take it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    books: Mutex<Books>,
+    /// Told when nothing is pending, and of each end of a task after the books were sealed.
+    pub(crate) idle: Notify,
+    /// Told when tasks are fewer than `max_pending` again.
+    room: Arc<Notify>,
+    max_pending: u64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    stats: Stats,
+    tasks: Slab<Entry>,
+    phase: Phase,
+    ended_in_time: u64,
+    ended_when_cancelled: u64,
+    /// What was left when the rest was dropped.
+    abandoned: Vec<RunningTask>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Option<Name>,
+    request: RequestFacts,
+    added: Instant,
+    state: TaskState,
+}
+
+/// A task's line in the books.
+pub(crate) type Key = usize;
+
 impl Ledger {
-    pub(crate) fn stats(&self) -> Stats {
-        *self.lock()
-    }
-
-    /// Enters a task, as waiting if its response is over. Returns whether it was taken.
-    pub(crate) fn add(&self, released: bool) -> bool {
-        let mut stats = self.lock();
-        if released {
-            stats.waiting += 1;
-        } else {
-            stats.collected += 1;
+    pub(crate) fn new(max_pending: Option<usize>) -> Self {
+        Self {
+            books: Mutex::default(),
+            idle: Notify::new(),
+            room: Arc::default(),
+            max_pending: max_pending.map_or(u64::MAX, |max| max as u64),
         }
-        true
     }
 
-    /// Takes collected tasks back.
-    pub(crate) fn remove(&self, tasks: usize) {
-        self.update(|stats| {
-            stats.collected -= tasks as u64;
-            stats.cancelled += tasks as u64;
-        });
+    pub(crate) fn stats(&self) -> Stats {
+        self.books().stats
+    }
+
+    /// The tasks that wait or run, the oldest first.
+    pub(crate) fn running(&self) -> Vec<RunningTask> {
+        self.books().describe(|entry| entry.state != TaskState::Collected)
+    }
+
+    pub(crate) fn task(&self, key: Key) -> Option<RunningTask> {
+        self.books().tasks.get(key).map(|entry| entry.describe(Instant::now()))
+    }
+
+    /// Enters a task. Nothing if it is refused.
+    pub(crate) fn add(&self, name: Option<&Name>, request: &RequestFacts, admitted: bool, state: TaskState) -> Option<Key> {
+        let mut books = self.books();
+        if books.phase == Phase::Sealed || (books.phase > Phase::Open && !admitted) {
+            books.stats.refused += 1;
+            return None;
+        }
+        *books.figure(state) += 1;
+        let added = Instant::now();
+        let key = books.tasks.insert(Entry { name: name.cloned(), request: request.clone(), added, state });
+        Some(key)
     }
 
     /// Collected tasks wait from now on.
-    pub(crate) fn release(&self, tasks: usize) {
-        self.update(|stats| {
-            stats.collected -= tasks as u64;
-            stats.waiting += tasks as u64;
-        });
+    pub(crate) fn release(&self, keys: impl ExactSizeIterator<Item = Key>) {
+        let released = keys.len();
+        let mut books = self.books();
+        books.stats.collected -= released as u64;
+        books.stats.waiting += released as u64;
+        for key in keys {
+            if let Some(entry) = books.tasks.get_mut(key) {
+                entry.state = TaskState::Waiting;
+            }
+        }
     }
 
     /// A waiting task runs from now on.
-    pub(crate) fn start(&self) {
-        self.update(|stats| {
-            stats.waiting -= 1;
-            stats.running += 1;
-        });
+    pub(crate) fn start(&self, key: Key) {
+        let mut books = self.books();
+        books.stats.waiting -= 1;
+        books.stats.running += 1;
+        if let Some(entry) = books.tasks.get_mut(key) {
+            entry.state = TaskState::Running;
+        }
+        drop(books);
+        meter::moved(Some(TaskState::Waiting), Some(TaskState::Running), 1);
     }
 
-    /// A task has ended that was running, or else waiting.
-    pub(crate) fn end(&self, was_running: bool, outcome: &Outcome) {
-        self.update(|stats| {
-            if was_running {
-                stats.running -= 1;
-            } else {
-                stats.waiting -= 1;
-            }
-            *match outcome {
-                Outcome::Succeeded => &mut stats.succeeded,
-                Outcome::Failed(_) => &mut stats.failed,
-                Outcome::Panicked(_) => &mut stats.panicked,
-                Outcome::TimedOut => &mut stats.timed_out,
-                Outcome::Cancelled => &mut stats.cancelled,
-                Outcome::Skipped => &mut stats.skipped,
-                Outcome::Refused => &mut stats.refused,
-            } += 1;
-        });
+    /// A task has ended.
+    pub(crate) fn end(&self, key: Key, figure: Figure) {
+        let mut books = self.books();
+        let Some(entry) = books.tasks.try_remove(key) else { return };
+        let was_full = books.stats.pending() >= self.max_pending;
+        *books.figure(entry.state) -= 1;
+        *figure(&mut books.stats) += 1;
+        match books.phase {
+            Phase::Draining => books.ended_in_time += 1,
+            Phase::Cancelling => books.ended_when_cancelled += 1,
+            Phase::Open | Phase::Sealed => {}
+        }
+        let pending = books.stats.pending();
+        let sealed = books.phase == Phase::Sealed;
+        drop(books);
+        if pending == 0 || sealed {
+            self.idle.notify_waiters();
+        }
+        if was_full && pending < self.max_pending {
+            self.room.notify_waiters();
+        }
+        meter::moved(Some(entry.state), None, 1);
     }
 
     /// Waits until nothing is collected, waiting or running.
@@ -78,25 +151,89 @@ impl Ledger {
         loop {
             // Made before the figures are read: a task that ends in between still wakes it.
             let idle = self.idle.notified();
-            if self.lock().pending() == 0 {
+            if self.stats().pending() == 0 {
                 return;
             }
             idle.await;
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut Stats)) {
-        let mut stats = self.lock();
-        change(&mut stats);
-        let idle = stats.pending() == 0;
-        drop(stats);
+    /// Whether a limit is set for the tasks that have not ended.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.max_pending != u64::MAX
+    }
+
+    /// Whether another task would be within the limit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.stats().pending() < self.max_pending
+    }
+
+    pub(crate) fn room(&self) -> Arc<Notify> {
+        Arc::clone(&self.room)
+    }
+
+    /// Goes on to a later phase of shutting down.
+    pub(crate) fn advance(&self, phase: Phase) {
+        let mut books = self.books();
+        books.phase = books.phase.max(phase);
+    }
+
+    /// Takes nothing more from now on, if nothing is pending now.
+    pub(crate) fn seal_if_idle(&self) -> bool {
+        let mut books = self.books();
+        let idle = books.stats.pending() == 0;
         if idle {
-            self.idle.notify_waiters();
+            books.phase = Phase::Sealed;
+        }
+        idle
+    }
+
+    /// Takes nothing more from now on, and notes what is left.
+    pub(crate) fn seal(&self) {
+        let mut books = self.books();
+        if books.phase != Phase::Sealed {
+            books.phase = Phase::Sealed;
+            books.abandoned = books.describe(|_| true);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stats> {
+    /// How many tasks ended in time after the begin of a shutdown, how many after they were told to, and which were left.
+    pub(crate) fn shutdown_figures(&self) -> (u64, u64, Vec<RunningTask>) {
+        let books = self.books();
+        (books.ended_in_time, books.ended_when_cancelled, books.abandoned.clone())
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
         // A panic under this lock is a bug of the books themselves, and must not become one of every request.
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn describe(&self, which: impl Fn(&Entry) -> bool) -> Vec<RunningTask> {
+        let now = Instant::now();
+        let mut tasks: Vec<_> =
+            self.tasks.iter().filter(|(_, entry)| which(entry)).map(|(_, entry)| entry.describe(now)).collect();
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.age));
+        tasks
+    }
+
+    const fn figure(&mut self, state: TaskState) -> &mut u64 {
+        match state {
+            TaskState::Collected => &mut self.stats.collected,
+            TaskState::Waiting => &mut self.stats.waiting,
+            TaskState::Running => &mut self.stats.running,
+        }
+    }
+}
+
+impl Entry {
+    fn describe(&self, now: Instant) -> RunningTask {
+        RunningTask {
+            name: self.name.clone(),
+            request: self.request.clone(),
+            age: now.saturating_duration_since(self.added),
+            state: self.state,
+        }
     }
 }

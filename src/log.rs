@@ -1,7 +1,39 @@
 //! Logging that costs nothing, and needs no `cfg` where it is called, without the `tracing` feature.
 
 #[cfg(feature = "tracing")]
-pub(crate) use tracing::{error, warn};
+pub(crate) use tracing::{debug, error, warn};
+
+#[cfg(feature = "tracing")]
+mod span {
+    use crate::progress::RequestFacts;
+
+    /// A task's span: a root that follows from the span in which the task was added, and holds nothing of that.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Span(tracing::Span);
+
+    impl Span {
+        pub(crate) fn of_task(name: Option<&str>, request: &RequestFacts) -> Self {
+            let span = tracing::info_span!(
+                parent: None,
+                "background_task",
+                task = name,
+                method = %request.method,
+                path = request.path(),
+                outcome = tracing::field::Empty,
+            );
+            span.follows_from(tracing::Span::current());
+            Self(span)
+        }
+
+        pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+            self.0.in_scope(f)
+        }
+
+        pub(crate) fn outcome(&self, outcome: &str) {
+            self.0.record("outcome", outcome);
+        }
+    }
+}
 
 /// Takes named fields and a message as `tracing`'s macros do, and logs nothing.
 #[cfg(not(feature = "tracing"))]
@@ -12,4 +44,29 @@ macro_rules! nothing {
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use {nothing as error, nothing as warn};
+pub(crate) use {nothing as debug, nothing as error, nothing as warn};
+
+#[cfg(not(feature = "tracing"))]
+mod span {
+    use crate::progress::RequestFacts;
+
+    /// Nothing.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Span;
+
+    impl Span {
+        pub(crate) const fn of_task(_name: Option<&str>, _request: &RequestFacts) -> Self {
+            Self
+        }
+
+        #[expect(clippy::unused_self, reason = "it has the signature of a span's")]
+        pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+            f()
+        }
+
+        #[expect(clippy::unused_self, reason = "it has the signature of a span's")]
+        pub(crate) const fn outcome(&self, _outcome: &str) {}
+    }
+}
+
+pub(crate) use span::Span;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::BoxError;
+use crate::{error::BoxError, stats::Stats};
 
 /// How a task ended. Every task that was added ends in exactly one of these ways.
 ///
@@ -38,6 +38,37 @@ impl Outcome {
     #[must_use]
     pub const fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Panicked(_) | Self::TimedOut)
+    }
+
+    /// The outcome in one word, as logs and metrics have it.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Where an outcome is counted.
+pub(crate) type Figure = fn(&mut Stats) -> &mut u64;
+
+impl Outcome {
+    pub(crate) fn figure(&self) -> Figure {
+        match self {
+            Self::Succeeded => |stats| &mut stats.succeeded,
+            Self::Failed(_) => |stats| &mut stats.failed,
+            Self::Panicked(_) => |stats| &mut stats.panicked,
+            Self::TimedOut => |stats| &mut stats.timed_out,
+            Self::Cancelled => |stats| &mut stats.cancelled,
+            Self::Skipped => |stats| &mut stats.skipped,
+            Self::Refused => |stats| &mut stats.refused,
+        }
     }
 }
 

@@ -11,18 +11,26 @@ pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(message)
 }
 
-/// Runs `f`, and logs a panic in it.
-pub(crate) fn quietly(f: impl FnOnce()) {
+/// Runs `f`, and logs a panic in it as one of `who`.
+pub(crate) fn quietly(who: &'static str, f: impl FnOnce()) {
     if let Err(message) = caught(f) {
-        crate::log::error!(panic = message, "a value of a task panicked while it was dropped");
+        crate::log::error!(who = who, panic = message, "a panic was caught");
     }
 }
 
 fn message(payload: Box<dyn Any + Send>) -> String {
-    match payload.downcast::<String>() {
-        Ok(message) => *message,
+    let payload = match payload.downcast::<String>() {
+        Ok(message) => return *message,
+        Err(payload) => payload,
+    };
+    match payload.downcast::<&str>() {
+        Ok(message) => (*message).to_owned(),
         Err(payload) => {
-            payload.downcast::<&str>().map_or_else(|_| "a value that is no text".to_owned(), |text| (*text).to_owned())
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                // What panics when it is dropped is left undropped.
+                let _ = std::mem::ManuallyDrop::new(again);
+            }
+            "a value that is no text".to_owned()
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::end::{BodyError, End, grpc_status};
 
 /// What of a request outlives its hand-over to the inner service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RequestFacts {
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
@@ -93,7 +93,7 @@ impl Progress {
     }
 
     /// Notes a frame that the body yielded, and whether it was the last.
-    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool, keep_trailers: bool) {
+    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool, keep_trailers: impl FnOnce() -> bool) {
         self.polled = true;
         if let Some(data) = frame.data_ref() {
             self.bytes += data.remaining() as u64;
@@ -101,7 +101,7 @@ impl Progress {
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ended = true;
             self.grpc_status = grpc_status(trailers);
-            if keep_trailers {
+            if keep_trailers() {
                 self.trailers = Some(Box::new(trailers.clone()));
             }
         }

@@ -1,16 +1,17 @@
 //! [`Background`]: the middleware.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{body::ResponseBody, future::ResponseFuture, lease::Lease, supervisor::Supervisor};
+use crate::{body::ResponseBody, future::ResponseFuture, lease::Lease, room::Room, supervisor::Supervisor};
 
 /// A service whose requests carry a task registry. [`BackgroundLayer`](crate::BackgroundLayer) makes it.
 ///
-/// Readiness, errors and the response pass through unchanged.
+/// Readiness, errors and the response pass through unchanged; with a limit on pending tasks
+/// ([`max_pending`](crate::SupervisorBuilder::max_pending)) the service is ready when there is room.
 ///
 /// # Examples
 ///
@@ -24,12 +25,13 @@ use crate::{body::ResponseBody, future::ResponseFuture, lease::Lease, supervisor
 pub struct Background<S> {
     inner: S,
     supervisor: Supervisor,
+    room: Room,
 }
 
 impl<S> Background<S> {
     /// Wraps a service.
-    pub const fn new(inner: S, supervisor: Supervisor) -> Self {
-        Self { inner, supervisor }
+    pub fn new(inner: S, supervisor: Supervisor) -> Self {
+        Self { inner, supervisor, room: Room::default() }
     }
 
     /// The wrapped service.
@@ -63,6 +65,8 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // First of all, so that nothing that the inner service sets aside when it is ready is held meanwhile.
+        ready!(self.room.poll(&self.supervisor, cx));
         self.inner.poll_ready(cx)
     }
 

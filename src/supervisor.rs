@@ -1,10 +1,26 @@
 //! [`Supervisor`]: owns what runs after the responses of one process.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
-use crate::{ledger::Ledger, stats::Stats};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Owns every task that runs after a response: policy and figures.
+use crate::{
+    builder::{Policy, SupervisorBuilder},
+    gate::Gate,
+    lane::Lane,
+    ledger::Ledger,
+    observer::Observers,
+    report::RunningTask,
+    shutdown::ShutdownReport,
+    stats::Stats,
+    task::Kind,
+};
+
+/// Owns every task that runs after a response: policy, limits, shutdown and figures.
 ///
 /// There is one per process as a rule, shared by any number of layers. It is a cheap handle: its clones are the same
 /// supervisor, and equal. Dropping all of them ends no task.
@@ -15,7 +31,7 @@ use crate::{ledger::Ledger, stats::Stats};
 /// use std::time::Duration;
 /// use tower_background::{BackgroundLayer, Supervisor};
 ///
-/// let supervisor = Supervisor::builder().release_after(Duration::from_secs(30)).build();
+/// let supervisor = Supervisor::builder().max_concurrent(256).release_after(Duration::from_secs(30)).build();
 /// let layer = BackgroundLayer::with(supervisor.clone());
 /// assert_eq!(layer.supervisor(), &supervisor);
 /// assert_eq!(supervisor.stats().pending(), 0);
@@ -27,14 +43,17 @@ pub struct Supervisor {
 
 struct Inner {
     policy: Policy,
+    observers: Observers,
+    gate: Gate,
     ledger: Ledger,
-}
-
-/// What a supervisor was built with.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Policy {
-    pub(crate) release_after: Option<Duration>,
-    pub(crate) task_timeout: Option<Duration>,
+    lane: Lane,
+    blocking_lane: Lane,
+    cancel: CancellationToken,
+    abort: CancellationToken,
+    /// Told when the last open response of a closed gate has ended.
+    no_response: Notify,
+    /// What a shutdown has come to.
+    report: OnceLock<ShutdownReport>,
 }
 
 impl Supervisor {
@@ -44,9 +63,26 @@ impl Supervisor {
         Self::builder().build()
     }
 
-    /// A supervisor of one's own making.
+    /// A supervisor with limits, an order and observers of one's own choice.
     pub fn builder() -> SupervisorBuilder {
         SupervisorBuilder::default()
+    }
+
+    pub(crate) fn with(policy: Policy, observers: Observers) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                gate: Gate::default(),
+                ledger: Ledger::new(policy.max_pending),
+                lane: Lane::new(policy.max_concurrent),
+                blocking_lane: Lane::new(policy.max_blocking),
+                cancel: CancellationToken::new(),
+                abort: CancellationToken::new(),
+                no_response: Notify::new(),
+                report: OnceLock::new(),
+                policy,
+                observers,
+            }),
+        }
     }
 
     /// The figures of this moment.
@@ -62,6 +98,36 @@ impl Supervisor {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.ledger.stats()
+    }
+
+    /// Every task that waits or runs, the oldest first: what one wants to see when a task hangs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::Supervisor;
+    ///
+    /// for task in Supervisor::new().running() {
+    ///     println!("{:?} of {} {} for {:?}", task.name(), task.method(), task.path(), task.age());
+    /// }
+    /// ```
+    #[must_use]
+    pub fn running(&self) -> Vec<RunningTask> {
+        self.inner.ledger.running()
+    }
+
+    /// How many responses are open: from the call of the service to the end of the response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::Supervisor;
+    ///
+    /// assert_eq!(Supervisor::new().open_responses(), 0);
+    /// ```
+    #[must_use]
+    pub fn open_responses(&self) -> usize {
+        self.inner.gate.open_responses()
     }
 
     /// Waits until nothing is collected, waiting or running: what a test awaits before it looks at what the tasks did.
@@ -90,8 +156,59 @@ impl Supervisor {
         &self.inner.policy
     }
 
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.inner.observers
+    }
+
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.inner.ledger
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.inner.gate
+    }
+
+    pub(crate) fn no_response(&self) -> &Notify {
+        &self.inner.no_response
+    }
+
+    pub(crate) fn report(&self) -> &OnceLock<ShutdownReport> {
+        &self.inner.report
+    }
+
+    pub(crate) fn lane(&self, kind: &Kind) -> &Lane {
+        match kind {
+            Kind::Async(_) => &self.inner.lane,
+            Kind::Blocking(_) => &self.inner.blocking_lane,
+        }
+    }
+
+    pub(crate) fn cancel_token(&self) -> &CancellationToken {
+        &self.inner.cancel
+    }
+
+    pub(crate) fn abort_token(&self) -> &CancellationToken {
+        &self.inner.abort
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.inner.abort.is_cancelled()
+    }
+
+    pub(crate) fn aborted(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.abort.cancelled()
+    }
+
+    /// Enters a response. Returns whether its tasks are taken.
+    pub(crate) fn open_response(&self) -> bool {
+        self.inner.gate.enter()
+    }
+
+    /// Lets a response out that was entered.
+    pub(crate) fn close_response(&self, admitted: bool) {
+        if admitted && self.inner.gate.leave() {
+            self.inner.no_response.notify_waiters();
+        }
     }
 }
 
@@ -112,61 +229,10 @@ impl Eq for Supervisor {}
 
 impl fmt::Debug for Supervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Supervisor").field("policy", &self.inner.policy).field("stats", &self.stats()).finish()
-    }
-}
-
-/// Sets up a [`Supervisor`].
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_background::Supervisor;
-///
-/// let supervisor = Supervisor::builder()
-///     .task_timeout(Duration::from_secs(60))
-///     .release_after(Duration::from_secs(30))
-///     .build();
-/// # drop(supervisor);
-/// ```
-#[derive(Debug, Clone, Default)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct SupervisorBuilder {
-    policy: Policy,
-}
-
-impl SupervisorBuilder {
-    /// Runs the tasks of a response at the latest this long after its head, though the response is still open: for streams
-    /// that never end, and for clients that stop reading. The tasks then see [`End::Unfinished`](crate::End::Unfinished).
-    ///
-    /// It needs a runtime with its [time driver](tokio::runtime::Builder::enable_time) enabled.
-    ///
-    /// # Panics
-    ///
-    /// If the duration is zero.
-    pub fn release_after(mut self, after: Duration) -> Self {
-        assert!(!after.is_zero(), "`release_after` of zero would release before the response");
-        self.policy.release_after = Some(after);
-        self
-    }
-
-    /// Ends each task that has set no [timeout](crate::Task::timeout) of its own when it has run for this long.
-    ///
-    /// It needs a runtime with its [time driver](tokio::runtime::Builder::enable_time) enabled.
-    ///
-    /// # Panics
-    ///
-    /// If the timeout is zero.
-    pub fn task_timeout(mut self, timeout: Duration) -> Self {
-        assert!(!timeout.is_zero(), "a timeout of zero would let no task run");
-        self.policy.task_timeout = Some(timeout);
-        self
-    }
-
-    /// The supervisor.
-    #[must_use]
-    pub fn build(self) -> Supervisor {
-        Supervisor { inner: Arc::new(Inner { policy: self.policy, ledger: Ledger::default() }) }
+        f.debug_struct("Supervisor")
+            .field("policy", &self.inner.policy)
+            .field("open_responses", &self.open_responses())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

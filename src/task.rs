@@ -5,8 +5,9 @@ use std::{borrow::Cow, fmt, time::Duration};
 use crate::{
     context::TaskContext,
     error::BoxError,
+    name::Name,
     when::When,
-    work::{BlockingWork, ContextWork, FutureWork, Work, WorkResult},
+    work::{AsyncWork, BlockingWork, ContextWork, FutureWork, WorkResult},
 };
 
 /// What a task may return: `()`, or a `Result` whose error is counted and logged.
@@ -70,13 +71,13 @@ impl<E: Into<BoxError>> TaskOutput for Result<(), E> {
 #[must_use = "a task does nothing until it is added to the request's `BackgroundTasks`"]
 pub struct Task {
     pub(crate) kind: Kind,
-    pub(crate) name: Option<Cow<'static, str>>,
+    pub(crate) name: Option<Name>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) when: When,
 }
 
 pub(crate) enum Kind {
-    Async(std::pin::Pin<Box<dyn Work>>),
+    Async(AsyncWork),
     Blocking(BlockingWork),
 }
 
@@ -150,7 +151,7 @@ impl Task {
     /// Names the task, for logs and figures, and for [`BackgroundTasks::remove`](crate::BackgroundTasks::remove). Names need
     /// not be unique.
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = Some(name.into());
+        self.name = Some(Name::from(name.into()));
         self
     }
 
@@ -177,7 +178,7 @@ impl Task {
     /// The task's name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.name.as_ref().map(Name::as_str)
     }
 }
 

@@ -1,21 +1,28 @@
 //! [`BackgroundTasks`]: the registry in which a request collects its tasks.
 
 use std::{
+    collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::runtime::Handle;
 
 use crate::{
-    batch::Batch,
     current,
-    end::{BodyError, End, ResponseEnd},
+    end::ResponseEnd,
     error::MissingLayer,
-    progress::{HeadFacts, Progress, RequestFacts},
+    job::{Filed, log_outcome},
+    log::Span,
+    meter,
+    name::Name,
+    order::Order,
+    outcome::Outcome,
+    panics::quietly,
+    progress::{HeadFacts, RequestFacts},
+    registry::Registry,
+    report::{TaskReport, TaskState},
     supervisor::Supervisor,
     task::Task,
 };
@@ -42,29 +49,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct BackgroundTasks {
-    registry: Arc<Registry>,
-}
-
-struct Registry {
-    supervisor: Supervisor,
-    /// The registry of another supervisor's layer, which this one has replaced in the request's extensions.
-    outer: Option<BackgroundTasks>,
-    request: RequestFacts,
-    head: OnceLock<HeadFacts>,
-    /// What the body has yielded, for a release that comes before its end.
-    bytes: AtomicU64,
-    /// What was known at a release before the end.
-    unfinished: OnceLock<Box<ResponseEnd>>,
-    end: OnceLock<ResponseEnd>,
-    slot: Mutex<Slot>,
-}
-
-#[derive(Default)]
-struct Slot {
-    released: bool,
-    collected: Vec<Task>,
-    runtime: Option<Handle>,
-    timer: Option<AbortHandle>,
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl BackgroundTasks {
@@ -120,32 +105,69 @@ impl BackgroundTasks {
     }
 
     fn add_task(&self, task: Task) -> bool {
-        let mut slot = self.registry.slot();
+        let registry = &*self.registry;
+        let span = Span::of_task(task.name(), &registry.request);
+        let mut slot = registry.slot();
         if slot.runtime.is_none() {
             slot.runtime = Handle::try_current().ok();
         }
-        if !self.registry.supervisor.ledger().add(slot.released) {
+        let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
+        let Some(key) = registry.supervisor.ledger().add(task.name.as_ref(), &registry.request, registry.admitted, state) else {
             drop(slot);
-            crate::log::error!(
-                task = task.name().unwrap_or_default(),
-                path = self.request().path(),
-                "the supervisor is closed and refused a task"
-            );
+            self.refuse(task, &span);
             return false;
-        }
+        };
+        let filed = Filed { task, key, index: slot.filed, span };
+        slot.filed += 1;
+        slot.unreported += 1;
         if slot.released {
-            let runtime = slot.runtime.clone();
-            drop(slot);
-            self.start(vec![task], runtime);
+            self.start(vec![filed], slot);
         } else {
-            slot.collected.push(task);
+            slot.collected.push(filed);
             self.arm(&mut slot);
+            drop(slot);
         }
+        meter::moved(None, Some(state), 1);
         true
     }
 
-    /// Takes back every task of this name that has not been released, and says how many there were. They are counted as
-    /// cancelled, and dropped before this returns.
+    fn refuse(&self, task: Task, span: &Span) {
+        let Task { name, .. } = task;
+        let outcome = Outcome::Refused;
+        span.outcome(outcome.label());
+        span.in_scope(|| log_outcome(&outcome, name.as_ref().map_or("", Name::as_str), self.request().path()));
+        meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
+        if !self.supervisor().observers().is_empty() {
+            let report = TaskReport { name, outcome, waited: Duration::ZERO, ran: None, release: None };
+            self.supervisor().observers().tell(|observer| observer.task_ended(&report));
+        }
+    }
+
+    /// Runs the tasks of this request in another order than the supervisor's. Returns whether it could: tasks that were
+    /// released keep the order that they were released with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::{BackgroundTasks, Order};
+    ///
+    /// fn handler(tasks: &BackgroundTasks) {
+    ///     tasks.order(Order::FailFast);
+    ///     tasks.add(async { std::fs::copy("order.json", "order.bak").map(drop) });
+    ///     tasks.add(async { std::fs::remove_file("order.json") });
+    /// }
+    /// # let _ = handler;
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it is called to set the order")]
+    pub fn order(&self, order: Order) -> bool {
+        let mut slot = self.registry.slot();
+        if !slot.released {
+            slot.order = Some(order);
+        }
+        !slot.released
+    }
+
+    /// Takes back every task of this name that has not started, and says how many there were. They are counted as cancelled.
     ///
     /// # Examples
     ///
@@ -159,29 +181,44 @@ impl BackgroundTasks {
     /// ```
     #[expect(clippy::must_use_candidate, reason = "it is called to take tasks back, not to count them")]
     pub fn remove(&self, name: &str) -> usize {
+        let named = |filed: &Filed| filed.task.name() == Some(name);
         let mut slot = self.registry.slot();
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut slot.collected).into_iter().partition(|task| task.name() == Some(name));
+        let (mut removed, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.collected).into_iter().partition(named);
         slot.collected = kept;
-        self.registry.supervisor.ledger().remove(removed.len());
+        let (from_sequence, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut slot.sequence).into_iter().partition(named);
+        slot.sequence = kept;
+        removed.extend(from_sequence);
+        let (from_line, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.in_line)
+            .into_iter()
+            .partition(|(.., other)| other.as_ref().is_some_and(|other| other.as_str() == name));
+        slot.in_line = kept;
         drop(slot);
-        removed.len()
+        let found = removed.len() + from_line.len();
+        for filed in removed {
+            self.take_back(filed);
+        }
+        for (_, key, _) in from_line {
+            // What stood in line finds its place gone when its turn comes, and tells the observers then.
+            self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
+        }
+        found
+    }
+
+    fn take_back(&self, filed: Filed) {
+        let Filed { task: Task { name, kind, when, .. }, key, index, span } = filed;
+        quietly("a task's captured value", || drop((kind, when)));
+        let outcome = Outcome::Cancelled;
+        span.outcome(outcome.label());
+        meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
+        if !self.supervisor().observers().is_empty() {
+            self.report(index, TaskReport { name, outcome, waited: Duration::ZERO, ran: None, release: None });
+        }
+        self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
     }
 
     /// A registry for a request that enters a service.
     pub(crate) fn open(supervisor: &Supervisor, request: RequestFacts, outer: Option<Self>) -> Self {
-        Self {
-            registry: Arc::new(Registry {
-                supervisor: supervisor.clone(),
-                outer,
-                request,
-                head: OnceLock::new(),
-                bytes: AtomicU64::new(0),
-                unfinished: OnceLock::new(),
-                end: OnceLock::new(),
-                slot: Mutex::default(),
-            }),
-        }
+        Self { registry: Arc::new(Registry::new(supervisor, request, outer)) }
     }
 
     /// This registry, or the one that it has replaced, if it is the supervisor's and its response is not over.
@@ -204,16 +241,18 @@ impl BackgroundTasks {
     /// Whether anybody could ask how the response ends. As the only handle is the response's own, `false` can change only
     /// by the response's own code.
     pub(crate) fn is_watched(&self) -> bool {
-        Arc::strong_count(&self.registry) > 1 || !self.registry.slot().collected.is_empty()
+        Arc::strong_count(&self.registry) > 1
+            || !self.supervisor().observers().is_empty()
+            || !self.registry.slot().collected.is_empty()
     }
 
-    /// Notes that the head is ready, and says whether anybody could ask how the response ends.
-    pub(crate) fn head(&self, head: HeadFacts) -> bool {
+    /// Notes that the head is ready.
+    pub(crate) fn head(&self, head: HeadFacts) {
         let first = self.registry.head.set(head).is_ok();
         debug_assert!(first, "a response has one head");
-        let mut slot = self.registry.slot();
-        self.arm(&mut slot);
-        !slot.collected.is_empty() || Arc::strong_count(&self.registry) > 1
+        if self.supervisor().policy().release_after.is_some() {
+            self.arm(&mut self.registry.slot());
+        }
     }
 
     /// Notes how many bytes the body has yielded.
@@ -230,71 +269,6 @@ impl BackgroundTasks {
     /// The response's end, or what was known of it at an earlier release.
     pub(crate) fn known_end(&self, unfinished: bool) -> Option<&ResponseEnd> {
         if unfinished { self.registry.unfinished.get().map(|end| &**end) } else { self.registry.end.get() }
-    }
-
-    /// Ends the response and releases the tasks. [`Lease`](crate::lease::Lease) calls this, once.
-    pub(crate) fn end(mut self, (kind, error): (End, Option<BodyError>), mut progress: Progress) {
-        if let Some(registry) = Arc::get_mut(&mut self.registry) {
-            let slot = registry.slot.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if slot.collected.is_empty() {
-                return;
-            }
-        }
-        let end = ResponseEnd::new(kind, self.request(), self.registry.head.get(), progress.bytes())
-            .with_error(error)
-            .with_trailers(progress.take_trailers(), progress.grpc_status());
-        let first = self.registry.end.set(end).is_ok();
-        debug_assert!(first, "a response has one end");
-        self.release();
-    }
-
-    /// Releases the tasks while the response is still open.
-    fn release_unfinished(self) {
-        let registry = &self.registry;
-        let bytes = registry.bytes.load(Ordering::Relaxed);
-        let end = ResponseEnd::new(End::Unfinished, &registry.request, registry.head.get(), bytes);
-        let first = registry.unfinished.set(Box::new(end)).is_ok();
-        debug_assert!(first, "a response has one timer");
-        self.release();
-    }
-
-    /// The one place where collected tasks are released.
-    fn release(self) {
-        let mut slot = self.registry.slot();
-        slot.released = true;
-        if let Some(timer) = slot.timer.take() {
-            timer.abort();
-        }
-        let collected = std::mem::take(&mut slot.collected);
-        if collected.is_empty() {
-            return;
-        }
-        self.registry.supervisor.ledger().release(collected.len());
-        let runtime = slot.runtime.clone();
-        drop(slot);
-        self.start(collected, runtime);
-    }
-
-    fn start(&self, released: Vec<Task>, runtime: Option<Handle>) {
-        Batch::new(self.clone(), released).spawn(runtime.or_else(|| Handle::try_current().ok()).as_ref());
-    }
-
-    /// Starts the timer of `release_after`, if there is one to start: there is a head, and a task to release.
-    fn arm(&self, slot: &mut Slot) {
-        let Some(after) = self.registry.supervisor.policy().release_after else { return };
-        let Some((head, runtime)) = self.registry.head.get().zip(slot.runtime.as_ref()) else { return };
-        if slot.released || slot.timer.is_some() || slot.collected.is_empty() {
-            return;
-        }
-        let deadline = head.at + after;
-        let registry = Arc::downgrade(&self.registry);
-        let timer = runtime.spawn(async move {
-            tokio::time::sleep_until(deadline).await;
-            if let Some(registry) = registry.upgrade() {
-                Self { registry }.release_unfinished();
-            }
-        });
-        slot.timer = Some(timer.abort_handle());
     }
 }
 
@@ -327,15 +301,8 @@ impl fmt::Debug for BackgroundTasks {
         f.debug_struct("BackgroundTasks")
             .field("method", &request.method)
             .field("path", &request.path())
-            .field("collected", &self.registry.slot().collected)
+            .field("filed", &self.registry.slot().filed)
             .field("end", &self.registry.end.get())
             .finish_non_exhaustive()
-    }
-}
-
-impl Registry {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        // Nothing that can panic runs under this lock.
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

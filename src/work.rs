@@ -19,6 +19,8 @@ pub(crate) trait Work: Send {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult>;
 }
 
+pub(crate) type AsyncWork = Pin<Box<dyn Work>>;
+
 /// Blocking work.
 pub(crate) type BlockingWork = Box<dyn FnOnce(TaskContext) -> WorkResult + Send>;
 
