@@ -10,20 +10,15 @@ const RESPONSE: usize = 2;
 pub(crate) struct Gate(AtomicUsize);
 
 impl Gate {
-    /// Enters a response, unless the gate is closed.
+    /// Counts a response, and says whether the gate was open. One that came too late has to leave again at once.
     pub(crate) fn enter(&self) -> bool {
-        // Acquire pairs with the release in `close`, and the release with the acquire in `is_empty`.
-        let before = self.0.fetch_add(RESPONSE, Ordering::AcqRel);
-        if before & CLOSED == 0 {
-            return true;
-        }
-        self.0.fetch_sub(RESPONSE, Ordering::AcqRel);
-        false
+        // Acquire pairs with the release in `close`: who comes too late sees the books that are closed.
+        self.0.fetch_add(RESPONSE, Ordering::AcqRel) & CLOSED == 0
     }
 
     /// Lets a response out. Returns whether it was the last of a closed gate.
     pub(crate) fn leave(&self) -> bool {
-        // What the response had done is seen by whoever finds the gate empty.
+        // Release pairs with the acquire in `open_responses`: who finds the gate empty sees what the response had done.
         self.0.fetch_sub(RESPONSE, Ordering::AcqRel) == CLOSED + RESPONSE
     }
 

@@ -49,7 +49,12 @@ impl Job {
     pub(crate) fn new(release: Release, filed: Filed) -> Self {
         let Filed { task: Task { kind, name, timeout, when }, key, index, span } = filed;
         let timeout = timeout.or(release.supervisor().policy().task_timeout);
-        Self { ticket: Ticket { release, key: Some(key), index, name, started: None, ended: false, span }, kind, when, timeout }
+        Self {
+            ticket: Ticket { release, key: Some(key), index, name, in_line: false, started: None, ended: false, span },
+            kind,
+            when,
+            timeout,
+        }
     }
 
     /// Judges whether the task is to run, and takes a place for it or a place in line.
@@ -57,13 +62,16 @@ impl Job {
     /// # Errors
     ///
     /// The task is over by that; the value says whether it failed.
-    pub(crate) fn line_up(self) -> Result<Queued, bool> {
+    pub(crate) fn line_up(mut self) -> Result<Queued, bool> {
         if self.ticket.release.supervisor().is_aborted() {
             return Err(self.end_unstarted(Outcome::Cancelled));
         }
         match caught(|| self.ticket.span.in_scope(|| self.when.holds(self.ticket.release.end()))) {
             Ok(true) => {
                 let place = self.ticket.release.supervisor().lane(&self.kind).enter();
+                if place.is_err() {
+                    self.ticket.stand_in_line();
+                }
                 Ok(Queued { job: self, place })
             }
             Ok(false) => Err(self.end_unstarted(Outcome::Skipped)),
@@ -108,6 +116,7 @@ struct Ticket {
     key: Option<Key>,
     index: usize,
     name: Option<Name>,
+    in_line: bool,
     started: Option<Instant>,
     ended: bool,
     span: Span,
@@ -118,18 +127,26 @@ impl Ticket {
         TaskContext { release: self.release.clone(), name: self.name.clone(), token }
     }
 
+    /// Lets the task be taken back while it waits for a place.
+    fn stand_in_line(&mut self) {
+        if let Some(key) = self.key {
+            self.release.tasks().stand_in_line(self.index, key, self.name.clone());
+            self.in_line = true;
+        }
+    }
+
+    /// Returns whether the task was not taken back. If it was, its line in the books is closed, and may be another task's.
+    fn leave_line(&mut self) -> bool {
+        if std::mem::take(&mut self.in_line) && !self.release.tasks().leave_line(self.index) {
+            self.key = None;
+        }
+        self.key.is_some()
+    }
+
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
     async fn wait(&mut self, in_line: InLine) -> Option<Place> {
-        let tasks = self.release.tasks();
-        if let Some(key) = self.key {
-            tasks.stand_in_line(self.index, key, self.name.clone());
-        }
         let place = unless_aborted(self.release.supervisor(), in_line).await;
-        if tasks.leave_line(self.index) {
-            return place;
-        }
-        self.key = None;
-        None
+        if self.leave_line() { place } else { None }
     }
 
     fn start(&mut self) {
@@ -151,6 +168,7 @@ impl Ticket {
             return outcome.is_failure();
         }
         let failed = outcome.is_failure();
+        self.leave_line();
         let supervisor = self.release.supervisor();
         let ended = Instant::now();
         let waited = self.started.unwrap_or(ended).saturating_duration_since(self.release.at());

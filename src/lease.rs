@@ -31,12 +31,13 @@ impl Lease {
     /// Gives the request a registry, or joins the open one that it has of the same supervisor.
     pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
         let found = request.extensions().get::<BackgroundTasks>();
-        let (tasks, progress) = if let Some(joined) = found.and_then(|found| found.open_of(supervisor)) {
-            (joined, None)
-        } else {
-            let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
-            (tasks, Some(Progress::default()))
-        };
+        let (tasks, progress) =
+            if let Some(joined) = found.and_then(|found| found.of(supervisor)).filter(|found| !found.is_over()) {
+                (joined.clone(), None)
+            } else {
+                let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
+                (tasks, Some(Progress::default()))
+            };
         request.extensions_mut().insert(tasks.clone());
         Self { scope: Scope::new(tasks), progress, marker: None, verdict: None }
     }

@@ -13,6 +13,8 @@ use crate::{
     ledger::Key,
     name::Name,
     order::Order,
+    outcome::Outcome,
+    panics::quietly,
     progress::{HeadFacts, RequestFacts},
     release::Release,
     report::{BatchReport, TaskReport},
@@ -56,10 +58,10 @@ pub(crate) struct Slot {
 }
 
 impl Registry {
-    pub(crate) fn new(supervisor: &Supervisor, request: RequestFacts, outer: Option<BackgroundTasks>) -> Self {
+    pub(crate) fn new(supervisor: &Supervisor, request: RequestFacts, outer: Option<BackgroundTasks>, admitted: bool) -> Self {
         Self {
             supervisor: supervisor.clone(),
-            admitted: supervisor.open_response(),
+            admitted,
             outer,
             request,
             head: OnceLock::new(),
@@ -77,6 +79,16 @@ impl Registry {
 
     pub(crate) fn slot_mut(&mut self) -> &mut Slot {
         self.slot.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // Finds tasks only if no response was there to release them.
+        for Filed { task, key, .. } in std::mem::take(&mut self.slot_mut().collected) {
+            quietly("a task's captured value", || drop(task));
+            self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
+        }
     }
 }
 
@@ -126,7 +138,9 @@ impl BackgroundTasks {
     }
 
     pub(crate) fn batch_ended(&self, tasks: Vec<TaskReport>) {
-        let report = BatchReport { release: Release::now(self.clone()), tasks };
+        // A batch of tasks that were all taken back before the end has no release of its own.
+        let release = tasks.iter().find_map(|task| task.release.clone()).unwrap_or_else(|| Release::now(self.clone()));
+        let report = BatchReport { release, tasks };
         self.supervisor().observers().tell(|observer| observer.batch_ended(&report));
     }
 }

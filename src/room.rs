@@ -24,7 +24,7 @@ impl Room {
         }
         loop {
             // The code of a request that was let in, and a task, are part of what would have to end first.
-            if ledger.has_room() || current::current().is_some_and(|tasks| tasks.open_of(supervisor).is_some()) {
+            if ledger.has_room() || current::current().is_some_and(|tasks| tasks.of(supervisor).is_some()) {
                 self.waiting = None;
                 return Poll::Ready(());
             }

@@ -201,7 +201,12 @@ impl Supervisor {
 
     /// Enters a response. Returns whether its tasks are taken.
     pub(crate) fn open_response(&self) -> bool {
-        self.inner.gate.enter()
+        let admitted = self.inner.gate.enter();
+        if !admitted {
+            // The last response before this one may have found it in the gate, and left the telling to it.
+            self.close_response(true);
+        }
+        admitted
     }
 
     /// Lets a response out that was entered.

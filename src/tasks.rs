@@ -75,6 +75,48 @@ impl BackgroundTasks {
         current::current()
     }
 
+    /// A registry without a response, for unit tests: hand it to a handler, and look at what it added.
+    ///
+    /// Its tasks never run. They are counted as collected, and as cancelled when the last handle of it is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::{BackgroundTasks, Supervisor, Task};
+    ///
+    /// async fn sign_up(tasks: BackgroundTasks) {
+    ///     tasks.add(Task::new(async { println!("a mail goes out") }).named("welcome-mail"));
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let tasks = BackgroundTasks::detached(&Supervisor::new());
+    /// sign_up(tasks.clone()).await;
+    /// assert_eq!(tasks.names(), [Some("welcome-mail".to_owned())]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn detached(supervisor: &Supervisor) -> Self {
+        let request = RequestFacts::of(&http::Request::new(()));
+        Self { registry: Arc::new(Registry::new(supervisor, request, None, true)) }
+    }
+
+    /// The names of the tasks that are collected, in the order added.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::{BackgroundTasks, Supervisor};
+    ///
+    /// let tasks = BackgroundTasks::detached(&Supervisor::new());
+    /// tasks.add(async {});
+    /// assert_eq!(tasks.names(), [None]);
+    /// ```
+    #[must_use]
+    pub fn names(&self) -> Vec<Option<String>> {
+        self.registry.slot().collected.iter().map(|filed| filed.task.name().map(str::to_owned)).collect()
+    }
+
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
     ///
     /// Returns whether the task was taken: a supervisor that was shut down refuses it, counts it as refused, and logs an error.
@@ -218,16 +260,16 @@ impl BackgroundTasks {
 
     /// A registry for a request that enters a service.
     pub(crate) fn open(supervisor: &Supervisor, request: RequestFacts, outer: Option<Self>) -> Self {
-        Self { registry: Arc::new(Registry::new(supervisor, request, outer)) }
+        Self { registry: Arc::new(Registry::new(supervisor, request, outer, supervisor.open_response())) }
     }
 
-    /// This registry, or the one that it has replaced, if it is the supervisor's and its response is not over.
-    pub(crate) fn open_of(&self, supervisor: &Supervisor) -> Option<Self> {
+    /// This registry, or one that it has replaced, whichever is the supervisor's.
+    pub(crate) fn of(&self, supervisor: &Supervisor) -> Option<&Self> {
         let mut tasks = self;
         while tasks.registry.supervisor != *supervisor {
             tasks = tasks.registry.outer.as_ref()?;
         }
-        (!tasks.is_over()).then(|| tasks.clone())
+        Some(tasks)
     }
 
     pub(crate) fn request(&self) -> &RequestFacts {
