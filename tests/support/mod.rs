@@ -1,12 +1,18 @@
 //! What the tests share: services that record how their responses end, servers on free ports, and bodies that follow a script.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses a part of it")]
 
+#[cfg(feature = "axum")]
+mod app;
+mod held;
+mod recorder;
 mod script;
 mod server;
 mod witness;
 
 pub use self::{
+    held::Held,
+    recorder::Recorder,
     script::{Script, Step},
     server::Server,
     witness::Witness,
