@@ -1,41 +1,281 @@
-//! HTTP/1.1, with raw TCP clients.
+//! HTTP/1.1: responses that come to their end, with raw TCP clients, hyper's, reqwest and curl.
 
+use axum::{body::Body, extract::Request, routing::get};
 use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
 use crate::{
-    support::{Script, Server, Step, soon},
-    table::check,
+    support::{Raw, Script, Server, Step, Witness, soon},
+    table::{check, check_each},
 };
 
-/// Sends one request and reads until the server closes.
-async fn exchange(server: &Server, head: &str) -> String {
-    let mut stream = TcpStream::connect(server.address).await.expect("the server listens");
-    stream.write_all(format!("{head}host: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await.expect("it reads");
-    let mut response = String::new();
-    soon(stream.read_to_string(&mut response)).await.expect("it answers");
+/// Sends one request, reads until the server closes, and parts the head from what follows it.
+async fn exchange(server: &Server, line: &str) -> (String, String) {
+    let mut client = Raw::connect(server.address).await;
+    client.send(format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+    let response = client.rest().await;
+    let (head, body) = response.split_once("\r\n\r\n").expect("the response has a head");
+    (head.to_owned(), body.to_owned())
+}
+
+/// Two frames of three bytes, that end in `None`.
+fn stream() -> Script {
+    Script::new([Step::data("one"), Step::data("two")])
+}
+
+fn with_status<B>(status: StatusCode, body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     response
+}
+
+fn declaring<B>(length: &'static str, body: B) -> Response<B> {
+    Response::builder().header("content-length", length).body(body).expect("the header is valid")
 }
 
 #[tokio::test]
 async fn full() {
     let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
-    let response = exchange(&server, "GET / HTTP/1.1\r\n").await;
-    assert!(response.ends_with("\r\n\r\nhello"), "{response}");
-    check(&server, "HTTP/1.1", "`Full`").await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.contains("\r\ncontent-length: 5"), "{head}");
+    assert_eq!(body, "hello");
+    let seen = check(&server, "HTTP/1.1", "`Full`").await;
+    assert_eq!(seen.end.status(), Some(StatusCode::OK));
+    assert_eq!(seen.end.version(), http::Version::HTTP_11);
+}
+
+#[tokio::test]
+async fn empty() {
+    let server = Server::new(|_, _| Response::new(Empty::<Bytes>::new())).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.contains("\r\ncontent-length: 0"), "{head}");
+    assert_eq!(body, "");
+    check(&server, "HTTP/1.1", "empty body").await;
+}
+
+#[tokio::test]
+async fn no_content() {
+    let server = Server::new(|_, _| with_status(StatusCode::NO_CONTENT, Empty::<Bytes>::new())).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+    assert_eq!(body, "");
+    check(&server, "HTTP/1.1", "204").await;
+}
+
+#[tokio::test]
+async fn not_modified() {
+    let server = Server::new(|_, _| with_status(StatusCode::NOT_MODIFIED, Empty::<Bytes>::new())).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+    assert_eq!(body, "");
+    check(&server, "HTTP/1.1", "304 without body").await;
+}
+
+#[tokio::test]
+async fn not_modified_with_body() {
+    let server = Server::new(|_, course| with_status(StatusCode::NOT_MODIFIED, stream().seen_by(course.expect_body()))).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+    assert_eq!(body, "", "it must not be sent");
+    check(&server, "HTTP/1.1", "304 with body").await;
+}
+
+#[tokio::test]
+async fn head_of_service() {
+    let server = Server::new(|_, course| Response::new(stream().sized(6).seen_by(course.expect_body()))).await;
+    let (head, body) = exchange(&server, "HEAD /").await;
+    assert!(head.contains("\r\ncontent-length: 6"), "{head}");
+    assert_eq!(body, "");
+    check(&server, "HTTP/1.1", "HEAD through a bare service").await;
+}
+
+#[tokio::test]
+async fn head_of_router() {
+    let (supervisor, witness) = (Supervisor::new(), Witness::new());
+    let watching = witness.clone();
+    let handler = async move |request: Request| {
+        let course = watching.watch(&request.background_tasks().expect("the layer is there"));
+        Response::new(Body::new(stream().sized(6).seen_by(course.expect_body())))
+    };
+    let router = axum::Router::new().route("/", get(handler)).layer(BackgroundLayer::with(supervisor.clone()));
+    let server = Server::axum(router, supervisor, witness).await;
+    let (head, body) = exchange(&server, "HEAD /").await;
+    assert!(head.contains("\r\ncontent-length: 6"), "{head}");
+    assert_eq!(body, "");
+    check(&server, "HTTP/1.1", "HEAD through an axum router").await;
 }
 
 #[tokio::test]
 async fn chunked_stream() {
-    let server =
-        Server::new(|_, course| Response::new(Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body())))
-            .await;
-    let response = exchange(&server, "GET / HTTP/1.1\r\n").await;
-    assert!(response.ends_with("3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), "{response}");
+    let server = Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.contains("\r\ntransfer-encoding: chunked"), "{head}");
+    assert_eq!(body, "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
     check(&server, "HTTP/1.1", "chunked stream").await;
+}
+
+#[tokio::test]
+async fn chunked_stream_to_curl() {
+    let server = Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
+    let url = format!("http://{}/", server.address);
+    let curl = tokio::process::Command::new("curl").args(["--silent", "--show-error", "--noproxy", "*", &url]).output();
+    match soon(curl).await {
+        Ok(output) => {
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(output.stdout, b"onetwo", "{output:?}");
+            check(&server, "HTTP/1.1", "chunked stream").await;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("skipped: there is no curl here"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn stream_with_length() {
+    let server = Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(!head.contains("chunked"), "{head}");
+    assert_eq!(body, "onetwo");
+    check(&server, "HTTP/1.1", "stream with `content-length`").await;
+}
+
+#[tokio::test]
+async fn stream_with_length_to_reqwest() {
+    let server = Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("it needs nothing");
+    let response = soon(client.get(format!("http://{}/", server.address)).send()).await.expect("it answers");
+    assert_eq!(response.version(), http::Version::HTTP_11);
+    assert_eq!(response.content_length(), Some(6));
+    assert_eq!(soon(response.text()).await.expect("it is whole"), "onetwo");
+    check(&server, "HTTP/1.1", "stream with `content-length`").await;
+}
+
+#[tokio::test]
+async fn too_long() {
+    let server = Server::new(|_, course| declaring("4", stream().seen_by(course.expect_body()))).await;
+    let (head, body) = exchange(&server, "GET /").await;
+    assert!(head.contains("\r\ncontent-length: 4"), "{head}");
+    assert_eq!(body, "onet", "the surplus is cut off, and the response is whole");
+    check(&server, "HTTP/1.1", "body longer than declared").await;
+}
+
+#[tokio::test]
+async fn trailers() {
+    let server = Server::new(|_, course| {
+        let body = Script::new([Step::data("hello"), Step::trailer("x-sum", "15")]).seen_by(course.expect_body());
+        Response::builder().header("trailer", "x-sum").body(body).expect("the header is valid")
+    })
+    .await;
+    let stream = TcpStream::connect(server.address).await.expect("the server listens");
+    let (mut client, connection) = soon(hyper::client::conn::http1::handshake(TokioIo::new(stream))).await.expect("it is open");
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("/").header("host", "localhost").header("te", "trailers");
+    let request = request.body(Empty::<Bytes>::new()).expect("the headers are valid");
+    let response = soon(client.send_request(request)).await.expect("it answers");
+    let body = soon(response.into_body().collect()).await.expect("it is whole");
+    assert_eq!(body.trailers().expect("they are sent")["x-sum"], "15");
+    assert_eq!(body.to_bytes(), "hello");
+    let seen = check(&server, "HTTP/1.1", "trailers").await;
+    assert_eq!(seen.end.trailers().expect("they are noted")["x-sum"], "15");
+    drop(client);
+    soon(connection).await.expect("it does not panic").expect("it closes");
+}
+
+#[tokio::test]
+async fn leaves_after_the_end() {
+    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    client.until("\r\n\r\nhello").await;
+    client.finish().await;
+    assert_eq!(client.rest().await, "", "the server closes too");
+    check(&server, "HTTP/1.1", "client leaves after the end").await;
+}
+
+/// Echoes a path of five bytes, so that a swapped or doubled response shows.
+async fn echo() -> Server {
+    Server::new(|request, course| {
+        let path = Bytes::copy_from_slice(request.uri().path().as_bytes());
+        Response::new(Script::new([Step::Data(path)]).sized(5).tells_end().seen_by(course.expect_body()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined() {
+    let server = echo().await;
+    let mut client = Raw::connect(server.address).await;
+    let requests = ["/aaaa", "/bbbb", "/cccc"].map(|path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+    client.send(requests.concat()).await;
+    for path in ["/aaaa", "/bbbb", "/cccc"] {
+        let head = client.until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"), "{head}");
+        assert_eq!(client.until(path).await, path);
+    }
+    client.finish().await;
+    assert_eq!(client.rest().await, "");
+    check_each(&server, "HTTP/1.1", "pipelined requests", &["/aaaa", "/bbbb", "/cccc"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keep_alive() {
+    let server = echo().await;
+    let mut client = Raw::connect(server.address).await;
+    for path in ["/aaaa", "/bbbb", "/cccc"] {
+        client.get(path).await;
+        let head = client.until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"), "{head}");
+        assert_eq!(client.until(path).await, path);
+    }
+    check_each(&server, "HTTP/1.1", "keep-alive reuse", &["/aaaa", "/bbbb", "/cccc"]).await;
+    client.finish().await;
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn connection_close() {
+    let server = Server::new(|_, course| {
+        let body = stream().seen_by(course.expect_body());
+        Response::builder().header("connection", "close").body(body).expect("the header is valid")
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    let response = client.rest().await;
+    assert!(response.contains("\r\nconnection: close\r\n"), "{response}");
+    assert!(response.ends_with("\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), "{response}");
+    check(&server, "HTTP/1.1", "`Connection: close`").await;
+}
+
+#[tokio::test]
+async fn connect() {
+    let server = Server::new(|request, course| {
+        tokio::spawn(async move {
+            let mut tunnel = TokioIo::new(hyper::upgrade::on(request).await.expect("it is accepted"));
+            let mut ping = [0; 4];
+            while tunnel.read_exact(&mut ping).await.is_ok() {
+                tunnel.write_all(&ping).await.expect("the client reads");
+            }
+        });
+        Response::new(stream().seen_by(course.expect_body()))
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    client.send("CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let seen = check(&server, "HTTP/1.1", "CONNECT").await;
+    assert_eq!(seen.end.path(), "", "the target is no path");
+    // The response is over, and what it opened is not.
+    client.send("ping").await;
+    assert_eq!(client.until("ping").await, "ping");
+    client.finish().await;
+    assert_eq!(client.rest().await, "");
 }

@@ -6,4 +6,7 @@
 mod support;
 
 mod http1;
+mod http1_cut;
+mod isolation;
 mod table;
+mod unchanged;

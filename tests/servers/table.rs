@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::Server;
+use crate::support::{Seen, Server, soon};
 
 const README: &str = include_str!("../README.md");
-const SOURCES: &[&str] = &[include_str!("http1.rs")];
+const SOURCES: &[&str] = &[include_str!("http1.rs"), include_str!("http1_cut.rs")];
 
 /// The cells that are not empty, by case and protocol.
 fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {
@@ -22,22 +22,41 @@ fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {
 }
 
 /// Checks that the response of this case ended as the table tells, once, and that the books are closed after.
-pub(crate) async fn check(server: &Server, protocol: &'static str, case: &'static str) {
-    let seen = server.witness.next().await;
+pub(crate) async fn check(server: &Server, protocol: &'static str, case: &'static str) -> Seen {
+    ends(server, protocol, case, 1).await.remove(0)
+}
+
+/// Checks the same of a case that has a request for each of these paths, all different and in alphabetical order.
+pub(crate) async fn check_each(server: &Server, protocol: &'static str, case: &'static str, paths: &[&str]) {
+    let ends = ends(server, protocol, case, paths.len()).await;
+    let mut ended: Vec<_> = ends.iter().map(|seen| seen.end.path()).collect();
+    // Tasks of different requests start in any order.
+    ended.sort_unstable();
+    assert_eq!(ended, paths, "{case:?} over {protocol}: one end for each request");
+}
+
+async fn ends(server: &Server, protocol: &'static str, case: &'static str, requests: usize) -> Vec<Seen> {
     let cells = cells();
     let cell = cells.get(&(case, protocol)).copied().unwrap_or_else(|| panic!("no cell for {case:?} over {protocol}"));
-    assert_eq!(seen.cell(), cell, "{case:?} over {protocol}: {seen:?}");
-    crate::support::soon(server.supervisor.idle()).await;
+    let mut ends = Vec::new();
+    for _ in 0..requests {
+        let seen = server.witness.next().await;
+        assert_eq!(seen.cell(), cell, "{case:?} over {protocol}: {seen:?}");
+        ends.push(seen);
+    }
+    soon(server.supervisor.idle()).await;
     server.witness.nothing_else().await;
-    let stats = server.supervisor.stats();
-    assert_eq!((stats.added(), stats.succeeded), (1, 1), "{case:?} over {protocol}: {stats:?}");
+    let (stats, requests) = (server.supervisor.stats(), requests as u64);
+    assert_eq!((stats.added(), stats.succeeded), (requests, requests), "{case:?} over {protocol}: {stats:?}");
+    ends
 }
 
 #[test]
 fn every_cell_has_a_test_and_every_test_a_cell() {
     let tested: BTreeSet<(&str, &str)> = SOURCES
         .iter()
-        .flat_map(|source| source.split("check(&server, \"").skip(1))
+        .flat_map(|source| ["check(&server, \"", "check_each(&server, \""].map(|call| source.split(call).skip(1)))
+        .flatten()
         .map(|call| {
             let (protocol, rest) = call.split_once("\", \"").expect("a call names its protocol");
             (rest.split_once('"').expect("a call names its case").0, protocol)

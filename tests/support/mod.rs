@@ -5,6 +5,7 @@
 #[cfg(feature = "axum")]
 mod app;
 mod held;
+mod raw;
 mod recorder;
 mod script;
 mod server;
@@ -12,10 +13,11 @@ mod witness;
 
 pub use self::{
     held::Held,
+    raw::Raw,
     recorder::Recorder,
     script::{Script, Step},
     server::Server,
-    witness::Witness,
+    witness::{Seen, Witness},
 };
 
 use std::time::Duration;

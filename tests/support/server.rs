@@ -49,6 +49,31 @@ impl Server {
         Self::serve(BackgroundLayer::with(supervisor.clone()).layer(service), supervisor, witness).await
     }
 
+    /// Serves what `answer` comes to, below the layer: for handlers that wait, or fail.
+    pub async fn awaiting<F, Fut, B, E>(answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>, Course) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Response<B>, E>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>> + 'static,
+    {
+        let (supervisor, witness) = (Supervisor::new(), Witness::new());
+        let watching = witness.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            answer(request, watching.watch(&tasks))
+        });
+        Self::serve(BackgroundLayer::with(supervisor.clone()).layer(service), supervisor, witness).await
+    }
+
+    /// Serves a router by axum's own server.
+    pub async fn axum(router: axum::Router, supervisor: Supervisor, witness: Witness) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let accept = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves until it is dropped") });
+        Self { address, supervisor, witness, accept }
+    }
+
     /// Serves any service.
     pub async fn serve<S, B>(service: S, supervisor: Supervisor, witness: Witness) -> Self
     where

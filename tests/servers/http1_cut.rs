@@ -1,0 +1,198 @@
+//! HTTP/1.1: responses that are cut off, by their body, their handler or their client, and one that does not end.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{Empty, Full};
+use tokio::sync::Notify;
+use tower_background::{BodyError, End, Supervisor};
+
+use crate::{
+    support::{Raw, Script, Server, Step, soon},
+    table::check,
+};
+
+/// A server whose body yields one frame, waits until it is told, then takes the last step.
+async fn then(last: fn() -> Step) -> (Server, Arc<Notify>) {
+    then_by(Supervisor::new(), last).await
+}
+
+async fn then_by(supervisor: Supervisor, last: fn() -> Step) -> (Server, Arc<Notify>) {
+    let told = Arc::new(Notify::new());
+    let wait = Arc::clone(&told);
+    let server = Server::with(supervisor, move |_, course| {
+        let steps = [Step::data("one"), Step::Wait(Arc::clone(&wait)), last()];
+        Response::new(Script::new(steps).seen_by(course.expect_body()))
+    })
+    .await;
+    (server, told)
+}
+
+/// A client that has read the first frame of `then`, whose tasks wait.
+async fn read_one(server: &Server) -> Raw {
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    client.until("3\r\none\r\n").await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.collected, stats.added()), (1, 1), "{stats:?}");
+    client
+}
+
+#[tokio::test]
+async fn too_short() {
+    let told = Arc::new(Notify::new());
+    let wait = Arc::clone(&told);
+    let server = Server::new(move |_, course| {
+        let body = Script::new([Step::data("one"), Step::Wait(Arc::clone(&wait))]).seen_by(course.expect_body());
+        Response::builder().header("content-length", "6").body(body).expect("the header is valid")
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    client.until("\r\n\r\none").await;
+    told.notify_one();
+    assert_eq!(client.rest().await, "", "the server cuts the connection");
+    let seen = check(&server, "HTTP/1.1", "body shorter than declared").await;
+    assert!(matches!(seen.end.error(), Some(BodyError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
+}
+
+#[tokio::test]
+async fn error_at_once() {
+    let server = Server::new(|_, course| Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))).await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "", "the head is lost with the body");
+    let seen = check(&server, "HTTP/1.1", "body error before the first frame").await;
+    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(seen.end.status(), Some(http::StatusCode::OK), "there was a head, though it was not sent");
+}
+
+#[tokio::test]
+async fn error_after_a_frame() {
+    let (server, told) = then(|| Step::Error).await;
+    let mut client = read_one(&server).await;
+    told.notify_one();
+    assert_eq!(client.rest().await, "", "the last chunk never comes");
+    let seen = check(&server, "HTTP/1.1", "body error after the first frame").await;
+    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+}
+
+#[tokio::test]
+async fn panic_in_body() {
+    let (server, told) = then(|| Step::Panic).await;
+    let mut client = read_one(&server).await;
+    told.notify_one();
+    assert_eq!(client.rest().await, "", "the connection dies with its task");
+    check(&server, "HTTP/1.1", "panic in the body").await;
+}
+
+#[tokio::test]
+async fn panic_in_call() {
+    let server = Server::new(|_, _| -> Response<Empty<Bytes>> { panic!("the test says so") }).await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "", "the connection dies with its task");
+    check(&server, "HTTP/1.1", "panic in the handler").await;
+}
+
+#[tokio::test]
+async fn panic_in_handler() {
+    let server = Server::awaiting(async |_, _| -> Result<Response<Empty<Bytes>>, std::io::Error> {
+        tokio::task::yield_now().await;
+        panic!("the test says so");
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "", "the connection dies with its task");
+    let seen = check(&server, "HTTP/1.1", "panic in the handler").await;
+    assert_eq!(seen.end.status(), None);
+}
+
+#[tokio::test]
+async fn service_error() {
+    let server = Server::awaiting(async |_, _| Err::<Response<Empty<Bytes>>, _>("the test says so")).await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    assert_eq!(client.rest().await, "", "there is no response");
+    let seen = check(&server, "HTTP/1.1", "service error").await;
+    assert_eq!(seen.end.status(), None);
+}
+
+#[tokio::test]
+async fn leaves_before_the_head() {
+    let called = Arc::new(Notify::new());
+    let calls = Arc::clone(&called);
+    let server = Server::awaiting(move |_, _| {
+        calls.notify_one();
+        std::future::pending::<Result<Response<Empty<Bytes>>, std::io::Error>>()
+    })
+    .await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    soon(called.notified()).await;
+    drop(client);
+    let seen = check(&server, "HTTP/1.1", "client leaves before the head").await;
+    assert_eq!(seen.end.time_to_head(), None);
+}
+
+#[tokio::test]
+async fn closes_mid_body() {
+    let (server, _told) = then(|| Step::data("two")).await;
+    drop(read_one(&server).await);
+    check(&server, "HTTP/1.1", "client closes mid-body").await;
+}
+
+#[tokio::test]
+async fn resets_mid_body() {
+    let (server, _told) = then(|| Step::data("two")).await;
+    read_one(&server).await.reset();
+    check(&server, "HTTP/1.1", "client resets mid-body").await;
+}
+
+#[tokio::test]
+async fn stops_reading() {
+    // More than the sockets hold: the server waits with the first frame, and does not ask for the second.
+    let large = || Step::data(vec![b'.'; 16 << 20]);
+    let server = Server::new(move |_, course| Response::new(Script::new([large(), large()]).seen_by(course.expect_body()))).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/").await;
+    client.until("\r\n\r\n1000000\r\n").await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.collected, stats.added()), (1, 1), "{stats:?}");
+    drop(client);
+    check(&server, "HTTP/1.1", "client stops reading, then leaves").await;
+}
+
+#[tokio::test]
+async fn stops_reading_a_body_of_one_frame() {
+    // The body has yielded all it had: it is not known here what of it was sent.
+    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from(vec![b'.'; 16 << 20]))).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/").await;
+    client.until("\r\n\r\n").await;
+    drop(client);
+    let seen = server.witness.next().await;
+    assert_eq!((seen.end.kind(), seen.end.bytes()), (End::Complete, 16 << 20));
+    soon(server.supervisor.idle()).await;
+    server.witness.nothing_else().await;
+}
+
+#[tokio::test]
+async fn endless() {
+    let supervisor = Supervisor::builder().release_after(Duration::from_millis(20)).build();
+    let (server, told) = then_by(supervisor, || Step::data("two")).await;
+    let mut client = Raw::connect(server.address).await;
+    client.get("/").await;
+    client.until("3\r\none\r\n").await;
+    check(&server, "HTTP/1.1", "endless stream with `release_after`").await;
+    // The response goes on, and its end releases nothing a second time.
+    told.notify_one();
+    assert_eq!(client.until("0\r\n\r\n").await, "3\r\ntwo\r\n0\r\n\r\n");
+    client.finish().await;
+    assert_eq!(client.rest().await, "");
+    server.witness.nothing_else().await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.added(), stats.succeeded), (1, 1), "{stats:?}");
+}
