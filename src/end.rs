@@ -82,6 +82,15 @@ pub enum BodyError {
         /// What the body yielded, in bytes.
         yielded: u64,
     },
+    /// The body's exact size is not the length that the head had declared: servers send the one and go by the other, so that
+    /// the client waits for what does not come, or takes the surplus for the next response.
+    #[non_exhaustive]
+    Contradicted {
+        /// The length that the head had declared, in bytes.
+        declared: u64,
+        /// The size that the body had stated, in bytes.
+        hinted: u64,
+    },
     /// The body yielded data where there must be none (`HEAD`, 204, 304) over HTTP/2, which sends it. HTTP/1 servers do not.
     NotAllowed,
 }
@@ -95,6 +104,9 @@ impl fmt::Display for BodyError {
             }
             Self::TooLong { declared, yielded } => {
                 write!(f, "the body yielded {yielded} bytes and had declared {declared}")
+            }
+            Self::Contradicted { declared, hinted } => {
+                write!(f, "the body stated a size of {hinted} bytes and its head had declared {declared}")
             }
             Self::NotAllowed => f.write_str("the body yielded data to a response that must have none"),
         }

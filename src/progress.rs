@@ -56,6 +56,8 @@ pub(crate) struct Progress {
     multiplexed: bool,
     bodyless: bool,
     declared: Option<u64>,
+    /// A `content-length` that is sent beside a `declared` that is not it.
+    contradiction: Option<u64>,
     polled: bool,
     ended: bool,
     failed: bool,
@@ -82,7 +84,11 @@ impl Progress {
         self.multiplexed = version >= Version::HTTP_2;
         self.bodyless = bodyless(&request.method, status);
         self.ended = body.is_end_stream();
-        self.declared = body.size_hint().exact().or_else(|| content_length(response.headers()));
+        let (hinted, header) = (body.size_hint().exact(), content_length(response.headers()));
+        self.declared = hinted.or(header);
+        // hyper's HTTP/1 leaves the header out beside a body that is at its end.
+        let sent = self.multiplexed || !self.ended;
+        self.contradiction = header.filter(|_| sent && header != self.declared);
         HeadFacts {
             status,
             version,
@@ -166,7 +172,9 @@ impl Progress {
         match self.declared {
             Some(declared) if yielded > declared && self.multiplexed => Err(BodyError::TooLong { declared, yielded }),
             Some(declared) if yielded < declared && self.ended => Err(BodyError::TooShort { declared, yielded }),
-            Some(declared) if yielded >= declared && !self.multiplexed => Ok(true),
+            Some(hinted) if self.ended || (yielded >= hinted && !self.multiplexed) => {
+                self.contradiction.map_or(Ok(true), |declared| Err(BodyError::Contradicted { declared, hinted }))
+            }
             _ => Ok(self.ended),
         }
     }
