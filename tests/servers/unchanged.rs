@@ -87,7 +87,8 @@ fn answer<B: Send + 'static>(request: Request<B>) -> Answer {
 
 /// All that the server sends for these requests.
 async fn answered(server: &Server, requests: &[&str]) -> String {
-    let mut text: String = requests.iter().map(|line| format!("{line} HTTP/1.1\r\nhost: h\r\nte: trailers\r\n\r\n")).collect();
+    let requested = |line: &&str| format!("{line} HTTP/1.1\r\nhost: h\r\nte: trailers\r\n\r\n");
+    let mut text = requests.iter().map(requested).collect::<Vec<_>>().concat();
     if requests[0].starts_with("CONNECT") {
         text.push_str("ping");
     } else {
