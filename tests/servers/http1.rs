@@ -1,6 +1,6 @@
 //! HTTP/1.1: responses that come to their end, with raw TCP clients, hyper's, reqwest and curl.
 
-use axum::{body::Body, extract::Request, routing::get};
+use axum::{body::Body, extract::Request, middleware::map_response, routing::get};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -105,10 +105,19 @@ async fn head_of_router() {
         Response::new(Body::new(stream().sized(6).seen_by(course.expect_body())))
     };
     let router = axum::Router::new().route("/", get(handler)).layer(BackgroundLayer::with(supervisor.clone()));
+    // The router has dropped the body when the response comes by here, and nothing of the head is sent.
+    let (sender, mut passing) = tokio::sync::mpsc::unbounded_channel();
+    let stats = supervisor.clone();
+    let router = axum::Router::new().fallback_service(router).layer(map_response(move |response: Response<Body>| {
+        sender.send(stats.stats()).expect("the test is there");
+        std::future::ready(response)
+    }));
     let server = Server::axum(router, supervisor, witness).await;
     let (head, body) = exchange(&server, "HEAD /").await;
     assert!(head.contains("\r\ncontent-length: 6"), "{head}");
     assert_eq!(body, "");
+    let stats = soon(passing.recv()).await.expect("a response came by");
+    assert_eq!((stats.collected, stats.added()), (1, 1), "{stats:?}");
     check(&server, "HTTP/1.1", "HEAD through an axum router").await;
 }
 
