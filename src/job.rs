@@ -269,15 +269,17 @@ async fn run_blocking(work: BlockingWork, ticket: &Ticket, timeout: Option<Durat
         let _place = place;
         caught(|| scope.run(|| span.in_scope(|| work(context))))
     });
-    match unless_aborted(supervisor, within(timeout, thread)).await {
-        Some(Ok(Ok(result))) => outcome_of(result),
-        Some(Ok(Err(_the_runtime_went_down))) => Outcome::Cancelled,
-        Some(Err(timed_out)) => {
-            token.cancel();
-            timed_out
-        }
+    let unstarted = thread.abort_handle();
+    let outcome = match unless_aborted(supervisor, within(timeout, thread)).await {
+        Some(Ok(Ok(result))) => return outcome_of(result),
+        Some(Ok(Err(_the_runtime_went_down))) => return Outcome::Cancelled,
+        Some(Err(timed_out)) => timed_out,
         None => Outcome::Cancelled,
-    }
+    };
+    // A function that has not begun never will; one that runs is told.
+    unstarted.abort();
+    token.cancel();
+    outcome
 }
 
 fn outcome_of(result: Result<WorkResult, String>) -> Outcome {
