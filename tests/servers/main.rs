@@ -7,6 +7,10 @@ mod support;
 
 mod http1;
 mod http1_cut;
+mod http2;
+mod http2_cut;
+mod http2_failures;
 mod isolation;
 mod table;
 mod unchanged;
+mod unchanged_http2;

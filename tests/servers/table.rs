@@ -5,7 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{Seen, Server, soon};
 
 const README: &str = include_str!("../README.md");
-const SOURCES: &[&str] = &[include_str!("http1.rs"), include_str!("http1_cut.rs")];
+const SOURCES: &[&str] = &[
+    include_str!("http1.rs"),
+    include_str!("http1_cut.rs"),
+    include_str!("http2.rs"),
+    include_str!("http2_cut.rs"),
+    include_str!("http2_failures.rs"),
+];
 
 /// The cells that are not empty, by case and protocol.
 fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {

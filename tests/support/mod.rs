@@ -5,6 +5,7 @@
 #[cfg(feature = "axum")]
 mod app;
 mod held;
+mod multiplexed;
 mod raw;
 mod recorder;
 mod script;
@@ -13,9 +14,10 @@ mod witness;
 
 pub use self::{
     held::Held,
+    multiplexed::{Multiplexed, data, rest},
     raw::Raw,
     recorder::Recorder,
-    script::{Script, Step},
+    script::{Script, Scripted, Step},
     server::Server,
     witness::{Seen, Witness},
 };

@@ -1,26 +1,27 @@
 //! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior knowledge.
 
-use std::{convert::Infallible, error::Error, net::SocketAddr};
+use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
-use super::{Witness, witness::Course};
+use super::{Witness, soon, witness::Course};
 
 /// A server that runs until it is dropped.
 pub struct Server {
     pub address: SocketAddr,
     pub supervisor: Supervisor,
     pub witness: Witness,
+    stopping: Arc<Notify>,
     accept: JoinHandle<()>,
 }
 
@@ -70,8 +71,13 @@ impl Server {
     pub async fn axum(router: axum::Router, supervisor: Supervisor, witness: Witness) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let accept = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves until it is dropped") });
-        Self { address, supervisor, witness, accept }
+        let stopping = Arc::new(Notify::new());
+        let stopped = stopping.clone();
+        let accept = tokio::spawn(async move {
+            let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stopped.notified().await });
+            serving.await.expect("it serves until it is stopped");
+        });
+        Self { address, supervisor, witness, stopping, accept }
     }
 
     /// Serves any service.
@@ -85,25 +91,45 @@ impl Server {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
+        let stopping = Arc::new(Notify::new());
+        let stopped = stopping.clone();
         let accept = tokio::spawn(async move {
+            let graceful = GracefulShutdown::new();
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("it listens").0,
+                    () = stopped.notified() => break,
+                };
                 let _ = stream.set_nodelay(true);
+                let builder = auto::Builder::new(TokioExecutor::new());
                 let service = TowerToHyperService::new(service.clone());
+                let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+                let connection = graceful.watch(connection);
                 connections.spawn(async move {
                     // How a connection ends is for the client of the test to look at.
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                        .await;
+                    let _ = connection.await;
                 });
             }
+            graceful.shutdown().await;
         });
-        Self { address, supervisor, witness, accept }
+        Self { address, supervisor, witness, stopping, accept }
+    }
+
+    /// Cuts all connections, as the end of the process would. axum's own server keeps those that are open.
+    pub fn stop(&self) {
+        self.accept.abort();
+    }
+
+    /// Accepts nothing more, lets the open connections end, and waits for it.
+    pub async fn shut_down(&mut self) {
+        self.stopping.notify_one();
+        soon(&mut self.accept).await.expect("the server ends well");
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.accept.abort();
+        self.stop();
     }
 }

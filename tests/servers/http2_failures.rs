@@ -1,0 +1,96 @@
+//! HTTP/2: services and bodies that fail or panic.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{Method, Response};
+use http_body_util::Empty;
+use tokio::sync::Notify;
+use tower_background::BodyError;
+
+use crate::{
+    support::{Multiplexed, Script, Scripted, Server, Step, data, rest, soon},
+    table::check,
+};
+
+#[tokio::test]
+async fn body_error_before_the_first_frame() {
+    let server = Server::new(|_, course| Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))).await;
+    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    // The reset overtakes a head that was not written yet.
+    let reset = match soon(response).await {
+        Ok(mut response) => rest(response.body_mut()).await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert_eq!(reset.expect_err("it is cut").reason(), Some(Reason::INTERNAL_ERROR));
+    let seen = check(&server, "HTTP/2", "body error before the first frame").await;
+    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+}
+
+/// Lets a body yield a frame, then do this step once the client has the frame; gives what the client then sees.
+async fn after_the_first_frame(last: fn() -> Step) -> (Server, Multiplexed, h2::Error) {
+    let received = Arc::new(Notify::new());
+    let awaited = received.clone();
+    let server = Server::new(move |request, course| {
+        let steps = match request.uri().path() {
+            "/next" => vec![],
+            _ => vec![Step::data("one"), Step::Wait(awaited.clone()), last()],
+        };
+        Response::new(Script::new(steps).seen_by(course.expect_body()))
+    })
+    .await;
+    let mut client = Multiplexed::connect(&server).await;
+    let mut response = client.get("/").await;
+    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    received.notify_one();
+    let error = rest(response.body_mut()).await.expect_err("it is cut");
+    (server, client, error)
+}
+
+#[tokio::test]
+async fn body_error_after_the_first_frame() {
+    let (server, mut client, error) = after_the_first_frame(|| Step::Error).await;
+    assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+    let seen = check(&server, "HTTP/2", "body error after the first frame").await;
+    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
+    assert_eq!(server.witness.next().await.end.path(), "/next");
+}
+
+#[tokio::test]
+async fn panic_in_the_body() {
+    let (server, mut client, error) = after_the_first_frame(|| Step::Panic).await;
+    assert!(error.is_reset() && error.is_remote(), "{error}");
+    check(&server, "HTTP/2", "panic in the body").await;
+    assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
+    assert_eq!(server.witness.next().await.end.path(), "/next");
+}
+
+#[tokio::test]
+async fn panic_in_the_handler() {
+    let server =
+        Server::awaiting(async |_, _| -> Result<Response<Empty<Bytes>>, Infallible> { panic!("the test says so") }).await;
+    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let error = soon(response).await.expect_err("there is no head");
+    assert!(error.is_reset() && error.is_remote(), "{error}");
+    check(&server, "HTTP/2", "panic in the handler").await;
+}
+
+#[tokio::test]
+async fn panic_in_the_call_of_the_handler() {
+    // This one is not in the stream's own task, so it takes the connection along.
+    let server = Server::new(|_, _| -> Response<Empty<Bytes>> { panic!("the test says so") }).await;
+    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    soon(response).await.expect_err("there is no head");
+    check(&server, "HTTP/2", "panic in the handler").await;
+}
+
+#[tokio::test]
+async fn service_error() {
+    let server = Server::awaiting(async |_, _| Err::<Response<Empty<Bytes>>, _>(Scripted)).await;
+    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let error = soon(response).await.expect_err("there is no head");
+    assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+    check(&server, "HTTP/2", "service error").await;
+}

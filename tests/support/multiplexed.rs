@@ -1,0 +1,98 @@
+//! An HTTP/2 client with prior knowledge that leaves windows and resets to the test.
+
+use bytes::Bytes;
+use h2::{
+    RecvStream, SendStream,
+    client::{Builder, ResponseFuture, SendRequest},
+};
+use http::{HeaderMap, Method, Request, Response};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+
+use super::{Server, soon};
+
+/// A connection.
+pub struct Multiplexed {
+    requests: SendRequest<Bytes>,
+    windows: mpsc::UnboundedSender<u32>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Multiplexed {
+    pub async fn connect(server: &Server) -> Self {
+        Self::with(server, &Builder::new()).await
+    }
+
+    pub async fn with(server: &Server, builder: &Builder) -> Self {
+        let stream = TcpStream::connect(server.address).await.expect("the server listens");
+        let (requests, mut connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
+        let (windows, mut wanted) = mpsc::unbounded_channel();
+        let connection = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    ended = &mut connection => return ended,
+                    Some(size) = wanted.recv() => connection.set_initial_window_size(size)?,
+                }
+            }
+        });
+        Self { requests, windows, connection }
+    }
+
+    /// Sends a request without a body; the stream is there for resets.
+    pub async fn send(&mut self, method: Method, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+        let uri = format!("http://localhost{path}");
+        let request = Request::builder().method(method).uri(uri).body(()).expect("the tests ask for what there is");
+        let mut requests = soon(self.requests.clone().ready()).await.expect("the connection is open");
+        requests.send_request(request, true).expect("the connection is open")
+    }
+
+    /// The head of the answer to a `GET`, and what is to be read.
+    pub async fn get(&mut self, path: &str) -> Response<RecvStream> {
+        let (response, _) = self.send(Method::GET, path).await;
+        soon(response).await.expect("there is a head")
+    }
+
+    /// Sets the window that each stream begins with, also for those that are open.
+    pub fn set_window(&self, size: u32) {
+        self.windows.send(size).expect("the connection is open");
+    }
+
+    /// Waits until the server has said that it takes no more streams.
+    pub async fn refused(&self) {
+        soon(async {
+            // The client tells it to who asks, and wakes nobody.
+            while self.requests.clone().ready().await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Closes the socket without a word.
+    pub async fn leave(self) {
+        self.connection.abort();
+        assert!(self.connection.await.is_err_and(|error| error.is_cancelled()), "the connection was open");
+    }
+
+    /// Waits until the server has closed the connection.
+    pub async fn closed(self) -> Result<(), h2::Error> {
+        soon(self.connection).await.expect("the connection does not panic")
+    }
+}
+
+/// The next data, whose window is opened again.
+pub async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
+    let data = soon(body.data()).await;
+    if let Some(Ok(data)) = &data {
+        body.flow_control().release_capacity(data.len()).expect("it was received");
+    }
+    data
+}
+
+/// All that comes until the end of the stream.
+pub async fn rest(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+    let mut read = Vec::new();
+    while let Some(data) = data(body).await {
+        read.extend_from_slice(&data?);
+    }
+    Ok((read, soon(body.trailers()).await?))
+}
