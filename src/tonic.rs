@@ -1,8 +1,8 @@
-//! tonic: the registry of a `tonic::Request`, and a status for its absence.
+//! tonic: the registry of a `tonic::Request`, a status for its absence, and the layer around a single service.
 
-use tonic::{Request, Status};
+use tonic::{Request, Status, server::NamedService};
 
-use crate::{error::MissingLayer, request::BackgroundTasksExt, tasks::BackgroundTasks};
+use crate::{error::MissingLayer, request::BackgroundTasksExt, service::Background, tasks::BackgroundTasks};
 
 impl<T> BackgroundTasksExt for Request<T> {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
@@ -15,4 +15,9 @@ impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
         Self::internal(missing.logged().to_string())
     }
+}
+
+/// The name of the wrapped service, by which tonic routes to it.
+impl<S: NamedService> NamedService for Background<S> {
+    const NAME: &'static str = S::NAME;
 }
