@@ -38,6 +38,14 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// A body of no request: what layers outside of [`Background`](crate::Background) answer with that make responses of their own,
+/// as tower-http's timeouts do.
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::new(B::default(), None)
+    }
+}
+
 impl<B: Body> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
