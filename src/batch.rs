@@ -19,19 +19,21 @@ use crate::{
 pub(crate) struct Batch {
     release: Release,
     order: Order,
+    /// Whether the tasks were added after the release.
+    late: bool,
     /// What is left to start; a sequence is left in the registry, where later tasks join it.
     together: vec::IntoIter<Filed>,
 }
 
 impl Batch {
     /// Tasks that run beside each other.
-    pub(crate) fn together(release: Release, tasks: Vec<Filed>) -> Self {
-        Self { release, order: Order::Concurrent, together: tasks.into_iter() }
+    pub(crate) fn together(release: Release, tasks: Vec<Filed>, late: bool) -> Self {
+        Self { release, order: Order::Concurrent, late, together: tasks.into_iter() }
     }
 
     /// The sequence that the registry holds.
-    pub(crate) fn sequence(release: Release, order: Order) -> Self {
-        Self { release, order, together: Vec::new().into_iter() }
+    pub(crate) fn sequence(release: Release, order: Order, late: bool) -> Self {
+        Self { release, order, late, together: Vec::new().into_iter() }
     }
 
     /// Hands the tasks to a runtime. Without one, or with one that has ended, they are cancelled.
@@ -42,7 +44,10 @@ impl Batch {
     }
 
     async fn run(mut self) {
-        tokio::task::yield_now().await;
+        // Nothing is being written for a late task, and tokio wakes what yields in one turn last to first.
+        if !self.late {
+            tokio::task::yield_now().await;
+        }
         match self.order {
             Order::Concurrent => self.run_together().await,
             Order::Sequential => while self.run_next().await.is_some() {},

@@ -34,8 +34,8 @@ pin_project! {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(crate) const fn new(inner: F, lease: Lease) -> Self {
-        Self { inner, lease: Some(lease) }
+    pub(crate) const fn new(inner: F, lease: Option<Lease>) -> Self {
+        Self { inner, lease }
     }
 }
 
@@ -49,7 +49,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(lease) = this.lease.as_mut() else {
-            // Polled after it was ready: what comes of it is for the inner future to say.
+            // A layer farther out has the lease; or this is polled after it was ready, which is the inner future's to answer.
             return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, None)));
         };
         let result = ready!(lease.run(|| this.inner.poll(cx)));

@@ -192,11 +192,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(if std::thread::panicking() {
-                Outcome::Panicked("outside of the task's own code".to_owned())
-            } else {
-                Outcome::Cancelled
-            });
+            // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
+            self.end(Outcome::Cancelled);
         }
     }
 }
@@ -228,7 +225,11 @@ async fn unless_aborted<F: Future>(supervisor: &Supervisor, future: F) -> Option
 
 async fn within<F: Future>(timeout: Option<Duration>, future: F) -> Result<F::Output, Outcome> {
     match timeout {
-        Some(timeout) => tokio::time::timeout(timeout, future).await.map_err(|_| Outcome::TimedOut),
+        // A runtime without a time driver panics at the timer, not at the task.
+        Some(timeout) => match caught(|| tokio::time::timeout(timeout, future)) {
+            Ok(timed) => timed.await.map_err(|_| Outcome::TimedOut),
+            Err(message) => Err(Outcome::Panicked(message)),
+        },
         None => Ok(future.await),
     }
 }

@@ -4,7 +4,8 @@
 //! then the body, at times the head's marker. Its drop ends the response, so a response ends exactly once, whoever drops it
 //! and for whatever reason. Nothing else ends one.
 
-use http::{Request, Response};
+use bytes::Buf;
+use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 
 use crate::{
@@ -20,45 +21,38 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lease {
     scope: Scope,
-    /// What ends the response; nothing in a service that found the registry of its own supervisor in the request.
-    progress: Option<Progress>,
+    progress: Progress,
     /// Where the lease goes, instead of ending the response, when the body is dropped before the head was sent.
     marker: Option<MarkerLink>,
     verdict: Option<(End, Option<BodyError>)>,
 }
 
 impl Lease {
-    /// Gives the request a registry, or joins the open one that it has of the same supervisor.
-    pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
+    /// Gives the request a registry. Nothing if it has an open one of the same supervisor: the layer that opened that one is
+    /// farther out, and ends the response.
+    pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Option<Self> {
         let found = request.extensions().get::<BackgroundTasks>();
-        let (tasks, progress) =
-            if let Some(joined) = found.and_then(|found| found.of(supervisor)).filter(|found| !found.is_over()) {
-                (joined.clone(), None)
-            } else {
-                let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
-                (tasks, Some(Progress::default()))
-            };
+        if found.and_then(|found| found.of(supervisor)).is_some_and(|joined| !joined.is_over()) {
+            return None;
+        }
+        let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
         request.extensions_mut().insert(tasks.clone());
-        Self { scope: Scope::new(tasks), progress, marker: None, verdict: None }
+        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), marker: None, verdict: None })
     }
 
     /// Runs the service's or the body's code with the request's registry as the current one.
     pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        if let Some(progress) = &mut self.progress {
-            progress.before_user_code();
-        }
+        self.progress.before_user_code();
         let result = self.scope.run(f);
-        if let Some(progress) = &mut self.progress {
-            progress.after_user_code();
-        }
+        self.progress.after_user_code();
         result
     }
 
     /// Notes the head of the response.
     pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
-        let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
-        let head = progress.head(tasks.request(), response);
-        let may_lose_body = tasks.request().method == http::Method::HEAD || head.grpc_status.is_some();
+        let Some(tasks) = self.scope.tasks() else { return };
+        let head = self.progress.head(tasks.request(), response);
+        let may_lose_body = tasks.request().method == Method::HEAD || head.grpc_status.is_some();
         tasks.head(head);
         if may_lose_body && tasks.is_watched() {
             let (marker, link) = HeadMarker::new();
@@ -68,31 +62,25 @@ impl Lease {
     }
 
     /// Notes a frame of the body, and whether the body is at its end now.
-    pub(crate) fn frame<D: bytes::Buf>(&mut self, frame: &Frame<D>, at_end: bool) {
-        let Some((progress, tasks)) = self.progress.as_mut().zip(self.scope.tasks()) else { return };
-        progress.frame(frame, at_end, || tasks.is_watched());
-        tasks.note_bytes(progress.bytes());
+    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool) {
+        let Some(tasks) = self.scope.tasks() else { return };
+        self.progress.frame(frame, at_end, || tasks.is_watched());
+        tasks.note_bytes(self.progress.bytes());
     }
 
     /// Notes that the body has nothing yet.
     pub(crate) const fn pending(&mut self) {
-        if let Some(progress) = &mut self.progress {
-            progress.pending();
-        }
+        self.progress.pending();
     }
 
     /// Notes that the body failed.
     pub(crate) const fn failed(&mut self) {
-        if let Some(progress) = &mut self.progress {
-            progress.failed();
-        }
+        self.progress.failed();
     }
 
     /// Ends the response, as the body returned `None`.
     pub(crate) fn ended(mut self) {
-        if let Some(progress) = &mut self.progress {
-            progress.ended();
-        }
+        self.progress.ended();
         self.marker = None;
     }
 
@@ -109,15 +97,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some((tasks, progress)) = self.scope.take().zip(self.progress.take()) else { return };
+        let Some(tasks) = self.scope.take() else { return };
+        let progress = std::mem::take(&mut self.progress);
         let verdict = self.verdict.unwrap_or_else(|| progress.verdict());
         match self.marker.take() {
-            Some(marker) => marker.hand_over(Self {
-                scope: Scope::new(tasks),
-                progress: Some(progress),
-                marker: None,
-                verdict: Some(verdict),
-            }),
+            Some(marker) => {
+                marker.hand_over(Self { scope: Scope::new(tasks), progress, marker: None, verdict: Some(verdict) });
+            }
             None => tasks.end(verdict, progress),
         }
     }

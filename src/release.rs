@@ -80,7 +80,7 @@ impl BackgroundTasks {
         if !collected.is_empty() {
             let released = collected.len();
             self.supervisor().ledger().release(collected.iter().map(|filed| filed.key));
-            self.start(collected, slot);
+            self.start(collected, false, slot);
             meter::moved(Some(TaskState::Collected), Some(TaskState::Waiting), released);
         } else if let Some(reports) = slot.take_reports_if_over() {
             drop(slot);
@@ -89,18 +89,18 @@ impl BackgroundTasks {
     }
 
     /// Has released tasks run, in the order that is set.
-    pub(crate) fn start(&self, released: Vec<Filed>, mut slot: MutexGuard<'_, Slot>) {
+    pub(crate) fn start(&self, released: Vec<Filed>, late: bool, mut slot: MutexGuard<'_, Slot>) {
         let policy = self.supervisor().policy();
         let release = Release::now(self.clone());
         let order = slot.order.unwrap_or(policy.order);
         let batch = if order == Order::Concurrent {
-            Batch::together(release, released)
+            Batch::together(release, released, late)
         } else {
             slot.sequence.extend(released);
             if std::mem::replace(&mut slot.in_sequence, true) {
                 return;
             }
-            Batch::sequence(release, order)
+            Batch::sequence(release, order, late)
         };
         let runtime = policy.runtime.clone().or_else(|| slot.runtime.clone());
         drop(slot);

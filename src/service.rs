@@ -72,7 +72,10 @@ where
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let mut lease = Lease::open(&self.supervisor, &mut request);
-        let future = lease.run(|| self.inner.call(request));
+        let future = match &mut lease {
+            Some(lease) => lease.run(|| self.inner.call(request)),
+            None => self.inner.call(request),
+        };
         ResponseFuture::new(future, lease)
     }
 }

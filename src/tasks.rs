@@ -123,7 +123,8 @@ impl BackgroundTasks {
     ///
     /// # Ordering
     ///
-    /// Tasks are started in the order in which they were added.
+    /// Tasks take their turn in the order in which they were added. Without an [`Order`] that says more they then run beside
+    /// each other, so on a runtime of several threads the second may come to run before the first.
     ///
     /// # Examples
     ///
@@ -163,7 +164,7 @@ impl BackgroundTasks {
         slot.filed += 1;
         slot.unreported += 1;
         if slot.released {
-            self.start(vec![filed], slot);
+            self.start(vec![filed], true, slot);
         } else {
             slot.collected.push(filed);
             self.arm(&mut slot);
