@@ -5,12 +5,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "tonic")]
+mod grpc;
 mod http1;
 mod http1_cut;
 mod http2;
 mod http2_cut;
 mod http2_failures;
 mod isolation;
+#[cfg(feature = "axum")]
+mod layers;
 mod table;
 mod unchanged;
 mod unchanged_http2;

@@ -6,11 +6,13 @@ use crate::support::{Seen, Server, soon};
 
 const README: &str = include_str!("../README.md");
 const SOURCES: &[&str] = &[
+    include_str!("grpc.rs"),
     include_str!("http1.rs"),
     include_str!("http1_cut.rs"),
     include_str!("http2.rs"),
     include_str!("http2_cut.rs"),
     include_str!("http2_failures.rs"),
+    include_str!("layers.rs"),
 ];
 
 /// The cells that are not empty, by case and protocol.

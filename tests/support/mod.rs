@@ -4,6 +4,9 @@
 
 #[cfg(feature = "axum")]
 mod app;
+mod around;
+mod client;
+mod events;
 mod held;
 mod multiplexed;
 mod raw;
@@ -13,13 +16,16 @@ mod server;
 mod witness;
 
 pub use self::{
+    around::Around,
+    client::get,
+    events::Events,
     held::Held,
     multiplexed::{Multiplexed, data, rest},
     raw::Raw,
     recorder::Recorder,
     script::{Script, Scripted, Step},
     server::Server,
-    witness::{Seen, Witness},
+    witness::{Course, Seen, Witness},
 };
 
 use std::time::Duration;

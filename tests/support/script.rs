@@ -54,6 +54,7 @@ impl fmt::Display for Scripted {
 impl std::error::Error for Scripted {}
 
 /// A body that does one step a poll, then returns `None`.
+#[derive(Default)]
 pub struct Script {
     steps: VecDeque<Step>,
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

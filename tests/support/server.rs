@@ -116,6 +116,11 @@ impl Server {
         Self { address, supervisor, witness, stopping, accept }
     }
 
+    /// A server that the test has started itself, which this stops.
+    pub fn running(address: SocketAddr, accept: JoinHandle<()>, supervisor: Supervisor, witness: Witness) -> Self {
+        Self { address, supervisor, witness, stopping: Arc::default(), accept }
+    }
+
     /// Cuts all connections, as the end of the process would. axum's own server keeps those that are open.
     pub fn stop(&self) {
         self.accept.abort();
