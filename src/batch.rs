@@ -12,12 +12,12 @@ use crate::{
     job::{Filed, Job},
     order::Order,
     outcome::Outcome,
-    release::Release,
+    released::Released,
 };
 
 /// The tasks that were released together, or one that was added later.
 pub(crate) struct Batch {
-    release: Release,
+    release: Released,
     order: Order,
     /// Whether the tasks were added after the release.
     late: bool,
@@ -27,12 +27,12 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Tasks that run beside each other.
-    pub(crate) fn together(release: Release, tasks: Vec<Filed>, late: bool) -> Self {
+    pub(crate) fn together(release: Released, tasks: Vec<Filed>, late: bool) -> Self {
         Self { release, order: Order::Concurrent, late, together: tasks.into_iter() }
     }
 
     /// The sequence that the registry holds.
-    pub(crate) fn sequence(release: Release, order: Order, late: bool) -> Self {
+    pub(crate) fn sequence(release: Released, order: Order, late: bool) -> Self {
         Self { release, order, late, together: Vec::new().into_iter() }
     }
 

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{end::ResponseEnd, name::Name, release::Release, tasks::BackgroundTasks};
+use crate::{end::ResponseEnd, name::Name, released::Released, tasks::BackgroundTasks};
 
 /// What a running task can ask of the request that left it, and of its supervisor.
 ///
@@ -21,7 +21,7 @@ use crate::{end::ResponseEnd, name::Name, release::Release, tasks::BackgroundTas
 /// ```
 #[derive(Debug, Clone)]
 pub struct TaskContext {
-    pub(crate) release: Release,
+    pub(crate) release: Released,
     pub(crate) name: Option<Name>,
     pub(crate) token: CancellationToken,
 }

@@ -14,7 +14,7 @@ use crate::{
     name::Name,
     outcome::Outcome,
     panics::{caught, quietly},
-    release::Release,
+    released::Released,
     report::TaskReport,
     supervisor::Supervisor,
     task::{Kind, Task},
@@ -46,7 +46,7 @@ pub(crate) struct Queued {
 }
 
 impl Job {
-    pub(crate) fn new(release: Release, filed: Filed) -> Self {
+    pub(crate) fn new(release: Released, filed: Filed) -> Self {
         let Filed { task: Task { kind, name, timeout, when }, key, index, span } = filed;
         let timeout = timeout.or(release.supervisor().policy().task_timeout);
         Self {
@@ -111,7 +111,7 @@ impl Queued {
 /// A released task's place in the books. Its drop before the end counts the task as cancelled, so that none is lost when a
 /// runtime drops what it has.
 struct Ticket {
-    release: Release,
+    release: Released,
     /// The line in the books; none once the task was taken back, and its line closed.
     key: Option<Key>,
     index: usize,

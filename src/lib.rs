@@ -1,4 +1,92 @@
 //! Tower middleware that runs tasks after the response was sent.
+//!
+//! A handler often has work that its client need not wait for: a mail, a cache to fill, a line in an audit log. Awaited in the
+//! handler, it delays the answer. Spawned, it competes with the answer that is not yet written, nobody knows whether that
+//! answer went out, and nobody sees the work fail. Here the handler adds the work to the request's [`BackgroundTasks`]; it runs
+//! when the response is over, knows how that went, and is counted until its end.
+//!
+#![cfg_attr(feature = "axum", doc = "```")]
+#![cfg_attr(not(feature = "axum"), doc = "```ignore")]
+//! use axum::{Router, body::{Body, to_bytes}, http::{Request, StatusCode}, routing::post};
+//! use tower::ServiceExt;
+//! use tower_background::{BackgroundLayer, BackgroundTasks};
+//!
+//! async fn sign_up(tasks: BackgroundTasks, address: String) -> StatusCode {
+//!     tasks.add(async move { println!("a mail goes to {address}") });
+//!     StatusCode::ACCEPTED
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let layer = BackgroundLayer::new();
+//! let supervisor = layer.supervisor().clone();
+//! let app = Router::new().route("/sign-up", post(sign_up)).layer(layer);
+//!
+//! let response = app.oneshot(Request::post("/sign-up").body(Body::from("ada@example.org"))?).await?;
+//! assert_eq!(supervisor.stats().collected, 1, "the response is not over");
+//!
+//! to_bytes(response.into_body(), 1024).await?;
+//! supervisor.idle().await;
+//! assert_eq!(supervisor.stats().succeeded, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! Each request has exactly one [`ResponseEnd`], and its tasks are released exactly once. Which of them run depends on its
+//! [`End`] and on each task's condition:
+//!
+//! | [`End`] | when | tasks that run |
+//! |---|---|---|
+//! | [`Complete`](End::Complete) | the server took all of it | all; [`When::Success`] if no error status says otherwise |
+//! | [`Aborted`](End::Aborted) | the client left, or the server stopped | [`When::Responded`] (the default), [`When::Always`] |
+//! | [`BodyError`](End::BodyError) | the body failed, or contradicted its head | [`When::Responded`], [`When::Always`] |
+//! | [`Unfinished`](End::Unfinished) | it is open, `release_after` ran out | [`When::Responded`], [`When::Always`] |
+//! | [`Panicked`](End::Panicked) | the body panicked, or the service did | as above for the body, else [`When::Always`] |
+//! | [`ServiceError`](End::ServiceError) | the service returned an error | [`When::Always`] |
+//! | [`Cancelled`](End::Cancelled) | the response was given up before its head | [`When::Always`] |
+//!
+//! An unfinished response is one that [`release_after`](SupervisorBuilder::release_after) did not wait for. A condition of
+//! one's own, by [`When::matches`], decides for any end. Whatever happens, each task that was added is in exactly one of the
+//! figures of [`Stats`], and the response itself passes through untouched.
+//!
+//! The end of a response is what the server sees: it has taken all of it, and writes the last of it to the socket at about
+//! that time. Tasks are started so that this write comes first as a rule, but no middleware can promise it.
+//!
+//! # Features
+//!
+//! None is on by default, and none changes what the others do.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
+//! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs Rust 1.88 |
+//! | `tracing` | a span for each task, which follows from the request's; events for failures and refusals |
+//! | `metrics` | counters, gauges and histograms through the `metrics` facade |
+//!
+//! # Code map
+//!
+//! Data goes one way, and a module imports what stands to its right:
+//! [`BackgroundLayer`] → [`Background`] → [`ResponseFuture`] → [`ResponseBody`] → [`BackgroundTasks`] → [`Supervisor`] →
+//! [`Task`].
+//! The one way back is a task's own: its [`TaskContext`] hands it the registry that it came from.
+//!
+//! - `lease.rs` is the right to end a response. It moves from the future to the body, its drop ends the response, and nothing
+//!   else does: so there is one end, and one release.
+//! - `progress.rs` is told what passes and judges from it how the response ended. The end is noted when it is seen, as servers
+//!   need not poll a body to `None`.
+//! - `marker.rs` takes the lease over where a framework drops a body before the head is written.
+//! - `tasks.rs` collects, in the request's `registry.rs`; `release.rs` releases, once, and starts at once what is added later.
+//! - `batch.rs` is the one runner: a batch is one tokio task, which yields once so that the server can write first.
+//! - `job.rs` takes each task to its one outcome; a drop on the way is an outcome too. `lane.rs` gives it a place to run.
+//! - `ledger.rs` alone counts, under one lock, so that the figures add up at every moment. `gate.rs` counts open responses.
+//! - `shutdown.rs` closes both, waits, cancels, drops and reports. `room.rs` is backpressure.
+//! - `current.rs` is how [`BackgroundTasks::current`] finds the registry: it lies in the thread's slot while code of the
+//!   request is polled or dropped.
+//! - `axum.rs` and `tonic.rs` stand at the rim: nothing imports them.
+//!
+//! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
 
 mod batch;
 mod body;
@@ -25,6 +113,7 @@ mod panics;
 mod progress;
 mod registry;
 mod release;
+mod released;
 mod report;
 mod request;
 mod room;
@@ -65,3 +154,8 @@ pub use self::{
     tasks::{BackgroundTasks, defer},
     when::When,
 };
+
+/// The code of the README.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

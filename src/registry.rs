@@ -16,7 +16,7 @@ use crate::{
     outcome::Outcome,
     panics::quietly,
     progress::{HeadFacts, RequestFacts},
-    release::Release,
+    released::Released,
     report::{BatchReport, TaskReport},
     supervisor::Supervisor,
     tasks::BackgroundTasks,
@@ -139,7 +139,7 @@ impl BackgroundTasks {
 
     pub(crate) fn batch_ended(&self, tasks: Vec<TaskReport>) {
         // A batch of tasks that were all taken back before the end has no release of its own.
-        let release = tasks.iter().find_map(|task| task.release.clone()).unwrap_or_else(|| Release::now(self.clone()));
+        let release = tasks.iter().find_map(|task| task.release.clone()).unwrap_or_else(|| Released::now(self.clone()));
         let report = BatchReport { release, tasks };
         self.supervisor().observers().tell(|observer| observer.batch_ended(&report));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard, atomic::Ordering};
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 use crate::{
     batch::Batch,
@@ -12,41 +12,10 @@ use crate::{
     order::Order,
     progress::Progress,
     registry::Slot,
+    released::Released,
     report::TaskState,
-    supervisor::Supervisor,
     tasks::BackgroundTasks,
 };
-
-/// What the tasks of a batch have in common: their registry, when they were released, and the end that released them.
-#[derive(Debug, Clone)]
-pub(crate) struct Release {
-    tasks: BackgroundTasks,
-    at: Instant,
-    unfinished: bool,
-}
-
-impl Release {
-    pub(crate) fn now(tasks: BackgroundTasks) -> Self {
-        let unfinished = !tasks.is_over();
-        Self { tasks, at: Instant::now(), unfinished }
-    }
-
-    pub(crate) const fn tasks(&self) -> &BackgroundTasks {
-        &self.tasks
-    }
-
-    pub(crate) const fn at(&self) -> Instant {
-        self.at
-    }
-
-    pub(crate) fn supervisor(&self) -> &Supervisor {
-        self.tasks.supervisor()
-    }
-
-    pub(crate) fn end(&self) -> &ResponseEnd {
-        self.tasks.known_end(self.unfinished).expect("an end is known before tasks are released")
-    }
-}
 
 impl BackgroundTasks {
     /// Ends the response and releases the tasks. [`Lease`](crate::lease::Lease) calls this, once.
@@ -91,7 +60,7 @@ impl BackgroundTasks {
     /// Has released tasks run, in the order that is set.
     pub(crate) fn start(&self, released: Vec<Filed>, late: bool, mut slot: MutexGuard<'_, Slot>) {
         let policy = self.supervisor().policy();
-        let release = Release::now(self.clone());
+        let release = Released::now(self.clone());
         let order = slot.order.unwrap_or(policy.order);
         let batch = if order == Order::Concurrent {
             Batch::together(release, released, late)

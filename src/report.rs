@@ -4,7 +4,7 @@ use std::{error::Error, fmt, time::Duration};
 
 use http::Method;
 
-use crate::{end::ResponseEnd, name::Name, outcome::Outcome, progress::RequestFacts, release::Release};
+use crate::{end::ResponseEnd, name::Name, outcome::Outcome, progress::RequestFacts, released::Released};
 
 /// Where a task stands that has not ended.
 ///
@@ -103,7 +103,7 @@ pub struct TaskReport {
     pub(crate) outcome: Outcome,
     pub(crate) waited: Duration,
     pub(crate) ran: Option<Duration>,
-    pub(crate) release: Option<Release>,
+    pub(crate) release: Option<Released>,
 }
 
 impl TaskReport {
@@ -134,7 +134,7 @@ impl TaskReport {
     /// How the response was over. `None` for a task that was refused before it was.
     #[must_use]
     pub fn end(&self) -> Option<&ResponseEnd> {
-        self.release.as_ref().map(Release::end)
+        self.release.as_ref().map(Released::end)
     }
 }
 
@@ -162,7 +162,7 @@ impl TaskReport {
 /// ```
 #[derive(Debug)]
 pub struct BatchReport {
-    pub(crate) release: Release,
+    pub(crate) release: Released,
     pub(crate) tasks: Vec<TaskReport>,
 }
 
