@@ -4,43 +4,39 @@
 //! comes to its tasks after the server's own task has run on, so after the write as a rule; tasks that were spawned from
 //! the drop of the body would be taken by other workers before it.
 
-use std::vec;
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use tokio::runtime::Handle;
 
 use crate::{
-    job::{Filed, Job},
+    job::{Job, Queued},
     order::Order,
     outcome::Outcome,
-    released::Released,
+    registry::{Collected, CollectedIter},
+    tasks::BackgroundTasks,
 };
 
 /// The tasks that were released together, or one that was added later.
 pub(crate) struct Batch {
-    release: Released,
+    tasks: BackgroundTasks,
     order: Order,
     /// Whether the tasks were added after the release.
     late: bool,
+    /// Whether the response was still open.
+    unfinished: bool,
     /// What is left to start; a sequence is left in the registry, where later tasks join it.
-    together: vec::IntoIter<Filed>,
+    together: CollectedIter,
 }
 
 impl Batch {
-    /// Tasks that run beside each other.
-    pub(crate) fn together(release: Released, tasks: Vec<Filed>, late: bool) -> Self {
-        Self { release, order: Order::Concurrent, late, together: tasks.into_iter() }
+    pub(crate) fn new(tasks: BackgroundTasks, together: Collected, order: Order, late: bool) -> Self {
+        let unfinished = !tasks.exchange().is_over();
+        Self { tasks, order, late, unfinished, together: together.into_iter() }
     }
 
-    /// The sequence that the registry holds.
-    pub(crate) fn sequence(release: Released, order: Order, late: bool) -> Self {
-        Self { release, order, late, together: Vec::new().into_iter() }
-    }
-
-    /// Hands the tasks to a runtime. Without one, or with one that has ended, they are cancelled.
-    pub(crate) fn spawn(self, runtime: Option<&Handle>) {
-        if let Some(runtime) = runtime {
-            drop(runtime.spawn(self.run()));
-        }
+    /// Hands the tasks to a runtime. If that has ended they are cancelled.
+    pub(crate) fn spawn(self, runtime: &Handle) {
+        drop(runtime.spawn(self.run()));
     }
 
     async fn run(mut self) {
@@ -61,41 +57,41 @@ impl Batch {
         }
     }
 
+    /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the last goes on in
+    /// this one. Most tasks that only hand something over end at their first poll, and need none.
     async fn run_together(&mut self) {
-        // Each takes its place, or its place in line, in the order added; the first runs here, as this is a tokio task already.
-        let mut first = None;
+        let mut last = None;
         while let Some(job) = self.next() {
-            let Ok(queued) = job.line_up() else { continue };
-            if first.is_none() {
-                first = Some(queued);
-            } else {
-                drop(tokio::spawn(queued.run()));
+            if let Ok(running) = first_poll(job).await {
+                if let Some(previous) = last.replace(running) {
+                    drop(tokio::spawn(previous.run()));
+                }
             }
         }
-        if let Some(first) = first {
-            first.run().await;
+        if let Some(last) = last {
+            go_on(last).await;
         }
     }
 
     /// Runs the next task of a sequence, and says whether it failed.
     async fn run_next(&mut self) -> Option<bool> {
-        Some(match self.next()?.line_up() {
-            Ok(queued) => queued.run().await,
+        Some(match first_poll(self.next()?).await {
+            Ok(running) => go_on(running).await,
             Err(failed) => failed,
         })
     }
 
     fn next(&mut self) -> Option<Job> {
-        let filed = match self.order {
+        let task = match self.order {
             Order::Concurrent => self.together.next(),
-            Order::Sequential | Order::FailFast => self.release.tasks().next_in_sequence(),
+            Order::Sequential | Order::FailFast => self.tasks.next_in_sequence(),
         };
-        filed.map(|filed| Job::new(self.release.clone(), filed))
+        task.map(|task| Job::new(task, self.tasks.clone(), self.unfinished))
     }
 
     fn end_rest(&mut self, outcome: impl Fn() -> Outcome) {
         while let Some(job) = self.next() {
-            job.end_unstarted(outcome());
+            job.end(outcome());
         }
     }
 }
@@ -105,4 +101,19 @@ impl Drop for Batch {
         // Finds tasks only if nothing will run them: there is no runtime, or it went down.
         self.end_rest(|| Outcome::Cancelled);
     }
+}
+
+/// Polls a task once. It is over by that, and failed or not, or goes on.
+async fn first_poll(job: Job) -> Result<Queued, bool> {
+    let mut job = Some(job);
+    poll_fn(|cx| match job.take() {
+        Some(job) => Poll::Ready(job.line_up().and_then(|queued| queued.poll_first(cx))),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// Runs a task to its end, on the heap: the runner of tasks that end at once is small.
+fn go_on(running: Queued) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+    Box::pin(running.run())
 }

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{end::ResponseEnd, name::Name, released::Released, tasks::BackgroundTasks};
+use crate::{end::ResponseEnd, name::Name, tasks::BackgroundTasks};
 
 /// What a running task can ask of the request that left it, and of its supervisor.
 ///
@@ -21,7 +21,8 @@ use crate::{end::ResponseEnd, name::Name, released::Released, tasks::BackgroundT
 /// ```
 #[derive(Debug, Clone)]
 pub struct TaskContext {
-    pub(crate) release: Released,
+    pub(crate) end: ResponseEnd,
+    pub(crate) tasks: BackgroundTasks,
     pub(crate) name: Option<Name>,
     pub(crate) token: CancellationToken,
 }
@@ -35,14 +36,14 @@ impl TaskContext {
 
     /// How the response was over, as far as it was known when the task was released.
     #[must_use]
-    pub fn end(&self) -> &ResponseEnd {
-        self.release.end()
+    pub const fn end(&self) -> &ResponseEnd {
+        &self.end
     }
 
     /// The registry of the request, for tasks that add tasks: these start at once.
     #[must_use]
     pub fn tasks(&self) -> BackgroundTasks {
-        self.release.tasks().clone()
+        self.tasks.clone()
     }
 
     /// Whether the task should come to its end: the grace of a [shutdown](crate::Supervisor::shutdown) is over, or a blocking

@@ -3,12 +3,13 @@
 //! A registry is moved into the thread's slot while code of its request is polled, and moved back after: two moves, no count
 //! of references, no lock. A code path that suspends takes its registry along, as the owner puts it back before it returns.
 
-use std::cell::Cell;
+use std::{cell::Cell, mem::ManuallyDrop};
 
 use crate::tasks::BackgroundTasks;
 
 thread_local! {
-    static CURRENT: Cell<Option<BackgroundTasks>> = const { Cell::new(None) };
+    // Without a destructor, which each access would have to look after: what is put in is always taken out again.
+    static CURRENT: Cell<ManuallyDrop<Option<BackgroundTasks>>> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
 /// A registry that becomes the current one while code of its request runs.
@@ -62,8 +63,8 @@ impl Scope {
     }
 
     fn swap(&mut self) {
-        // Without a slot (the thread is going down) there is no current registry, and nothing else changes.
-        let _ = CURRENT.try_with(|current| self.tasks = current.replace(self.tasks.take()));
+        let entering = ManuallyDrop::new(self.tasks.take());
+        self.tasks = ManuallyDrop::into_inner(CURRENT.replace(entering));
     }
 }
 
@@ -75,12 +76,7 @@ impl Drop for Scope {
 
 /// The current registry.
 pub(crate) fn current() -> Option<BackgroundTasks> {
-    CURRENT
-        .try_with(|current| {
-            let tasks = current.take();
-            current.set(tasks.clone());
-            tasks
-        })
-        .ok()
-        .flatten()
+    let tasks = ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(None)));
+    CURRENT.set(ManuallyDrop::new(tasks.clone()));
+    tasks
 }

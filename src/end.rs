@@ -1,10 +1,10 @@
 //! How a response was over, and all that is known of it then.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode, Version, uri::PathAndQuery};
+use http::{HeaderMap, Method, StatusCode, Version};
 
-use crate::progress::{HeadFacts, RequestFacts};
+use crate::exchange::{Ended, Exchange};
 
 /// The way in which a response was over.
 ///
@@ -133,128 +133,121 @@ impl Error for BodyError {}
 /// }
 /// # let _ = audit;
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ResponseEnd {
-    kind: End,
-    error: Option<BodyError>,
-    method: Method,
-    path: Option<PathAndQuery>,
-    version: Version,
-    status: Option<StatusCode>,
-    bytes: u64,
-    trailers: Option<HeaderMap>,
-    grpc_status: Option<i32>,
-    time_to_head: Option<Duration>,
-    elapsed: Duration,
+    exchange: Arc<dyn AsRef<Exchange> + Send + Sync>,
+    unfinished: bool,
 }
 
 impl ResponseEnd {
-    pub(crate) fn new(kind: End, request: &RequestFacts, head: Option<&HeadFacts>, bytes: u64) -> Self {
-        Self {
-            kind,
-            error: None,
-            method: request.method.clone(),
-            path: request.path.clone(),
-            version: head.map_or(request.version, |head| head.version),
-            status: head.map(|head| head.status),
-            bytes,
-            trailers: None,
-            grpc_status: head.and_then(|head| head.grpc_status),
-            time_to_head: head.map(|head| head.at.duration_since(request.started)),
-            elapsed: request.started.elapsed(),
-        }
+    /// The end of an exchange, or what was known of it at an earlier release.
+    pub(crate) fn new(exchange: Arc<dyn AsRef<Exchange> + Send + Sync>, unfinished: bool) -> Self {
+        Self { exchange, unfinished }
     }
 
-    pub(crate) fn with_error(mut self, error: Option<BodyError>) -> Self {
-        self.error = error;
-        self
+    fn exchange(&self) -> &Exchange {
+        (*self.exchange).as_ref()
     }
 
-    pub(crate) fn with_trailers(mut self, trailers: Option<HeaderMap>, grpc_status: Option<i32>) -> Self {
-        self.trailers = trailers;
-        self.grpc_status = grpc_status.or(self.grpc_status);
-        self
+    pub(crate) fn ended(&self) -> &Ended {
+        self.exchange().ended(self.unfinished)
     }
 
     /// How the response was over.
     #[must_use]
-    pub const fn kind(&self) -> End {
-        self.kind
+    pub fn kind(&self) -> End {
+        self.ended().kind
     }
 
     /// What was wrong with the body, if the end is [`End::BodyError`].
     #[must_use]
-    pub const fn error(&self) -> Option<BodyError> {
-        self.error
+    pub fn error(&self) -> Option<BodyError> {
+        self.ended().error
     }
 
     /// The request's method.
     #[must_use]
-    pub const fn method(&self) -> &Method {
-        &self.method
+    pub fn method(&self) -> &Method {
+        &self.exchange().method
     }
 
     /// The request's path without the query; empty for a target that has none, as `CONNECT` has.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.path.as_ref().map_or("", PathAndQuery::path)
+        self.exchange().path()
     }
 
     /// The response's status, if there was a response.
     #[must_use]
-    pub const fn status(&self) -> Option<StatusCode> {
-        self.status
+    pub fn status(&self) -> Option<StatusCode> {
+        self.ended().head.map(|head| head.status)
     }
 
     /// The protocol: the request's version, or the response's where that says HTTP/2 or later, as around a client it does.
     #[must_use]
-    pub const fn version(&self) -> Version {
-        self.version
+    pub fn version(&self) -> Version {
+        self.ended().head.map_or(self.exchange().version, |head| head.version)
     }
 
     /// How many bytes of data the body had yielded. What was yielded may not have been sent.
     #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn bytes(&self) -> u64 {
+        self.ended().bytes
     }
 
     /// The body's trailers, if it yielded any.
     #[must_use]
-    pub const fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.ended().trailers.as_deref()
     }
 
     /// The value of `grpc-status`, from the trailers or else from the head, where
     /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) puts it if there is no message.
     #[must_use]
-    pub const fn grpc_status(&self) -> Option<i32> {
-        self.grpc_status
+    pub fn grpc_status(&self) -> Option<i32> {
+        self.ended().grpc_status
     }
 
     /// The time from the call of the service to the head of its response, if there was one.
     #[must_use]
-    pub const fn time_to_head(&self) -> Option<Duration> {
-        self.time_to_head
+    pub fn time_to_head(&self) -> Option<Duration> {
+        self.ended().head.map(|head| head.at.saturating_duration_since(self.exchange().started))
     }
 
     /// The time from the call of the service to this end.
     #[must_use]
-    pub const fn elapsed(&self) -> Duration {
-        self.elapsed
+    pub fn elapsed(&self) -> Duration {
+        self.ended().at.saturating_duration_since(self.exchange().started)
     }
 
     /// Whether all of the response was handed to the server: the end is [`End::Complete`].
     #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        matches!(self.kind, End::Complete)
+    pub fn is_complete(&self) -> bool {
+        self.kind() == End::Complete
     }
 
     /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.is_complete()
-            && self.status.is_some_and(|status| status.as_u16() < 400)
-            && self.grpc_status.is_none_or(|status| status == 0)
+        self.ended().is_success()
+    }
+}
+
+impl fmt::Debug for ResponseEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseEnd")
+            .field("kind", &self.kind())
+            .field("error", &self.error())
+            .field("method", self.method())
+            .field("path", &self.path())
+            .field("status", &self.status())
+            .field("version", &self.version())
+            .field("bytes", &self.bytes())
+            .field("trailers", &self.trailers())
+            .field("grpc_status", &self.grpc_status())
+            .field("time_to_head", &self.time_to_head())
+            .field("elapsed", &self.elapsed())
+            .finish()
     }
 }
 

@@ -10,10 +10,10 @@ const RESPONSE: usize = 2;
 pub(crate) struct Gate(AtomicUsize);
 
 impl Gate {
-    /// Counts a response, and says whether the gate was open. One that came too late has to leave again at once.
+    /// Counts a response, if the gate is open, and says whether it is.
     pub(crate) fn enter(&self) -> bool {
-        // Acquire pairs with the release in `close`: who comes too late sees the books that are closed.
-        self.0.fetch_add(RESPONSE, Ordering::AcqRel) & CLOSED == 0
+        // A closed gate is left as it is: even for a moment, one more would hide that the last has left.
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & CLOSED == 0).then_some(word + RESPONSE)).is_ok()
     }
 
     /// Lets a response out. Returns whether it was the last of a closed gate.

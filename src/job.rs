@@ -1,60 +1,48 @@
-//! The life of one task, from its place in the registry to its one outcome.
+//! The life of one task from its release to its one outcome.
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bounds::{unless_aborted, within},
     context::TaskContext,
     current::Scope,
     lane::{InLine, Place},
-    ledger::Key,
-    log::Span,
     meter,
-    name::Name,
     outcome::Outcome,
     panics::{caught, quietly},
-    released::Released,
     report::TaskReport,
-    supervisor::Supervisor,
-    task::{Kind, Task},
+    task::Task,
+    tasks::BackgroundTasks,
     when::When,
-    work::{AsyncWork, BlockingWork, WorkResult},
+    work::{BlockingWork, WorkResult},
 };
 
-/// A task in the registry, with its line in the books.
-pub(crate) struct Filed {
-    pub(crate) task: Task,
-    pub(crate) key: Key,
-    /// Its place in the order added.
-    pub(crate) index: usize,
-    pub(crate) span: Span,
-}
-
-/// A released task.
+/// A released task. Its drop before the end counts it as cancelled, so that none is lost when a runtime drops what it has.
 pub(crate) struct Job {
-    ticket: Ticket,
-    kind: Kind,
-    when: When,
-    timeout: Option<Duration>,
+    task: Task,
+    tasks: BackgroundTasks,
+    /// Whether the response was still open when the task was released.
+    unfinished: bool,
+    in_line: bool,
+    ended: bool,
 }
 
-/// A released task that is to run when it has a place.
+/// A released task that runs when it has a place.
 pub(crate) struct Queued {
     job: Job,
     place: Result<Place, InLine>,
 }
 
 impl Job {
-    pub(crate) fn new(release: Released, filed: Filed) -> Self {
-        let Filed { task: Task { kind, name, timeout, when }, key, index, span } = filed;
-        let timeout = timeout.or(release.supervisor().policy().task_timeout);
-        Self {
-            ticket: Ticket { release, key: Some(key), index, name, in_line: false, started: None, ended: false, span },
-            kind,
-            when,
-            timeout,
-        }
+    pub(crate) const fn new(task: Task, tasks: BackgroundTasks, unfinished: bool) -> Self {
+        Self { task, tasks, unfinished, in_line: false, ended: false }
     }
 
     /// Judges whether the task is to run, and takes a place for it or a place in line.
@@ -63,224 +51,262 @@ impl Job {
     ///
     /// The task is over by that; the value says whether it failed.
     pub(crate) fn line_up(mut self) -> Result<Queued, bool> {
-        if self.ticket.release.supervisor().is_aborted() {
-            return Err(self.end_unstarted(Outcome::Cancelled));
+        if self.tasks.supervisor().is_aborted() {
+            return Err(self.end(Outcome::Cancelled));
         }
-        match caught(|| self.ticket.span.in_scope(|| self.when.holds(self.ticket.release.end()))) {
-            Ok(true) => {
-                let place = self.ticket.release.supervisor().lane(&self.kind).enter();
-                if place.is_err() {
-                    self.ticket.stand_in_line();
-                }
-                Ok(Queued { job: self, place })
-            }
-            Ok(false) => Err(self.end_unstarted(Outcome::Skipped)),
-            Err(message) => Err(self.end_unstarted(Outcome::Panicked(message))),
+        match self.is_wanted() {
+            Ok(true) => {}
+            Ok(false) => return Err(self.end(Outcome::Skipped)),
+            Err(message) => return Err(self.end(Outcome::Panicked(message))),
         }
-    }
-
-    /// Ends a task that has not started. Returns whether it failed.
-    pub(crate) fn end_unstarted(self, outcome: Outcome) -> bool {
-        let Self { mut ticket, kind, when, .. } = self;
-        quietly("a task's captured value", || drop((kind, when)));
-        ticket.end(outcome)
-    }
-}
-
-impl Queued {
-    /// Runs the task to its end. Returns whether it failed.
-    pub(crate) async fn run(self) -> bool {
-        let Self { mut job, place } = self;
-        let place = match place {
-            Ok(place) => place,
-            Err(in_line) => match job.ticket.wait(in_line).await {
-                Some(place) => place,
-                None => return job.end_unstarted(Outcome::Cancelled),
-            },
-        };
-        let Job { mut ticket, kind, timeout, .. } = job;
-        ticket.start();
-        let (outcome, _place) = match kind {
-            Kind::Async(work) => (run_async(work, &ticket, timeout).await, place),
-            Kind::Blocking(work) => (run_blocking(work, &ticket, timeout, place).await, None),
-        };
-        ticket.end(outcome)
-    }
-}
-
-/// A released task's place in the books. Its drop before the end counts the task as cancelled, so that none is lost when a
-/// runtime drops what it has.
-struct Ticket {
-    release: Released,
-    /// The line in the books; none once the task was taken back, and its line closed.
-    key: Option<Key>,
-    index: usize,
-    name: Option<Name>,
-    in_line: bool,
-    started: Option<Instant>,
-    ended: bool,
-    span: Span,
-}
-
-impl Ticket {
-    fn context(&self, token: tokio_util::sync::CancellationToken) -> TaskContext {
-        TaskContext { release: self.release.clone(), name: self.name.clone(), token }
-    }
-
-    /// Lets the task be taken back while it waits for a place.
-    fn stand_in_line(&mut self) {
-        if let Some(key) = self.key {
-            self.release.tasks().stand_in_line(self.index, key, self.name.clone());
+        let place = self.tasks.supervisor().lane(self.task.work().is_blocking()).enter();
+        if let (Err(_), Some(key)) = (&place, self.task.header().key) {
+            self.tasks.stand_in_line(self.task.header().index, key, self.task.header().name.clone());
             self.in_line = true;
         }
+        Ok(Queued { job: self, place })
     }
 
-    /// Returns whether the task was not taken back. If it was, its line in the books is closed, and may be another task's.
-    fn leave_line(&mut self) -> bool {
-        if std::mem::take(&mut self.in_line) && !self.release.tasks().leave_line(self.index) {
-            self.key = None;
+    fn is_wanted(&self) -> Result<bool, String> {
+        let ended = self.tasks.exchange().ended(self.unfinished);
+        let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.unfinished));
+        // Only a condition of the user's own can panic.
+        if matches!(self.task.header().when, When::Matches(_)) { caught(|| self.in_span(holds)) } else { Ok(holds()) }
+    }
+
+    fn in_span<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.task.header().span {
+            Some(span) => span.in_scope(f),
+            None => f(),
         }
-        self.key.is_some()
     }
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
     async fn wait(&mut self, in_line: InLine) -> Option<Place> {
-        let place = unless_aborted(self.release.supervisor(), in_line).await;
+        let place = unless_aborted(self.tasks.supervisor(), in_line).await;
         if self.leave_line() { place } else { None }
     }
 
+    /// Returns whether the task was not taken back. If it was, its line in the books is closed, and may be another task's.
+    fn leave_line(&mut self) -> bool {
+        let index = self.task.header().index;
+        if std::mem::take(&mut self.in_line) && !self.tasks.leave_line(index) {
+            self.task.header_mut().key = None;
+        }
+        self.task.header().key.is_some()
+    }
+
     fn start(&mut self) {
-        self.started = Some(Instant::now());
-        let supervisor = self.release.supervisor();
-        let Some(key) = self.key else { return };
+        let supervisor = self.tasks.supervisor();
+        let header = self.task.header_mut();
+        header.begun = true;
+        if supervisor.is_timed() || header.timeout.is_some() {
+            header.started = Some(Instant::now());
+        }
+        let Some(key) = header.key else { return };
         supervisor.ledger().start(key);
         if !supervisor.observers().is_empty() {
             if let Some(task) = supervisor.ledger().task(key) {
                 supervisor.observers().tell(|observer| observer.task_started(&task));
             }
         }
-        self.span.in_scope(|| crate::log::debug!("a task started"));
+        self.in_span(|| crate::log::debug!("a task started"));
     }
 
-    /// The one place where a released task gets its outcome. Returns whether the task failed.
-    fn end(&mut self, outcome: Outcome) -> bool {
-        if std::mem::replace(&mut self.ended, true) {
-            return outcome.is_failure();
+    fn timeout(&self) -> Option<Duration> {
+        self.task.header().timeout.or(self.tasks.supervisor().policy().task_timeout)
+    }
+
+    fn context(&self, token: CancellationToken) -> TaskContext {
+        TaskContext {
+            end: self.tasks.response_end(self.unfinished),
+            tasks: self.tasks.clone(),
+            name: self.task.header().name.clone(),
+            token,
         }
-        let failed = outcome.is_failure();
+    }
+
+    /// Starts the task if it has not started, and polls it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let first = !self.task.header().begun;
+        if first {
+            self.start();
+        }
+        let Self { task, tasks, unfinished, .. } = self;
+        let (header, mut work) = task.parts_mut();
+        let mut scope = Scope::new(tasks.clone());
+        let polled = scope.run(|| {
+            let poll = || {
+                if first {
+                    work.as_mut().begin(&|| TaskContext {
+                        end: tasks.response_end(*unfinished),
+                        tasks: tasks.clone(),
+                        name: header.name.clone(),
+                        token: tasks.supervisor().cancel_token().clone(),
+                    });
+                }
+                work.as_mut().poll(cx)
+            };
+            let polled = match &header.span {
+                Some(span) => span.in_scope(|| caught(poll)),
+                None => caught(poll),
+            };
+            if !matches!(polled, Ok(Poll::Pending)) {
+                quietly("a task's captured value", || work.clear());
+            }
+            polled
+        });
+        match polled {
+            Ok(poll) => poll.map(|result| outcome_of(Ok(result))),
+            Err(message) => Poll::Ready(Outcome::Panicked(message)),
+        }
+    }
+
+    async fn run_async(&mut self) -> Outcome {
+        let supervisor = self.tasks.supervisor().clone();
+        match self.timeout() {
+            None => unless_aborted(&supervisor, poll_fn(|cx| self.poll(cx))).await.unwrap_or(Outcome::Cancelled),
+            // On the heap, so that a task without a timeout does not carry the place for a timer.
+            Some(timeout) => {
+                let spent = self.task.header().started.map_or(Duration::ZERO, |started| started.elapsed());
+                let timed = within(timeout.saturating_sub(spent), poll_fn(|cx| self.poll(cx)));
+                let timed = Box::pin(unless_aborted(&supervisor, timed)).await;
+                timed.map_or(Outcome::Cancelled, |timed| timed.unwrap_or_else(|outcome| outcome))
+            }
+        }
+    }
+
+    async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> Outcome {
+        let supervisor = self.tasks.supervisor().clone();
+        let token = supervisor.cancel_token().child_token();
+        let context = self.context(token.clone());
+        let mut scope = Scope::new(self.tasks.clone());
+        let span = self.task.header().span.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            // Held until the function has really returned, also where nobody waits for it any more.
+            let _place = place;
+            let call = || caught(|| work(context));
+            scope.run(|| match &span {
+                Some(span) => span.in_scope(call),
+                None => call(),
+            })
+        });
+        let unstarted = thread.abort_handle();
+        let timeout = self.timeout();
+        let timed = async {
+            match timeout {
+                Some(timeout) => within(timeout, thread).await,
+                None => Ok(thread.await),
+            }
+        };
+        let outcome = match unless_aborted(&supervisor, timed).await {
+            Some(Ok(Ok(result))) => return outcome_of(result),
+            Some(Ok(Err(_the_runtime_went_down))) => return Outcome::Cancelled,
+            Some(Err(outcome)) => outcome,
+            None => Outcome::Cancelled,
+        };
+        // A function that has not begun never will; one that runs is told.
+        unstarted.abort();
+        token.cancel();
+        outcome
+    }
+
+    /// Ends the task, and returns whether it failed.
+    pub(crate) fn end(mut self, outcome: Outcome) -> bool {
+        self.end_once(outcome)
+    }
+
+    /// The one place where a released task gets its outcome.
+    fn end_once(&mut self, outcome: Outcome) -> bool {
+        self.ended = true;
         self.leave_line();
-        let supervisor = self.release.supervisor();
-        let ended = Instant::now();
-        let waited = self.started.unwrap_or(ended).saturating_duration_since(self.release.at());
-        let ran = self.started.map(|started| ended.saturating_duration_since(started));
-        self.span.outcome(outcome.label());
-        self.span.in_scope(|| log_outcome(&outcome, self.name.as_ref().map_or("", Name::as_str), self.release.end().path()));
-        meter::ended(self.name.as_ref(), &outcome, waited, ran);
+        self.clear();
+        let failed = outcome.is_failure();
         let figure = outcome.figure();
-        if !supervisor.observers().is_empty() {
-            let report = TaskReport { name: self.name.clone(), outcome, waited, ran, release: Some(self.release.clone()) };
-            self.release.tasks().report(self.index, report);
+        let supervisor = self.tasks.supervisor();
+        let header = self.task.header();
+        if let Some(span) = &header.span {
+            span.outcome(outcome.label());
+            span.in_scope(|| outcome.log(header.name.as_ref(), self.tasks.exchange().path()));
+        }
+        if supervisor.is_timed() {
+            let now = Instant::now();
+            let released = header.added.unwrap_or_else(|| self.tasks.exchange().ended(self.unfinished).at);
+            let waited = header.started.unwrap_or(now).saturating_duration_since(released);
+            let ran = header.started.map(|started| now.saturating_duration_since(started));
+            meter::ended(header.name.as_ref(), &outcome, waited, ran);
+            if !supervisor.observers().is_empty() {
+                let end = Some(self.tasks.response_end(self.unfinished));
+                self.tasks.report(header.index, TaskReport { name: header.name.clone(), outcome, waited, ran, end });
+            }
         }
         // Last of all, so that whoever waits for the books to be idle finds everything told.
-        if let Some(key) = self.key {
+        if let Some(key) = header.key {
             supervisor.ledger().end(key, figure);
         }
         failed
     }
+
+    /// Drops what the user gave, where the user's code may run.
+    fn clear(&mut self) {
+        let Self { task, tasks, .. } = self;
+        let (header, work) = task.parts_mut();
+        let custom = matches!(header.when, When::Matches(_)).then(|| std::mem::take(&mut header.when));
+        if work.is_cleared() && custom.is_none() {
+            return;
+        }
+        Scope::new(tasks.clone()).run(|| quietly("a task's captured value", || work.clear()));
+        quietly("a task's condition", || drop(custom));
+    }
 }
 
-impl Drop for Ticket {
+impl Drop for Job {
     fn drop(&mut self) {
         if !self.ended {
             // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
-            self.end(Outcome::Cancelled);
+            self.end_once(Outcome::Cancelled);
         }
     }
 }
 
-/// Logs how a task ended, under its name and its request's path.
-pub(crate) fn log_outcome(outcome: &Outcome, task: &str, path: &str) {
-    match outcome {
-        Outcome::Succeeded => crate::log::debug!(task = task, path = path, "a task succeeded"),
-        Outcome::Skipped => crate::log::debug!(task = task, path = path, "a task was skipped: its condition did not hold"),
-        Outcome::Refused => crate::log::error!(task = task, path = path, "a task was refused: the supervisor is closed"),
-        Outcome::Cancelled => crate::log::warn!(task = task, path = path, "a task was cancelled before its end"),
-        Outcome::TimedOut => crate::log::error!(task = task, path = path, "a task ran longer than its timeout"),
-        Outcome::Failed(error) => crate::log::error!(task = task, path = path, error = %error, "a task failed"),
-        Outcome::Panicked(message) => crate::log::error!(task = task, path = path, panic = %message, "a task panicked"),
-    }
-}
-
-/// Polls the future until it is ready, or the supervisor aborts what runs.
-async fn unless_aborted<F: Future>(supervisor: &Supervisor, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut aborted = pin!(supervisor.aborted());
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        // A task that is ready at once never comes here, and costs nothing for it.
-        Poll::Pending => aborted.as_mut().poll(cx).map(|()| None),
-    })
-    .await
-}
-
-async fn within<F: Future>(timeout: Option<Duration>, future: F) -> Result<F::Output, Outcome> {
-    match timeout {
-        // A runtime without a time driver panics at the timer, not at the task.
-        Some(timeout) => match caught(|| tokio::time::timeout(timeout, future)) {
-            Ok(timed) => timed.await.map_err(|_| Outcome::TimedOut),
-            Err(message) => Err(Outcome::Panicked(message)),
-        },
-        None => Ok(future.await),
-    }
-}
-
-async fn run_async(mut work: AsyncWork, ticket: &Ticket, timeout: Option<Duration>) -> Outcome {
-    let supervisor = ticket.release.supervisor();
-    let mut scope = Scope::new(ticket.release.tasks().clone());
-    let mut begun = false;
-    let polled = poll_fn(|cx| {
-        let poll = caught(|| {
-            scope.run(|| {
-                ticket.span.in_scope(|| {
-                    if !std::mem::replace(&mut begun, true) {
-                        work.as_mut().begin(&|| ticket.context(supervisor.cancel_token().clone()));
-                    }
-                    work.as_mut().poll(cx)
-                })
-            })
-        });
-        match poll {
-            Ok(poll) => poll.map(Ok),
-            Err(message) => Poll::Ready(Err(message)),
+impl Queued {
+    /// Polls the task, if it has a place and can be polled.
+    ///
+    /// # Errors
+    ///
+    /// The task is over by that; the value says whether it failed.
+    pub(crate) fn poll_first(mut self, cx: &mut Context<'_>) -> Result<Self, bool> {
+        if self.place.is_err() || self.job.task.work().is_blocking() {
+            return Ok(self);
         }
-    });
-    let result = unless_aborted(supervisor, within(timeout, polled)).await;
-    quietly("a task's captured value", || scope.run(|| ticket.span.in_scope(|| drop(work))));
-    result.map_or(Outcome::Cancelled, |result| result.map_or_else(|outcome| outcome, outcome_of))
-}
+        match self.job.poll(cx) {
+            Poll::Ready(outcome) => Err(self.job.end(outcome)),
+            Poll::Pending => Ok(self),
+        }
+    }
 
-async fn run_blocking(work: BlockingWork, ticket: &Ticket, timeout: Option<Duration>, place: Place) -> Outcome {
-    let supervisor = ticket.release.supervisor();
-    let token = supervisor.cancel_token().child_token();
-    let context = ticket.context(token.clone());
-    let mut scope = Scope::new(ticket.release.tasks().clone());
-    let span = ticket.span.clone();
-    let thread = tokio::task::spawn_blocking(move || {
-        // Held until the function has really returned, also where nobody waits for it any more.
-        let _place = place;
-        caught(|| scope.run(|| span.in_scope(|| work(context))))
-    });
-    let unstarted = thread.abort_handle();
-    let outcome = match unless_aborted(supervisor, within(timeout, thread)).await {
-        Some(Ok(Ok(result))) => return outcome_of(result),
-        Some(Ok(Err(_the_runtime_went_down))) => return Outcome::Cancelled,
-        Some(Err(timed_out)) => timed_out,
-        None => Outcome::Cancelled,
-    };
-    // A function that has not begun never will; one that runs is told.
-    unstarted.abort();
-    token.cancel();
-    outcome
+    /// Runs the task to its end. Returns whether it failed.
+    pub(crate) async fn run(self) -> bool {
+        let Self { mut job, place } = self;
+        let place = match place {
+            Ok(place) => place,
+            Err(in_line) => match Box::pin(job.wait(in_line)).await {
+                Some(place) => place,
+                None => return job.end(Outcome::Cancelled),
+            },
+        };
+        let blocking = job.task.parts_mut().1.take_blocking();
+        let (outcome, place) = match blocking {
+            Some(work) => {
+                job.start();
+                (Box::pin(job.run_blocking(work, place)).await, None)
+            }
+            None => (job.run_async().await, place),
+        };
+        let failed = job.end(outcome);
+        drop(place);
+        failed
+    }
 }
 
 fn outcome_of(result: Result<WorkResult, String>) -> Outcome {

@@ -10,9 +10,9 @@ use http_body::{Body, Frame};
 
 use crate::{
     current::Scope,
-    end::{BodyError, End},
+    end::End,
     marker::{HeadMarker, MarkerLink},
-    progress::{Progress, RequestFacts},
+    progress::{Progress, Verdict},
     supervisor::Supervisor,
     tasks::BackgroundTasks,
 };
@@ -24,7 +24,7 @@ pub(crate) struct Lease {
     progress: Progress,
     /// Where the lease goes, instead of ending the response, when the body is dropped before the head was sent.
     marker: Option<MarkerLink>,
-    verdict: Option<(End, Option<BodyError>)>,
+    verdict: Option<Box<Verdict>>,
 }
 
 impl Lease {
@@ -32,10 +32,10 @@ impl Lease {
     /// farther out, and ends the response.
     pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Option<Self> {
         let found = request.extensions().get::<BackgroundTasks>();
-        if found.and_then(|found| found.of(supervisor)).is_some_and(|joined| !joined.is_over()) {
+        if found.and_then(|found| found.of(supervisor)).is_some_and(|joined| !joined.exchange().is_over()) {
             return None;
         }
-        let tasks = BackgroundTasks::open(supervisor, RequestFacts::of(request), found.cloned());
+        let tasks = BackgroundTasks::open(supervisor, request, found.cloned());
         request.extensions_mut().insert(tasks.clone());
         Some(Self { scope: Scope::new(tasks), progress: Progress::default(), marker: None, verdict: None })
     }
@@ -51,9 +51,9 @@ impl Lease {
     /// Notes the head of the response.
     pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
         let Some(tasks) = self.scope.tasks() else { return };
-        let head = self.progress.head(tasks.request(), response);
-        let may_lose_body = tasks.request().method == Method::HEAD || head.grpc_status.is_some();
-        tasks.head(head);
+        let head = self.progress.head(tasks.exchange(), response);
+        let may_lose_body = tasks.exchange().method == Method::HEAD || head.grpc_status.is_some();
+        tasks.note_head(head);
         if may_lose_body && tasks.is_watched() {
             let (marker, link) = HeadMarker::new();
             response.extensions_mut().insert(marker);
@@ -86,7 +86,7 @@ impl Lease {
 
     /// Ends the response, as the service returned an error.
     pub(crate) fn service_failed(mut self) {
-        self.verdict = Some((End::ServiceError, None));
+        self.verdict = Some(Box::new((End::ServiceError, None)));
     }
 
     /// Makes the registry the current one while what this lease stands beside is dropped.
@@ -99,10 +99,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(tasks) = self.scope.take() else { return };
         let progress = std::mem::take(&mut self.progress);
-        let verdict = self.verdict.unwrap_or_else(|| progress.verdict());
+        let verdict = self.verdict.take().map_or_else(|| progress.verdict(), |verdict| *verdict);
         match self.marker.take() {
             Some(marker) => {
-                marker.hand_over(Self { scope: Scope::new(tasks), progress, marker: None, verdict: Some(verdict) });
+                let verdict = Some(Box::new(verdict));
+                marker.hand_over(Self { scope: Scope::new(tasks), progress, marker: None, verdict });
             }
             None => tasks.end(verdict, progress),
         }

@@ -1,17 +1,18 @@
 //! The books: which tasks there are and where each stands, in figures that add up at every moment.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    exchange::Exchange,
     meter,
     name::Name,
     outcome::Figure,
-    progress::RequestFacts,
     report::{RunningTask, TaskState},
     stats::Stats,
+    task::Key,
 };
 
 /// How far a supervisor is shut down. It only goes forward.
@@ -29,7 +30,6 @@ pub(crate) enum Phase {
 }
 
 /// The one place that counts. Its lock is held for a few additions; a request without tasks does not take it.
-#[derive(Debug)]
 pub(crate) struct Ledger {
     books: Mutex<Books>,
     /// Told when nothing is pending, and of each end of a task after the books were sealed.
@@ -39,7 +39,7 @@ pub(crate) struct Ledger {
     max_pending: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Books {
     stats: Stats,
     tasks: Slab<Entry>,
@@ -50,16 +50,13 @@ struct Books {
     abandoned: Vec<RunningTask>,
 }
 
-#[derive(Debug)]
 struct Entry {
     name: Option<Name>,
-    request: RequestFacts,
-    added: Instant,
+    exchange: Weak<dyn AsRef<Exchange> + Send + Sync>,
+    /// When the task was added, if that was after the release.
+    added: Option<Instant>,
     state: TaskState,
 }
-
-/// A task's line in the books.
-pub(crate) type Key = usize;
 
 impl Ledger {
     pub(crate) fn new(max_pending: Option<usize>) -> Self {
@@ -81,25 +78,30 @@ impl Ledger {
     }
 
     pub(crate) fn task(&self, key: Key) -> Option<RunningTask> {
-        self.books().tasks.get(key).map(|entry| entry.describe(Instant::now()))
+        self.books().tasks.get(key).and_then(|entry| entry.describe(Instant::now()))
     }
 
-    /// Enters a task. Nothing if it is refused.
-    pub(crate) fn add(&self, name: Option<&Name>, request: &RequestFacts, admitted: bool, state: TaskState) -> Option<Key> {
+    /// Enters a task; one with a time of its own waits, as its response is over. Nothing if it is refused.
+    pub(crate) fn add(
+        &self,
+        name: Option<&Name>,
+        exchange: Weak<dyn AsRef<Exchange> + Send + Sync>,
+        admitted: bool,
+        added: Option<Instant>,
+    ) -> Option<Key> {
+        let state = if added.is_some() { TaskState::Waiting } else { TaskState::Collected };
         let mut books = self.books();
         if books.phase == Phase::Sealed || (books.phase > Phase::Open && !admitted) {
             books.stats.refused += 1;
             return None;
         }
         *books.figure(state) += 1;
-        let added = Instant::now();
-        let key = books.tasks.insert(Entry { name: name.cloned(), request: request.clone(), added, state });
+        let key = books.tasks.insert(Entry { name: name.cloned(), exchange, added, state });
         Some(key)
     }
 
     /// Collected tasks wait from now on.
-    pub(crate) fn release(&self, keys: impl ExactSizeIterator<Item = Key>) {
-        let released = keys.len();
+    pub(crate) fn release(&self, released: usize, keys: impl Iterator<Item = Key>) {
         let mut books = self.books();
         books.stats.collected -= released as u64;
         books.stats.waiting += released as u64;
@@ -213,7 +215,7 @@ impl Books {
     fn describe(&self, which: impl Fn(&Entry) -> bool) -> Vec<RunningTask> {
         let now = Instant::now();
         let mut tasks: Vec<_> =
-            self.tasks.iter().filter(|(_, entry)| which(entry)).map(|(_, entry)| entry.describe(now)).collect();
+            self.tasks.iter().filter(|(_, entry)| which(entry)).filter_map(|(_, entry)| entry.describe(now)).collect();
         tasks.sort_by_key(|task| std::cmp::Reverse(task.age));
         tasks
     }
@@ -228,12 +230,16 @@ impl Books {
 }
 
 impl Entry {
-    fn describe(&self, now: Instant) -> RunningTask {
-        RunningTask {
+    /// Nothing if the task is being let go of with its registry.
+    fn describe(&self, now: Instant) -> Option<RunningTask> {
+        let exchange = self.exchange.upgrade()?;
+        let exchange = (*exchange).as_ref();
+        Some(RunningTask {
             name: self.name.clone(),
-            request: self.request.clone(),
-            age: now.saturating_duration_since(self.added),
+            method: exchange.method.clone(),
+            path: exchange.path.clone(),
+            age: now.saturating_duration_since(self.added.unwrap_or_else(|| exchange.age_from())),
             state: self.state,
-        }
+        })
     }
 }

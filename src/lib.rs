@@ -74,6 +74,7 @@
 //!
 //! - `lease.rs` is the right to end a response. It moves from the future to the body, its drop ends the response, and nothing
 //!   else does: so there is one end, and one release.
+//! - `exchange.rs` is what is known of a request and its response; it lies in the registry, and all others read it there.
 //! - `progress.rs` is told what passes and judges from it how the response ended. The end is noted when it is seen, as servers
 //!   need not poll a body to `None`.
 //! - `marker.rs` takes the lease over where a framework drops a body before the head is written.
@@ -90,11 +91,13 @@
 
 mod batch;
 mod body;
+mod bounds;
 mod builder;
 mod context;
 mod current;
 mod end;
 mod error;
+mod exchange;
 mod future;
 mod gate;
 mod job;
@@ -113,7 +116,6 @@ mod panics;
 mod progress;
 mod registry;
 mod release;
-mod released;
 mod report;
 mod request;
 mod room;

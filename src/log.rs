@@ -5,14 +5,15 @@ pub(crate) use tracing::{debug, error, warn};
 
 #[cfg(feature = "tracing")]
 mod span {
-    use crate::progress::RequestFacts;
+    use crate::exchange::Exchange;
 
     /// A task's span: a root that follows from the span in which the task was added, and holds nothing of that.
     #[derive(Debug, Clone)]
     pub(crate) struct Span(tracing::Span);
 
     impl Span {
-        pub(crate) fn of_task(name: Option<&str>, request: &RequestFacts) -> Self {
+        #[expect(clippy::unnecessary_wraps, reason = "without the feature there is none")]
+        pub(crate) fn of_task(name: Option<&str>, request: &Exchange) -> Option<Self> {
             let span = tracing::info_span!(
                 parent: None,
                 "background_task",
@@ -22,7 +23,7 @@ mod span {
                 outcome = tracing::field::Empty,
             );
             span.follows_from(tracing::Span::current());
-            Self(span)
+            Some(Self(span))
         }
 
         pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
@@ -48,15 +49,15 @@ pub(crate) use {nothing as debug, nothing as error, nothing as warn};
 
 #[cfg(not(feature = "tracing"))]
 mod span {
-    use crate::progress::RequestFacts;
+    use crate::exchange::Exchange;
 
     /// Nothing.
     #[derive(Debug, Clone)]
     pub(crate) struct Span;
 
     impl Span {
-        pub(crate) const fn of_task(_name: Option<&str>, _request: &RequestFacts) -> Self {
-            Self
+        pub(crate) const fn of_task(_name: Option<&str>, _request: &Exchange) -> Option<Self> {
+            None
         }
 
         #[expect(clippy::unused_self, reason = "it has the signature of a span's")]

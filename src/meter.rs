@@ -1,7 +1,7 @@
 //! Figures for the `metrics` facade; nothing, and no `cfg` where it is called, without the `metrics` feature.
 
 #[cfg(feature = "metrics")]
-pub(crate) use with_metrics::{ended, moved};
+pub(crate) use with_metrics::{IS_ON, ended, moved};
 
 #[cfg(feature = "metrics")]
 pub use with_metrics::describe_metrics;
@@ -13,6 +13,9 @@ mod with_metrics {
     use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
     use crate::{name::Name, outcome::Outcome, report::TaskState};
+
+    /// Whether figures are wanted.
+    pub(crate) const IS_ON: bool = true;
 
     const TASKS: &str = "background_tasks_total";
     const COLLECTED: &str = "background_tasks_collected";
@@ -85,13 +88,15 @@ mod with_metrics {
 }
 
 #[cfg(not(feature = "metrics"))]
-pub(crate) use without_metrics::{ended, moved};
+pub(crate) use without_metrics::{IS_ON, ended, moved};
 
 #[cfg(not(feature = "metrics"))]
 mod without_metrics {
     use std::time::Duration;
 
     use crate::{name::Name, outcome::Outcome, report::TaskState};
+
+    pub(crate) const IS_ON: bool = false;
 
     pub(crate) const fn moved(_from: Option<TaskState>, _to: Option<TaskState>, _tasks: usize) {}
 

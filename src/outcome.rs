@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{error::BoxError, stats::Stats};
+use crate::{error::BoxError, name::Name, stats::Stats};
 
 /// How a task ended. Every task that was added ends in exactly one of these ways.
 ///
@@ -68,6 +68,20 @@ impl Outcome {
             Self::Cancelled => |stats| &mut stats.cancelled,
             Self::Skipped => |stats| &mut stats.skipped,
             Self::Refused => |stats| &mut stats.refused,
+        }
+    }
+
+    /// Logs how a task ended, under its name and its request's path.
+    pub(crate) fn log(&self, name: Option<&Name>, path: &str) {
+        let task = name.map_or("", Name::as_str);
+        match self {
+            Self::Succeeded => crate::log::debug!(task = task, path = path, "a task succeeded"),
+            Self::Skipped => crate::log::debug!(task = task, path = path, "a task was skipped: its condition did not hold"),
+            Self::Refused => crate::log::error!(task = task, path = path, "a task was refused: the supervisor is closed"),
+            Self::Cancelled => crate::log::warn!(task = task, path = path, "a task was cancelled before its end"),
+            Self::TimedOut => crate::log::error!(task = task, path = path, "a task ran longer than its timeout"),
+            Self::Failed(error) => crate::log::error!(task = task, path = path, error = %error, "a task failed"),
+            Self::Panicked(message) => crate::log::error!(task = task, path = path, panic = %message, "a task panicked"),
         }
     }
 }

@@ -6,62 +6,40 @@
 //! [RFC 9113, section 8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1) demands.
 
 use bytes::Buf;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header::CONTENT_LENGTH};
 use http_body::{Body, Frame};
 use tokio::time::Instant;
 
-use crate::end::{BodyError, End, grpc_status};
+use crate::{
+    end::{BodyError, End, grpc_status},
+    exchange::{Ended, Exchange, Head},
+};
 
-/// What of a request outlives its hand-over to the inner service.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestFacts {
-    pub(crate) method: Method,
-    pub(crate) path: Option<PathAndQuery>,
-    pub(crate) version: Version,
-    pub(crate) started: Instant,
-}
+/// How a response ended, and what was wrong with its body.
+pub(crate) type Verdict = (End, Option<BodyError>);
 
-impl RequestFacts {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self {
-            method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
-            version: request.version(),
-            started: Instant::now(),
-        }
-    }
-
-    /// The path without the query; empty for a target that has none.
-    pub(crate) fn path(&self) -> &str {
-        self.path.as_ref().map_or("", PathAndQuery::path)
-    }
-}
-
-/// What is known once the head of the response is ready.
-#[derive(Debug)]
-pub(crate) struct HeadFacts {
-    pub(crate) status: StatusCode,
-    pub(crate) version: Version,
-    pub(crate) grpc_status: Option<i32>,
-    pub(crate) at: Instant,
-}
-
-/// What the response has shown so far.
+/// What the response has shown so far. It moves with what it is about, so it is kept small.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent observations, judged together at the end")]
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// Set while user code runs, so that it stays set only where that code panicked.
     running: bool,
-    head: bool,
     multiplexed: bool,
     bodyless: bool,
-    declared: Option<u64>,
-    /// A `content-length` that is sent beside a `declared` that is not it.
-    contradiction: Option<u64>,
     polled: bool,
     ended: bool,
     failed: bool,
+    head: Option<Head>,
+    declared: Option<u64>,
     bytes: u64,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few responses show.
+#[derive(Debug, Default)]
+struct Rare {
+    /// A `content-length` that is sent beside a `declared` that is not it.
+    contradiction: Option<u64>,
     trailers: Option<Box<HeaderMap>>,
     grpc_status: Option<i32>,
 }
@@ -76,11 +54,10 @@ impl Progress {
     }
 
     /// Notes the head, and whether the body is at its end already.
-    pub(crate) fn head<B: Body>(&mut self, request: &RequestFacts, response: &Response<B>) -> HeadFacts {
+    pub(crate) fn head<B: Body>(&mut self, request: &Exchange, response: &Response<B>) -> Head {
         let body = response.body();
         let status = response.status();
         let version = protocol(request.version, response.version());
-        self.head = true;
         self.multiplexed = version >= Version::HTTP_2;
         self.bodyless = bodyless(&request.method, status);
         self.ended = body.is_end_stream();
@@ -88,14 +65,16 @@ impl Progress {
         self.declared = hinted.or(header);
         // hyper's HTTP/1 leaves the header out beside a body that is at its end.
         let sent = self.multiplexed || !self.ended;
-        self.contradiction = header.filter(|_| sent && header != self.declared);
-        HeadFacts {
-            status,
-            version,
-            // A gRPC status stands in the head only of a response without a body.
-            grpc_status: self.ended.then(|| grpc_status(response.headers())).flatten(),
-            at: Instant::now(),
+        if sent && header.is_some() && header != self.declared {
+            self.rare().contradiction = header;
         }
+        // A gRPC status stands in the head only of a response without a body.
+        let grpc_status = if self.ended { grpc_status(response.headers()) } else { None };
+        *self.head.insert(Head { status, version, grpc_status, at: Instant::now() })
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Notes a frame that the body yielded, and whether it was the last.
@@ -106,9 +85,10 @@ impl Progress {
             self.ended |= at_end;
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ended = true;
-            self.grpc_status = grpc_status(trailers);
+            let rare = self.rare();
+            rare.grpc_status = grpc_status(trailers);
             if keep_trailers() {
-                self.trailers = Some(Box::new(trailers.clone()));
+                rare.trailers = Some(Box::new(trailers.clone()));
             }
         }
     }
@@ -134,20 +114,20 @@ impl Progress {
         self.bytes
     }
 
-    pub(crate) const fn grpc_status(&self) -> Option<i32> {
-        self.grpc_status
-    }
-
-    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take().map(|trailers| *trailers)
+    /// The end, now, that `verdict` told.
+    pub(crate) fn into_end(self, (kind, error): Verdict) -> Ended {
+        let Self { head, bytes, rare, .. } = self;
+        let Rare { trailers, grpc_status, .. } = rare.map_or_else(Rare::default, |rare| *rare);
+        let grpc_status = grpc_status.or_else(|| head?.grpc_status);
+        Ended { kind, error, head, bytes, trailers, grpc_status, at: Instant::now() }
     }
 
     /// How the response ends if nothing more comes of it.
-    pub(crate) fn verdict(&self) -> (End, Option<BodyError>) {
+    pub(crate) fn verdict(&self) -> Verdict {
         if self.running || std::thread::panicking() {
             return (End::Panicked, None);
         }
-        if !self.head {
+        if self.head.is_none() {
             return (End::Cancelled, None);
         }
         match self.body_verdict() {
@@ -173,7 +153,8 @@ impl Progress {
             Some(declared) if yielded > declared && self.multiplexed => Err(BodyError::TooLong { declared, yielded }),
             Some(declared) if yielded < declared && self.ended => Err(BodyError::TooShort { declared, yielded }),
             Some(hinted) if self.ended || (yielded >= hinted && !self.multiplexed) => {
-                self.contradiction.map_or(Ok(true), |declared| Err(BodyError::Contradicted { declared, hinted }))
+                let contradiction = self.rare.as_ref().and_then(|rare| rare.contradiction);
+                contradiction.map_or(Ok(true), |declared| Err(BodyError::Contradicted { declared, hinted }))
             }
             _ => Ok(self.ended),
         }

@@ -2,23 +2,20 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
-    end::ResponseEnd,
-    job::Filed,
-    ledger::Key,
+    exchange::Exchange,
     name::Name,
     order::Order,
     outcome::Outcome,
     panics::quietly,
-    progress::{HeadFacts, RequestFacts},
-    released::Released,
-    report::{BatchReport, TaskReport},
+    report::TaskReport,
     supervisor::Supervisor,
+    task::{Key, Task},
     tasks::BackgroundTasks,
 };
 
@@ -28,13 +25,7 @@ pub(crate) struct Registry {
     pub(crate) admitted: bool,
     /// The registry of another supervisor's layer, which this one has replaced in the request's extensions.
     pub(crate) outer: Option<BackgroundTasks>,
-    pub(crate) request: RequestFacts,
-    pub(crate) head: OnceLock<HeadFacts>,
-    /// What the body has yielded, for a release that comes before its end.
-    pub(crate) bytes: AtomicU64,
-    /// What was known at a release before the end.
-    pub(crate) unfinished: OnceLock<Box<ResponseEnd>>,
-    pub(crate) end: OnceLock<ResponseEnd>,
+    pub(crate) exchange: Exchange,
     slot: Mutex<Slot>,
 }
 
@@ -42,34 +33,33 @@ pub(crate) struct Registry {
 #[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) released: bool,
-    pub(crate) order: Option<Order>,
-    pub(crate) collected: Vec<Filed>,
-    /// What is released and waits for its turn in a sequence, and whether a runner is at it.
-    pub(crate) sequence: VecDeque<Filed>,
+    /// Whether a runner is at the sequence.
     pub(crate) in_sequence: bool,
-    /// What is released and waits for a place, by its place in the order added.
-    pub(crate) in_line: Vec<(usize, Key, Option<Name>)>,
+    pub(crate) order: Option<Order>,
     /// How many tasks were filed, and how many of them have no report yet.
     pub(crate) filed: usize,
     pub(crate) unreported: usize,
-    pub(crate) reports: Vec<(usize, TaskReport)>,
+    pub(crate) collected: Collected,
     pub(crate) runtime: Option<Handle>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most requests do without.
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// What is released and waits for its turn.
+    pub(crate) sequence: VecDeque<Task>,
+    /// What is released and waits for a place, by its place in the order added.
+    pub(crate) in_line: Vec<(usize, Key, Option<Name>)>,
+    pub(crate) reports: Vec<(usize, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
 }
 
 impl Registry {
-    pub(crate) fn new(supervisor: &Supervisor, request: RequestFacts, outer: Option<BackgroundTasks>, admitted: bool) -> Self {
-        Self {
-            supervisor: supervisor.clone(),
-            admitted,
-            outer,
-            request,
-            head: OnceLock::new(),
-            bytes: AtomicU64::new(0),
-            unfinished: OnceLock::new(),
-            end: OnceLock::new(),
-            slot: Mutex::default(),
-        }
+    // Inlined, so that it is built where it stays: it is large.
+    #[inline]
+    pub(crate) fn new(supervisor: &Supervisor, exchange: Exchange, outer: Option<BackgroundTasks>, admitted: bool) -> Self {
+        Self { supervisor: supervisor.clone(), admitted, outer, exchange, slot: Mutex::default() }
     }
 
     pub(crate) fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -82,65 +72,91 @@ impl Registry {
     }
 }
 
+impl AsRef<Exchange> for Registry {
+    fn as_ref(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         // Finds tasks only if no response was there to release them.
-        for Filed { task, key, .. } in std::mem::take(&mut self.slot_mut().collected) {
+        if self.slot_mut().collected.is_empty() {
+            return;
+        }
+        for task in std::mem::take(&mut self.slot_mut().collected) {
+            let key = task.header().key;
             quietly("a task's captured value", || drop(task));
-            self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
+            if let Some(key) = key {
+                self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
+            }
         }
     }
 }
 
 impl Slot {
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
     /// The reports of a batch, if its last task has ended.
     pub(crate) fn take_reports_if_over(&mut self) -> Option<Vec<TaskReport>> {
-        if !self.released || self.unreported > 0 || self.reports.is_empty() {
+        if !self.released || self.unreported > 0 {
             return None;
         }
-        self.reports.sort_by_key(|(index, _)| *index);
-        Some(std::mem::take(&mut self.reports).into_iter().map(|(_, report)| report).collect())
+        let reports = &mut self.rare_if_any()?.reports;
+        reports.sort_by_key(|(index, _)| *index);
+        let reports: Vec<_> = std::mem::take(reports).into_iter().map(|(_, report)| report).collect();
+        (!reports.is_empty()).then_some(reports)
     }
 }
 
-impl BackgroundTasks {
-    /// The next task of a sequence; after the last, a new one needs a new runner.
-    pub(crate) fn next_in_sequence(&self) -> Option<Filed> {
-        let mut slot = self.registry.slot();
-        let next = slot.sequence.pop_front();
-        slot.in_sequence = next.is_some();
-        next
-    }
+/// Tasks in the order added; one needs no allocation of its own.
+#[derive(Default)]
+pub(crate) struct Collected {
+    first: Option<Task>,
+    more: Vec<Task>,
+}
 
-    /// Notes that a task waits for a place, so that it can be taken back.
-    pub(crate) fn stand_in_line(&self, index: usize, key: Key, name: Option<Name>) {
-        self.registry.slot().in_line.push((index, key, name));
-    }
-
-    /// Notes that a task waits no more. Returns whether it was not taken back.
-    pub(crate) fn leave_line(&self, index: usize) -> bool {
-        let mut slot = self.registry.slot();
-        let found = slot.in_line.iter().position(|(other, ..)| *other == index);
-        found.map(|position| slot.in_line.swap_remove(position)).is_some()
-    }
-
-    /// Tells the observers how a task ended, and how the batch did if it was its last.
-    pub(crate) fn report(&self, index: usize, report: TaskReport) {
-        self.supervisor().observers().tell(|observer| observer.task_ended(&report));
-        let mut slot = self.registry.slot();
-        slot.unreported -= 1;
-        slot.reports.push((index, report));
-        let reports = slot.take_reports_if_over();
-        drop(slot);
-        if let Some(reports) = reports {
-            self.batch_ended(reports);
+impl Collected {
+    pub(crate) fn push(&mut self, task: Task) {
+        if self.first.is_none() && self.more.is_empty() {
+            self.first = Some(task);
+        } else {
+            self.more.push(task);
         }
     }
 
-    pub(crate) fn batch_ended(&self, tasks: Vec<TaskReport>) {
-        // A batch of tasks that were all taken back before the end has no release of its own.
-        let release = tasks.iter().find_map(|task| task.release.clone()).unwrap_or_else(|| Released::now(self.clone()));
-        let report = BatchReport { release, tasks };
-        self.supervisor().observers().tell(|observer| observer.batch_ended(&report));
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
+pub(crate) type CollectedIter = std::iter::Chain<std::option::IntoIter<Task>, std::vec::IntoIter<Task>>;
+
+impl IntoIterator for Collected {
+    type Item = Task;
+    type IntoIter = CollectedIter;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.more)
+    }
+}
+
+impl Extend<Task> for Collected {
+    fn extend<I: IntoIterator<Item = Task>>(&mut self, tasks: I) {
+        tasks.into_iter().for_each(|task| self.push(task));
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use http::Method;
+use http::{Method, uri::PathAndQuery};
 
-use crate::{end::ResponseEnd, name::Name, outcome::Outcome, progress::RequestFacts, released::Released};
+use crate::{end::ResponseEnd, name::Name, outcome::Outcome};
 
 /// Where a task stands that has not ended.
 ///
@@ -42,7 +42,8 @@ pub enum TaskState {
 #[derive(Debug, Clone)]
 pub struct RunningTask {
     pub(crate) name: Option<Name>,
-    pub(crate) request: RequestFacts,
+    pub(crate) method: Method,
+    pub(crate) path: Option<PathAndQuery>,
     pub(crate) age: Duration,
     pub(crate) state: TaskState,
 }
@@ -57,16 +58,16 @@ impl RunningTask {
     /// The method of the request that left the task.
     #[must_use]
     pub const fn method(&self) -> &Method {
-        &self.request.method
+        &self.method
     }
 
     /// The path of the request that left the task, without the query.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.request.path()
+        self.path.as_ref().map_or("", PathAndQuery::path)
     }
 
-    /// The time since the task was added.
+    /// The time since the task was released, or since its request came while it is collected.
     #[must_use]
     pub const fn age(&self) -> Duration {
         self.age
@@ -103,7 +104,7 @@ pub struct TaskReport {
     pub(crate) outcome: Outcome,
     pub(crate) waited: Duration,
     pub(crate) ran: Option<Duration>,
-    pub(crate) release: Option<Released>,
+    pub(crate) end: Option<ResponseEnd>,
 }
 
 impl TaskReport {
@@ -131,10 +132,10 @@ impl TaskReport {
         self.ran
     }
 
-    /// How the response was over. `None` for a task that was refused before it was.
+    /// How the response was over. `None` for a task that was refused or taken back before it was.
     #[must_use]
-    pub fn end(&self) -> Option<&ResponseEnd> {
-        self.release.as_ref().map(Released::end)
+    pub const fn end(&self) -> Option<&ResponseEnd> {
+        self.end.as_ref()
     }
 }
 
@@ -162,15 +163,15 @@ impl TaskReport {
 /// ```
 #[derive(Debug)]
 pub struct BatchReport {
-    pub(crate) release: Released,
+    pub(crate) end: ResponseEnd,
     pub(crate) tasks: Vec<TaskReport>,
 }
 
 impl BatchReport {
     /// How the response was over.
     #[must_use]
-    pub fn end(&self) -> &ResponseEnd {
-        self.release.end()
+    pub const fn end(&self) -> &ResponseEnd {
+        &self.end
     }
 
     /// The tasks, in the order added.

@@ -13,11 +13,11 @@ use crate::{
     gate::Gate,
     lane::Lane,
     ledger::Ledger,
+    meter,
     observer::Observers,
     report::RunningTask,
     shutdown::ShutdownReport,
     stats::Stats,
-    task::Kind,
 };
 
 /// Owns every task that runs after a response: policy, limits, shutdown and figures.
@@ -176,11 +176,14 @@ impl Supervisor {
         &self.inner.report
     }
 
-    pub(crate) fn lane(&self, kind: &Kind) -> &Lane {
-        match kind {
-            Kind::Async(_) => &self.inner.lane,
-            Kind::Blocking(_) => &self.inner.blocking_lane,
-        }
+    /// The places for tasks of this kind.
+    pub(crate) fn lane(&self, blocking: bool) -> &Lane {
+        if blocking { &self.inner.blocking_lane } else { &self.inner.lane }
+    }
+
+    /// Whether somebody wants to know how long tasks wait and run.
+    pub(crate) fn is_timed(&self) -> bool {
+        meter::IS_ON || !self.inner.observers.is_empty()
     }
 
     pub(crate) fn cancel_token(&self) -> &CancellationToken {
@@ -201,12 +204,7 @@ impl Supervisor {
 
     /// Enters a response. Returns whether its tasks are taken.
     pub(crate) fn open_response(&self) -> bool {
-        let admitted = self.inner.gate.enter();
-        if !admitted {
-            // The last response before this one may have found it in the gate, and left the telling to it.
-            self.close_response(true);
-        }
-        admitted
+        self.inner.gate.enter()
     }
 
     /// Lets a response out that was entered.

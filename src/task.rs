@@ -1,14 +1,21 @@
 //! [`Task`]: one piece of work that a request leaves for later.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, pin::Pin, time::Duration};
+
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::{
     context::TaskContext,
     error::BoxError,
+    log::Span,
     name::Name,
     when::When,
-    work::{AsyncWork, BlockingWork, ContextWork, FutureWork, WorkResult},
+    work::{ContextWork, FunctionWork, FutureWork, Work},
 };
+
+/// A task's line in the supervisor's books.
+pub(crate) type Key = usize;
 
 /// What a task may return: `()`, or a `Result` whose error is counted and logged.
 ///
@@ -70,15 +77,33 @@ impl<E: Into<BoxError>> TaskOutput for Result<(), E> {
 /// ```
 #[must_use = "a task does nothing until it is added to the request's `BackgroundTasks`"]
 pub struct Task {
-    pub(crate) kind: Kind,
+    entry: Pin<Box<Entry<dyn Work>>>,
+}
+
+pin_project! {
+    /// A task's work and all that goes with it, in one place.
+    struct Entry<W: ?Sized> {
+        header: Header,
+        #[pin]
+        work: W,
+    }
+}
+
+/// What goes with a task's work.
+#[derive(Debug, Default)]
+pub(crate) struct Header {
     pub(crate) name: Option<Name>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) when: When,
-}
-
-pub(crate) enum Kind {
-    Async(AsyncWork),
-    Blocking(BlockingWork),
+    /// Its line in the supervisor's books, while it has one.
+    pub(crate) key: Option<Key>,
+    /// Its place in the order added.
+    pub(crate) index: usize,
+    /// When it was added, if that was after the release.
+    pub(crate) added: Option<Instant>,
+    pub(crate) started: Option<Instant>,
+    pub(crate) begun: bool,
+    pub(crate) span: Option<Span>,
 }
 
 impl Task {
@@ -96,7 +121,7 @@ impl Task {
     where
         F: Future<Output: TaskOutput> + Send + 'static,
     {
-        Self::of(Kind::Async(Box::pin(FutureWork { future })))
+        Self::of(FutureWork::new(future))
     }
 
     /// A task that calls a function when it starts, and runs the future that it returns.
@@ -114,7 +139,7 @@ impl Task {
         F: FnOnce(TaskContext) -> Fut + Send + 'static,
         Fut: Future<Output: TaskOutput> + Send + 'static,
     {
-        Self::of(Kind::Async(Box::pin(ContextWork::new(function))))
+        Self::of(ContextWork::new(function))
     }
 
     /// A task that runs a function on [tokio's threads for blocking work](tokio::task::spawn_blocking).
@@ -141,17 +166,35 @@ impl Task {
         F: FnOnce(TaskContext) -> T + Send + 'static,
         T: TaskOutput,
     {
-        Self::of(Kind::Blocking(Box::new(move |context| -> WorkResult { function(context).into_result() })))
+        Self::of(FunctionWork::new(function))
     }
 
-    fn of(kind: Kind) -> Self {
-        Self { kind, name: None, timeout: None, when: When::default() }
+    fn of(work: impl Work + 'static) -> Self {
+        Self { entry: Box::pin(Entry { header: Header::default(), work }) }
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.entry.header
+    }
+
+    pub(crate) fn header_mut(&mut self) -> &mut Header {
+        self.entry.as_mut().project().header
+    }
+
+    pub(crate) fn work(&self) -> &dyn Work {
+        &self.entry.work
+    }
+
+    /// The header and the work.
+    pub(crate) fn parts_mut(&mut self) -> (&mut Header, Pin<&mut (dyn Work + 'static)>) {
+        let entry = self.entry.as_mut().project();
+        (entry.header, entry.work)
     }
 
     /// Names the task, for logs and figures, and for [`BackgroundTasks::remove`](crate::BackgroundTasks::remove). Names need
     /// not be unique.
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = Some(Name::from(name.into()));
+        self.header_mut().name = Some(Name::from(name.into()));
         self
     }
 
@@ -165,20 +208,20 @@ impl Task {
     /// If the timeout is zero.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         assert!(!timeout.is_zero(), "a timeout of zero would let no task run");
-        self.timeout = Some(timeout);
+        self.header_mut().timeout = Some(timeout);
         self
     }
 
     /// Runs the task only after such an end of the response; without a call of this, after any response.
     pub fn when(mut self, when: When) -> Self {
-        self.when = when;
+        self.header_mut().when = when;
         self
     }
 
     /// The task's name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_ref().map(Name::as_str)
+        self.header().name.as_ref().map(Name::as_str)
     }
 }
 
@@ -194,9 +237,9 @@ where
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task")
-            .field("name", &self.name)
-            .field("timeout", &self.timeout)
-            .field("when", &self.when)
+            .field("name", &self.name())
+            .field("timeout", &self.header().timeout)
+            .field("when", &self.header().when)
             .finish_non_exhaustive()
     }
 }

@@ -1,30 +1,25 @@
 //! [`BackgroundTasks`]: the registry in which a request collects its tasks.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle;
+use http::Request;
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     current,
     end::ResponseEnd,
     error::MissingLayer,
-    job::{Filed, log_outcome},
+    exchange::{Exchange, Head},
     log::Span,
     meter,
     name::Name,
     order::Order,
     outcome::Outcome,
     panics::quietly,
-    progress::{HeadFacts, RequestFacts},
-    registry::Registry,
-    report::{TaskReport, TaskState},
+    registry::{Collected, Registry},
+    report::{BatchReport, TaskReport, TaskState},
     supervisor::Supervisor,
-    task::Task,
+    task::{Key, Task},
 };
 
 /// The tasks that a request leaves for after its response.
@@ -97,8 +92,8 @@ impl BackgroundTasks {
     /// ```
     #[must_use]
     pub fn detached(supervisor: &Supervisor) -> Self {
-        let request = RequestFacts::of(&http::Request::new(()));
-        Self { registry: Arc::new(Registry::new(supervisor, request, None, true)) }
+        let exchange = Exchange::new(&Request::new(()), false);
+        Self { registry: Arc::new(Registry::new(supervisor, exchange, None, true)) }
     }
 
     /// The names of the tasks that are collected, in the order added.
@@ -114,7 +109,7 @@ impl BackgroundTasks {
     /// ```
     #[must_use]
     pub fn names(&self) -> Vec<Option<String>> {
-        self.registry.slot().collected.iter().map(|filed| filed.task.name().map(str::to_owned)).collect()
+        self.registry.slot().collected.iter().map(|task| task.name().map(str::to_owned)).collect()
     }
 
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
@@ -147,26 +142,32 @@ impl BackgroundTasks {
         self.add_task(task.into())
     }
 
-    fn add_task(&self, task: Task) -> bool {
+    fn add_task(&self, mut task: Task) -> bool {
         let registry = &*self.registry;
-        let span = Span::of_task(task.name(), &registry.request);
+        let header = task.header_mut();
+        header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();
         if slot.runtime.is_none() {
             slot.runtime = Handle::try_current().ok();
         }
-        let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
-        let Some(key) = registry.supervisor.ledger().add(task.name.as_ref(), &registry.request, registry.admitted, state) else {
+        header.added = slot.released.then(Instant::now);
+        let exchange = Arc::downgrade(&self.registry);
+        header.key = registry.supervisor.ledger().add(header.name.as_ref(), exchange, registry.admitted, header.added);
+        if header.key.is_none() {
             drop(slot);
-            self.refuse(task, &span);
+            self.refuse(&task);
             return false;
-        };
-        let filed = Filed { task, key, index: slot.filed, span };
+        }
+        header.index = slot.filed;
         slot.filed += 1;
         slot.unreported += 1;
+        let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
         if slot.released {
-            self.start(vec![filed], true, slot);
+            let mut late = Collected::default();
+            late.push(task);
+            self.start(late, true, slot);
         } else {
-            slot.collected.push(filed);
+            slot.collected.push(task);
             self.arm(&mut slot);
             drop(slot);
         }
@@ -174,16 +175,22 @@ impl BackgroundTasks {
         true
     }
 
-    fn refuse(&self, task: Task, span: &Span) {
-        let Task { name, .. } = task;
-        let outcome = Outcome::Refused;
-        span.outcome(outcome.label());
-        span.in_scope(|| log_outcome(&outcome, name.as_ref().map_or("", Name::as_str), self.request().path()));
-        meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
-        if !self.supervisor().observers().is_empty() {
-            let report = TaskReport { name, outcome, waited: Duration::ZERO, ran: None, release: None };
+    fn refuse(&self, task: &Task) {
+        if let Some(report) = self.end_unreleased(task, Outcome::Refused) {
             self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         }
+    }
+
+    /// Logs and measures the end of a task that was not released, and reports it if anybody wants that.
+    fn end_unreleased(&self, task: &Task, outcome: Outcome) -> Option<TaskReport> {
+        let name = task.header().name.clone();
+        if let Some(span) = &task.header().span {
+            span.outcome(outcome.label());
+            span.in_scope(|| outcome.log(name.as_ref(), self.exchange().path()));
+        }
+        meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
+        let observed = !self.supervisor().observers().is_empty();
+        observed.then_some(TaskReport { name, outcome, waited: Duration::ZERO, ran: None, end: None })
     }
 
     /// Runs the tasks of this request in another order than the supervisor's. Returns whether it could: tasks that were
@@ -224,21 +231,24 @@ impl BackgroundTasks {
     /// ```
     #[expect(clippy::must_use_candidate, reason = "it is called to take tasks back, not to count them")]
     pub fn remove(&self, name: &str) -> usize {
-        let named = |filed: &Filed| filed.task.name() == Some(name);
+        let named = |task: &Task| task.name() == Some(name);
         let mut slot = self.registry.slot();
-        let (mut removed, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.collected).into_iter().partition(named);
+        let (mut removed, kept): (Collected, Collected) = std::mem::take(&mut slot.collected).into_iter().partition(named);
         slot.collected = kept;
-        let (from_sequence, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut slot.sequence).into_iter().partition(named);
-        slot.sequence = kept;
-        removed.extend(from_sequence);
-        let (from_line, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.in_line)
-            .into_iter()
-            .partition(|(.., other)| other.as_ref().is_some_and(|other| other.as_str() == name));
-        slot.in_line = kept;
+        let mut from_line = Vec::new();
+        if let Some(rare) = slot.rare_if_any() {
+            let (from_sequence, kept): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut rare.sequence).into_iter().partition(named);
+            rare.sequence = kept;
+            removed.extend(from_sequence);
+            (from_line, rare.in_line) = std::mem::take(&mut rare.in_line)
+                .into_iter()
+                .partition(|(.., other)| other.as_ref().is_some_and(|other| other.as_str() == name));
+        }
         drop(slot);
         let found = removed.len() + from_line.len();
-        for filed in removed {
-            self.take_back(filed);
+        for task in removed {
+            self.take_back(task);
         }
         for (_, key, _) in from_line {
             // What stood in line finds its place gone when its turn comes, and tells the observers then.
@@ -247,21 +257,23 @@ impl BackgroundTasks {
         found
     }
 
-    fn take_back(&self, filed: Filed) {
-        let Filed { task: Task { name, kind, when, .. }, key, index, span } = filed;
-        quietly("a task's captured value", || drop((kind, when)));
-        let outcome = Outcome::Cancelled;
-        span.outcome(outcome.label());
-        meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
-        if !self.supervisor().observers().is_empty() {
-            self.report(index, TaskReport { name, outcome, waited: Duration::ZERO, ran: None, release: None });
+    fn take_back(&self, mut task: Task) {
+        let (header, work) = task.parts_mut();
+        let (key, index, when) = (header.key, header.index, std::mem::take(&mut header.when));
+        quietly("a task's captured value", || work.clear());
+        quietly("a task's condition", || drop(when));
+        if let Some(report) = self.end_unreleased(&task, Outcome::Cancelled) {
+            self.report(index, report);
         }
-        self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
+        if let Some(key) = key {
+            self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
+        }
     }
 
     /// A registry for a request that enters a service.
-    pub(crate) fn open(supervisor: &Supervisor, request: RequestFacts, outer: Option<Self>) -> Self {
-        Self { registry: Arc::new(Registry::new(supervisor, request, outer, supervisor.open_response())) }
+    pub(crate) fn open<B>(supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) -> Self {
+        let exchange = Exchange::new(request, supervisor.policy().release_after.is_some());
+        Self { registry: Arc::new(Registry::new(supervisor, exchange, outer, supervisor.open_response())) }
     }
 
     /// This registry, or one that it has replaced, whichever is the supervisor's.
@@ -273,8 +285,13 @@ impl BackgroundTasks {
         Some(tasks)
     }
 
-    pub(crate) fn request(&self) -> &RequestFacts {
-        &self.registry.request
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.registry.exchange
+    }
+
+    /// The response's end, or what was known of it at an earlier release.
+    pub(crate) fn response_end(&self, unfinished: bool) -> ResponseEnd {
+        ResponseEnd::new(Arc::clone(&self.registry) as _, unfinished)
     }
 
     pub(crate) fn supervisor(&self) -> &Supervisor {
@@ -289,29 +306,58 @@ impl BackgroundTasks {
             || !self.registry.slot().collected.is_empty()
     }
 
-    /// Notes that the head is ready.
-    pub(crate) fn head(&self, head: HeadFacts) {
-        let first = self.registry.head.set(head).is_ok();
-        debug_assert!(first, "a response has one head");
-        if self.supervisor().policy().release_after.is_some() {
+    /// Notes that the head is ready, where a release may come before the end.
+    pub(crate) fn note_head(&self, head: Head) {
+        if self.exchange().note_head(head) {
             self.arm(&mut self.registry.slot());
         }
     }
 
-    /// Notes how many bytes the body has yielded.
+    /// Notes how many bytes the body has yielded, likewise.
     pub(crate) fn note_bytes(&self, bytes: u64) {
-        // Only the response's owner writes; a reader wants a figure, not an order of events.
-        self.registry.bytes.store(bytes, Ordering::Relaxed);
+        self.exchange().note_bytes(bytes);
     }
 
-    /// Whether the response has ended.
-    pub(crate) fn is_over(&self) -> bool {
-        self.registry.end.get().is_some()
+    /// The next task of a sequence; after the last, a new one needs a new runner.
+    pub(crate) fn next_in_sequence(&self) -> Option<Task> {
+        let mut slot = self.registry.slot();
+        let next = slot.rare().sequence.pop_front();
+        slot.in_sequence = next.is_some();
+        next
     }
 
-    /// The response's end, or what was known of it at an earlier release.
-    pub(crate) fn known_end(&self, unfinished: bool) -> Option<&ResponseEnd> {
-        if unfinished { self.registry.unfinished.get().map(|end| &**end) } else { self.registry.end.get() }
+    /// Notes that a task waits for a place, so that it can be taken back.
+    pub(crate) fn stand_in_line(&self, index: usize, key: Key, name: Option<Name>) {
+        self.registry.slot().rare().in_line.push((index, key, name));
+    }
+
+    /// Notes that a task waits no more. Returns whether it was not taken back.
+    pub(crate) fn leave_line(&self, index: usize) -> bool {
+        let mut slot = self.registry.slot();
+        let in_line = &mut slot.rare().in_line;
+        let found = in_line.iter().position(|(other, ..)| *other == index);
+        found.map(|position| in_line.swap_remove(position)).is_some()
+    }
+
+    /// Tells the observers how a task ended, and how the batch did if it was its last.
+    pub(crate) fn report(&self, index: usize, report: TaskReport) {
+        self.supervisor().observers().tell(|observer| observer.task_ended(&report));
+        let mut slot = self.registry.slot();
+        slot.unreported -= 1;
+        slot.rare().reports.push((index, report));
+        let reports = slot.take_reports_if_over();
+        drop(slot);
+        if let Some(reports) = reports {
+            self.batch_ended(reports);
+        }
+    }
+
+    pub(crate) fn batch_ended(&self, tasks: Vec<TaskReport>) {
+        // A batch of tasks that were all taken back before the end has no end of its own yet.
+        let end = tasks.iter().find_map(|task| task.end.clone());
+        let end = end.unwrap_or_else(|| self.response_end(!self.exchange().is_over()));
+        let report = BatchReport { end, tasks };
+        self.supervisor().observers().tell(|observer| observer.batch_ended(&report));
     }
 }
 
@@ -340,12 +386,12 @@ pub fn defer(task: impl Into<Task>) -> Result<(), MissingLayer> {
 
 impl fmt::Debug for BackgroundTasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let request = self.request();
+        let exchange = self.exchange();
         f.debug_struct("BackgroundTasks")
-            .field("method", &request.method)
-            .field("path", &request.path())
+            .field("method", &exchange.method)
+            .field("path", &exchange.path())
             .field("filed", &self.registry.slot().filed)
-            .field("end", &self.registry.end.get())
+            .field("is_over", &exchange.is_over())
             .finish_non_exhaustive()
     }
 }

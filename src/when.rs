@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::end::{End, ResponseEnd};
+use crate::{
+    end::{End, ResponseEnd},
+    exchange::Ended,
+};
 
 /// The condition under which a task runs, judged when it is released.
 ///
@@ -56,13 +59,14 @@ impl When {
         Self::Matches(Arc::new(condition))
     }
 
-    pub(crate) fn holds(&self, end: &ResponseEnd) -> bool {
+    /// Judges by what is known; a function is given it as `end` tells it.
+    pub(crate) fn holds(&self, ended: &Ended, end: impl FnOnce() -> ResponseEnd) -> bool {
         match self {
-            Self::Responded => end.status().is_some(),
-            Self::Complete => end.kind() == End::Complete,
-            Self::Success => end.is_success(),
+            Self::Responded => ended.head.is_some(),
+            Self::Complete => ended.kind == End::Complete,
+            Self::Success => ended.is_success(),
             Self::Always => true,
-            Self::Matches(condition) => condition(end),
+            Self::Matches(condition) => condition(&end()),
         }
     }
 }

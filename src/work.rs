@@ -1,4 +1,4 @@
-//! What a task does, with its type erased: one allocation for any future, also for one that is made from a [`TaskContext`].
+//! What a task does, with its type erased: one allocation for any task, its options and its place in the books included.
 
 use std::{
     pin::Pin,
@@ -11,23 +11,41 @@ use crate::{context::TaskContext, error::BoxError, task::TaskOutput};
 
 pub(crate) type WorkResult = Result<(), BoxError>;
 
-/// Asynchronous work.
+/// A function that runs on a thread of its own.
+pub(crate) type BlockingWork = Box<dyn FnOnce(TaskContext) -> WorkResult + Send>;
+
+/// The work of a task.
 pub(crate) trait Work: Send {
     /// Called once, before the first poll.
     fn begin(self: Pin<&mut Self>, _context: &dyn Fn() -> TaskContext) {}
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult>;
+
+    /// Whether the work is a function, to be taken by `take_blocking`, and not to be polled.
+    fn is_blocking(&self) -> bool {
+        false
+    }
+
+    fn take_blocking(self: Pin<&mut Self>) -> Option<BlockingWork> {
+        None
+    }
+
+    /// Drops what the user gave.
+    fn clear(self: Pin<&mut Self>);
+
+    fn is_cleared(&self) -> bool;
 }
-
-pub(crate) type AsyncWork = Pin<Box<dyn Work>>;
-
-/// Blocking work.
-pub(crate) type BlockingWork = Box<dyn FnOnce(TaskContext) -> WorkResult + Send>;
 
 pin_project! {
     pub(crate) struct FutureWork<F> {
         #[pin]
-        pub(crate) future: F,
+        future: Option<F>,
+    }
+}
+
+impl<F> FutureWork<F> {
+    pub(crate) const fn new(future: F) -> Self {
+        Self { future: Some(future) }
     }
 }
 
@@ -36,7 +54,18 @@ where
     F: Future<Output: TaskOutput> + Send,
 {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
-        self.project().future.poll(cx).map(TaskOutput::into_result)
+        match self.project().future.as_pin_mut() {
+            Some(future) => future.poll(cx).map(TaskOutput::into_result),
+            None => Poll::Pending,
+        }
+    }
+
+    fn clear(self: Pin<&mut Self>) {
+        self.project().future.set(None);
+    }
+
+    fn is_cleared(&self) -> bool {
+        self.future.is_none()
     }
 }
 
@@ -70,7 +99,54 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
         match self.project() {
             ContextWorkProjection::Begun { future } => future.poll(cx).map(TaskOutput::into_result),
-            ContextWorkProjection::Made { .. } => unreachable!("work begins before it is polled"),
+            ContextWorkProjection::Made { .. } => Poll::Pending,
         }
+    }
+
+    fn clear(mut self: Pin<&mut Self>) {
+        self.set(Self::Made { function: None });
+    }
+
+    fn is_cleared(&self) -> bool {
+        matches!(self, Self::Made { function: None })
+    }
+}
+
+/// A function, until it is taken.
+pub(crate) struct FunctionWork<F>(Option<F>);
+
+impl<F> FunctionWork<F> {
+    pub(crate) const fn new(function: F) -> Self {
+        Self(Some(function))
+    }
+}
+
+// The function is never pinned: it is moved out when it is called.
+impl<F> Unpin for FunctionWork<F> {}
+
+impl<F, T> Work for FunctionWork<F>
+where
+    F: FnOnce(TaskContext) -> T + Send + 'static,
+    T: TaskOutput,
+{
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<WorkResult> {
+        Poll::Pending
+    }
+
+    fn is_blocking(&self) -> bool {
+        true
+    }
+
+    fn take_blocking(mut self: Pin<&mut Self>) -> Option<BlockingWork> {
+        let function = self.0.take()?;
+        Some(Box::new(move |context| function(context).into_result()))
+    }
+
+    fn clear(mut self: Pin<&mut Self>) {
+        self.0 = None;
+    }
+
+    fn is_cleared(&self) -> bool {
+        self.0.is_none()
     }
 }

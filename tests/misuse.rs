@@ -142,7 +142,7 @@ fn a_timeout_without_a_time_driver_is_told() {
     let supervisor = Supervisor::builder().task_timeout(Duration::from_secs(1)).build();
     runtime.block_on(async {
         let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(async |request: Request<()>| {
-            request.background_tasks().expect("the layer is there").add(async {});
+            request.background_tasks().expect("the layer is there").add(tokio::task::yield_now());
             Ok::<_, std::convert::Infallible>(Response::new(String::new()))
         }));
         drop(service.oneshot(Request::new(())).await);

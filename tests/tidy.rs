@@ -8,18 +8,18 @@ use std::{collections::BTreeSet, fs, path::Path};
 const STATIONS: &[&str] = &["layer", "service", "future", "body", "lease", "release", "batch", "job", "supervisor", "task"];
 
 /// Plain data, which knows of no station.
-const DATA: &[&str] = &["end", "error", "name", "order", "outcome", "progress", "stats", "when"];
+const DATA: &[&str] = &["end", "error", "exchange", "name", "order", "outcome", "progress", "stats", "when"];
 
 /// Adaptors, which nothing imports.
 const RIM: &[&str] = &["axum", "tonic"];
 
 /// What is done in these files only, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[
-    ("End::", &["end", "lease", "progress", "release", "when"], "one place judges an end; the lease and the timer know theirs"),
-    ("ResponseEnd::new(", &["release"], "an end is made where it releases"),
+    ("End::", &["end", "exchange", "lease", "progress", "when"], "one place judges an end; the lease and the timer know theirs"),
+    ("ResponseEnd::new(", &["tasks"], "an end is told by its registry"),
+    ("note_end(", &["exchange", "release"], "an end is noted where it releases"),
     ("Lease::open(", &["service"], "a lease is opened with its request"),
-    ("Batch::together(", &["release"], "one place releases"),
-    ("Batch::sequence(", &["release"], "one place releases"),
+    ("Batch::new(", &["release"], "one place releases"),
     ("tokio::spawn(", &["batch"], "one place starts tasks"),
     ("runtime.spawn(", &["batch", "release"], "a batch is one tokio task; the other is the timer of `release_after`"),
     ("spawn_blocking(", &["job"], "one place starts blocking tasks"),
