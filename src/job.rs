@@ -227,7 +227,10 @@ impl Job {
         let header = self.task.header();
         if let Some(span) = &header.span {
             span.outcome(outcome.label());
-            span.in_scope(|| outcome.log(header.name.as_ref(), self.tasks.exchange().path()));
+            // Without a key it was taken back, because somebody asked for it: that is nothing to be warned of.
+            if header.key.is_some() {
+                span.in_scope(|| outcome.log(header.name.as_ref(), self.tasks.exchange().path()));
+            }
         }
         if supervisor.is_timed() {
             let now = Instant::now();

@@ -26,14 +26,18 @@ mod with_metrics {
 
     /// Describes this crate's figures to the recorder of the `metrics` facade, with their units.
     ///
-    /// | name | kind | labels | meaning |
-    /// |---|---|---|---|
-    /// | `background_tasks_total` | counter | `task`, `outcome` | tasks that ended |
-    /// | `background_tasks_collected` | gauge | | tasks whose response is not over |
-    /// | `background_tasks_waiting` | gauge | | tasks that were released and have not started |
-    /// | `background_tasks_running` | gauge | | tasks that have started and not ended |
-    /// | `background_task_wait_seconds` | histogram | `task` | time between release and start |
-    /// | `background_task_run_seconds` | histogram | `task` | time between start and end |
+    /// | name | kind | labels | unit | description |
+    /// |---|---|---|---|---|
+    /// | `background_tasks_total` | counter | `task`, `outcome` | count | Background tasks that ended, by name and outcome. |
+    /// | `background_tasks_collected` | gauge | | count | Background tasks whose response is not over. |
+    /// | `background_tasks_waiting` | gauge | | count | Background tasks that were released and have not started. |
+    /// | `background_tasks_running` | gauge | | count | Background tasks that have started and not ended. |
+    /// | `background_task_wait_seconds` | histogram | `task` | seconds | Time from a background task's release to its start. |
+    /// | `background_task_run_seconds` | histogram | `task` | seconds | Time from a background task's start to its end. |
+    ///
+    /// The histograms are of tasks that have started; on the counter there are all. The gauges follow
+    /// [`Supervisor::stats`](crate::Supervisor::stats) by a moment: what has waited for
+    /// [`idle`](crate::Supervisor::idle) may still find one on its way to 0.
     ///
     /// `task` is the task's name, empty where it has none; `outcome` is one of `succeeded`, `failed`, `panicked`, `timed_out`,
     /// `cancelled`, `skipped` and `refused`. The figures of all supervisors of a process are one. Call it once, after the
@@ -49,8 +53,8 @@ mod with_metrics {
         describe_gauge!(COLLECTED, Unit::Count, "Background tasks whose response is not over.");
         describe_gauge!(WAITING, Unit::Count, "Background tasks that were released and have not started.");
         describe_gauge!(RUNNING, Unit::Count, "Background tasks that have started and not ended.");
-        describe_histogram!(WAIT, Unit::Seconds, "Time between the release of a background task and its start.");
-        describe_histogram!(RUN, Unit::Seconds, "Time between the start of a background task and its end.");
+        describe_histogram!(WAIT, Unit::Seconds, "Time from a background task's release to its start.");
+        describe_histogram!(RUN, Unit::Seconds, "Time from a background task's start to its end.");
     }
 
     /// Tasks have moved from one state to another.

@@ -2,6 +2,8 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{ledger::Phase, report::RunningTask, supervisor::Supervisor};
 
 /// What became of a supervisor's tasks when it was shut down.
@@ -115,10 +117,10 @@ impl Supervisor {
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.gate().close();
         self.ledger().advance(Phase::Draining);
-        if !self.drained_within(grace).await {
+        if !self.drained_within(grace, self.cancel_token()).await {
             self.ledger().advance(Phase::Cancelling);
             self.cancel_token().cancel();
-            if !self.drained_within(self.policy().abort_after).await {
+            if !self.drained_within(self.policy().abort_after, self.abort_token()).await {
                 self.ledger().seal();
                 self.abort_token().cancel();
                 self.dropped().await;
@@ -136,8 +138,9 @@ impl Supervisor {
         report.clone()
     }
 
-    /// Waits until no response is open and no task is left, and takes no more from then on. Returns whether that came.
-    async fn drained_within(&self, time: Duration) -> bool {
+    /// Waits until no response is open and no task is left, and takes no more from then on. Returns whether that came before
+    /// the time was over, for this call or for another one.
+    async fn drained_within(&self, time: Duration, over: &CancellationToken) -> bool {
         let drained = async {
             loop {
                 // Made before the figures are read: what ends in between still wakes them.
@@ -148,7 +151,8 @@ impl Supervisor {
                 either(no_response, idle).await;
             }
         };
-        tokio::time::timeout(time, drained).await.is_ok()
+        let drained = tokio::time::timeout(time, over.run_until_cancelled(drained)).await;
+        matches!(drained, Ok(Some(())))
     }
 
     /// Waits a moment for the drops of what was left, which are certain only for tasks that do not hold their thread.

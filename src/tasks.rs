@@ -181,12 +181,15 @@ impl BackgroundTasks {
         }
     }
 
-    /// Logs and measures the end of a task that was not released, and reports it if anybody wants that.
+    /// Notes the end of a task that was not released, and reports it if anybody wants that.
     fn end_unreleased(&self, task: &Task, outcome: Outcome) -> Option<TaskReport> {
         let name = task.header().name.clone();
         if let Some(span) = &task.header().span {
             span.outcome(outcome.label());
-            span.in_scope(|| outcome.log(name.as_ref(), self.exchange().path()));
+            // A task is taken back because somebody asked for it: that is nothing to be warned of.
+            if matches!(outcome, Outcome::Refused) {
+                span.in_scope(|| outcome.log(name.as_ref(), self.exchange().path()));
+            }
         }
         meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
         let observed = !self.supervisor().observers().is_empty();

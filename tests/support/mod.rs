@@ -5,6 +5,7 @@
 #[cfg(feature = "axum")]
 mod app;
 mod around;
+mod call;
 mod client;
 mod events;
 mod held;
@@ -17,8 +18,9 @@ mod witness;
 
 pub use self::{
     around::Around,
+    call::{Call, answered},
     client::get,
-    events::Events,
+    events::{Entry, Events, Fields},
     held::Held,
     multiplexed::{Multiplexed, data, rest},
     raw::Raw,

@@ -1,0 +1,84 @@
+//! A server of tonic's that stops at SIGTERM and loses nothing: no answer, and no task that an answered request has left.
+//!
+//! `cargo run --example shutdown_tonic --features tonic -- 3000`, then calls of `grpc.health.v1.Health/Check`, then `kill`.
+
+use std::{
+    error::Error,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
+
+#[derive(Default)]
+struct Counts {
+    handled: AtomicU64,
+    tasks_added: AtomicU64,
+    tasks_done: AtomicU64,
+}
+
+struct Service {
+    counts: Arc<Counts>,
+}
+
+#[tonic::async_trait]
+impl Health for Service {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        self.counts.handled.fetch_add(1, Relaxed);
+        let counting = Arc::clone(&self.counts);
+        let added = request.background_tasks()?.add(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            counting.tasks_done.fetch_add(1, Relaxed);
+        });
+        self.counts.tasks_added.fetch_add(u64::from(added), Relaxed);
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, _request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("this example has nothing to watch"))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    // Before anybody knows the address, so that no signal comes too early to be caught.
+    let mut terminate = signal(SignalKind::terminate())?;
+    println!("{}", listener.local_addr()?);
+
+    let supervisor = Supervisor::new();
+    let counts = Arc::<Counts>::default();
+
+    // First the server, which takes no more requests and answers those that it has; then their tasks.
+    Server::builder()
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(Service { counts: Arc::clone(&counts) }))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            let _ = terminate.recv().await;
+        })
+        .await?;
+    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+
+    println!("{report:?}");
+    let (added, done) = (counts.tasks_added.load(Relaxed), counts.tasks_done.load(Relaxed));
+    println!("handled={} tasks_added={added} tasks_done={done}", counts.handled.load(Relaxed));
+    Ok(if report.is_clean() && added == done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

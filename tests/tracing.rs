@@ -1,0 +1,291 @@
+//! What `tracing` is told: a span for each task, apart from the request's and linked to it, and an event for each outcome.
+
+mod support;
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use tower::{ServiceBuilder, service_fn};
+use tower_background::{BackgroundLayer, BoxError, MissingLayer, Supervisor, Task, When, defer};
+use tower_http::trace::TraceLayer;
+use tracing::Level;
+
+use crate::support::{Call, Entry, Events, Script, Server, Step, Witness, answered, soon};
+
+const TASK: &str = "background_task";
+
+/// The spans of tasks: number and parent, and their fields as they were made.
+fn task_spans(events: &[Entry]) -> Vec<(u64, Option<u64>, support::Fields)> {
+    let spans = events.iter().filter_map(|entry| match entry {
+        Entry::New { span, name: TASK, parent, fields } => Some((*span, *parent, fields.clone())),
+        _ => None,
+    });
+    spans.collect()
+}
+
+fn position(events: &[Entry], which: impl Fn(&Entry) -> bool) -> usize {
+    events.iter().position(which).unwrap_or_else(|| panic!("no such entry in {events:#?}"))
+}
+
+/// The events of this crate: level, message, and the span that they are in.
+fn told(events: &[Entry]) -> Vec<(Level, &str, Option<u64>)> {
+    let ours = events.iter().filter_map(|entry| match entry {
+        Entry::Event { level, target, span, .. } if target.starts_with("tower_background") => {
+            Some((*level, entry.message().unwrap_or(""), *span))
+        }
+        _ => None,
+    });
+    ours.collect()
+}
+
+#[tokio::test]
+async fn each_task_has_a_span_that_is_a_root_and_follows_from_where_it_was_added() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    let call = Call::new(&supervisor, "/order?secret");
+    let request = tracing::info_span!("request");
+    let number = request.id().expect("it is recorded").into_u64();
+    request.in_scope(|| {
+        call.tasks.add(Task::new(async { tracing::info!("in the task") }).named("mail"));
+        call.tasks.add(async { tracing::info!("in another task") });
+    });
+    drop(request);
+    call.finish().await;
+    soon(supervisor.idle()).await;
+
+    let events = events.all();
+    let spans = task_spans(&events);
+    let [(mail, None, fields), (other, None, other_fields)] = &spans[..] else { panic!("{spans:?}") };
+    let field = |name| fields.get(name).map(String::as_str);
+    assert_eq!((field("task"), field("method"), field("path")), (Some("mail"), Some("GET"), Some("/order")));
+    assert_eq!(other_fields.get("task"), None, "it has no name");
+    for (span, message) in [(*mail, "in the task"), (*other, "in another task")] {
+        assert!(events.contains(&Entry::Follows { span, from: number }));
+        let inside = position(&events, |entry| entry.message() == Some(message));
+        assert!(matches!(events[inside], Entry::Event { span: Some(of), .. } if of == span), "{:?}", events[inside]);
+        let outcome = position(&events, |entry| matches!(entry, Entry::Record { span: of, .. } if *of == span));
+        assert_eq!(events[outcome].field("outcome"), Some("succeeded"));
+        assert!(inside < outcome);
+        let closed = position(&events, |entry| *entry == Entry::Close { span, name: TASK });
+        assert!(outcome < closed);
+    }
+    let request_closed = position(&events, |entry| *entry == Entry::Close { span: number, name: "request" });
+    let first_start = position(&events, |entry| entry.message() == Some("a task started"));
+    assert!(request_closed < first_start, "a task that is kept for later does not keep the request's span");
+}
+
+#[tokio::test]
+async fn a_task_of_a_task_follows_from_the_task() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    let tasks = answered(&supervisor, "/").await;
+    tasks.add(Task::new(async { defer(Task::new(async {}).named("child")) }).named("parent"));
+    soon(supervisor.idle()).await;
+    let events = events.all();
+    let spans = task_spans(&events);
+    let [(parent, None, _), (child, None, _)] = &spans[..] else { panic!("{spans:?}") };
+    assert!(events.contains(&Entry::Follows { span: *child, from: *parent }));
+}
+
+#[tokio::test]
+async fn a_task_without_a_request_span_follows_from_nothing() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    answered(&supervisor, "/").await.add(async {});
+    soon(supervisor.idle()).await;
+    let events = events.all();
+    assert_eq!(task_spans(&events).len(), 1);
+    assert!(!events.iter().any(|entry| matches!(entry, Entry::Follows { .. })), "{events:?}");
+}
+
+fn panics(place: &str) {
+    panic!("at {place}");
+}
+
+/// Adds the task alone, and returns its last event and what its span has recorded as its outcome.
+async fn outcome_of(supervisor: &Supervisor, path: &str, task: Task) -> (Entry, String) {
+    let (events, _guard) = Events::record();
+    let call = Call::new(supervisor, path);
+    call.tasks.add(task);
+    call.finish().await;
+    soon(supervisor.idle()).await;
+    let events = events.all();
+    let spans = task_spans(&events);
+    let [(span, ..)] = spans[..] else { panic!("{spans:?}") };
+    let last = events.iter().rfind(|entry| matches!(entry, Entry::Event { span: Some(of), .. } if *of == span));
+    let outcome = events.iter().find_map(|entry| match entry {
+        Entry::Record { span: of, fields } if *of == span => fields.get("outcome"),
+        _ => None,
+    });
+    (last.expect("there is an event in the task's span").clone(), outcome.expect("there is an outcome").clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_outcome_has_its_level_and_fields() {
+    let supervisor = Supervisor::new();
+    let second = Duration::from_secs(1);
+    let cases = [
+        (Task::new(async {}), Level::DEBUG, "a task succeeded", "succeeded", None),
+        (
+            Task::new(async {}).when(When::matches(|_| false)),
+            Level::DEBUG,
+            "a task was skipped: its condition did not hold",
+            "skipped",
+            None,
+        ),
+        (Task::new(async { Err("no such host") }), Level::ERROR, "a task failed", "failed", Some(("error", "no such host"))),
+        (Task::new(async { panics("once") }), Level::ERROR, "a task panicked", "panicked", Some(("panic", "at once"))),
+        (Task::blocking(|_| panics("a thread")), Level::ERROR, "a task panicked", "panicked", Some(("panic", "at a thread"))),
+        (Task::blocking(|_| Err("no disk")), Level::ERROR, "a task failed", "failed", Some(("error", "no disk"))),
+        (
+            Task::new(tokio::time::sleep(2 * second)).timeout(second),
+            Level::ERROR,
+            "a task ran longer than its timeout",
+            "timed_out",
+            None,
+        ),
+    ];
+    for (task, level, message, outcome, error) in cases {
+        let (event, recorded) = outcome_of(&supervisor, "/order", task.named("mail")).await;
+        assert_eq!((event.message(), recorded.as_str()), (Some(message), outcome));
+        assert!(matches!(event, Entry::Event { level: of, .. } if of == level), "{event:?}");
+        assert_eq!((event.field("task"), event.field("path")), (Some("mail"), Some("/order")), "{event:?}");
+        for name in ["error", "panic"] {
+            assert_eq!(event.field(name), error.and_then(|(of, text)| (of == name).then_some(text)), "{event:?}");
+        }
+    }
+    let (event, _) = outcome_of(&supervisor, "/", Task::new(async {})).await;
+    assert_eq!(event.field("task"), Some(""), "a task without a name");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_are_cut_off_are_warned_of() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    answered(&supervisor, "/order").await.add(Task::new(std::future::pending::<()>()).named("mail"));
+    supervisor.shutdown(Duration::from_secs(1)).await;
+    let events = events.all();
+    let [(span, ..)] = task_spans(&events)[..] else { panic!("{events:?}") };
+    let told = told(&events);
+    let expected = [
+        (Level::DEBUG, "a task started", Some(span)),
+        (Level::WARN, "a task was cancelled before its end", Some(span)),
+        (Level::WARN, "a shutdown did not wait for everything to end", None),
+    ];
+    assert_eq!(told, expected);
+    assert!(events.iter().any(|entry| entry.field("outcome") == Some("cancelled")));
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_recorded() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    let call = Call::new(&supervisor, "/");
+    call.tasks.add(Task::new(async {}).named("mail"));
+    assert_eq!(call.tasks.remove("mail"), 1);
+    call.finish().await;
+    let events = events.all();
+    assert!(events.iter().any(|entry| entry.field("outcome") == Some("cancelled")));
+    assert!(events.iter().any(|entry| matches!(entry, Entry::Close { name: TASK, .. })));
+    assert_eq!(told(&events), [], "it was asked for");
+}
+
+#[tokio::test]
+async fn a_panic_beside_the_task_is_logged_too() {
+    struct Trap;
+    impl Drop for Trap {
+        fn drop(&mut self) {
+            panic!("in a drop");
+        }
+    }
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    let trap = Trap;
+    let call = Call::new(&supervisor, "/");
+    call.tasks.add(
+        Task::new(async move {
+            let _trap = trap;
+        })
+        .when(When::matches(|_| false)),
+    );
+    call.finish().await;
+    soon(supervisor.idle()).await;
+    let caught = events.with_message("a panic was caught");
+    let [caught @ Entry::Event { level, .. }] = &caught[..] else { panic!("{caught:?}") };
+    assert_eq!((*level, caught.field("panic")), (Level::ERROR, Some("in a drop")));
+    assert_eq!(caught.field("who"), Some("a task's captured value"));
+    assert_eq!(supervisor.stats().skipped, 1);
+}
+
+/// Bodies whose end servers come to know in different ways.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Full,
+    Empty,
+    Chunked,
+}
+
+fn respond(kind: Kind) -> Response<UnsyncBoxBody<Bytes, BoxError>> {
+    let full = |text: &'static str| Full::<Bytes>::from(text).map_err(|never: Infallible| match never {}).boxed_unsync();
+    Response::new(match kind {
+        Kind::Full => full("onetwo"),
+        Kind::Empty => full(""),
+        Kind::Chunked => Script::new([Step::data("one"), Step::data("two")]).map_err(BoxError::from).boxed_unsync(),
+    })
+}
+
+#[tokio::test]
+async fn the_span_of_a_trace_layer_closes_before_tasks_run() {
+    for kind in [Kind::Full, Kind::Empty, Kind::Chunked] {
+        for http2 in [false, true] {
+            for outside in [false, true] {
+                span_closes_before_tasks_run(kind, http2, outside).await;
+            }
+        }
+    }
+}
+
+async fn span_closes_before_tasks_run(kind: Kind, http2: bool, outside: bool) {
+    let case = format!("{kind:?}, HTTP/2: {http2}, `TraceLayer` outside: {outside}");
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::new();
+    let ours = || BackgroundLayer::with(supervisor.clone());
+    let handler = service_fn(move |_: Request<Incoming>| async move {
+        defer(async { tracing::info!("in the task") })?;
+        // A second one, so that not all is done by the runner alone.
+        defer(async {})?;
+        Ok::<_, MissingLayer>(respond(kind))
+    });
+    let server = if outside {
+        let service = ServiceBuilder::new().layer(TraceLayer::new_for_http()).layer(ours()).service(handler);
+        Server::serve(service, supervisor.clone(), Witness::new()).await
+    } else {
+        let service = ServiceBuilder::new().layer(ours()).layer(TraceLayer::new_for_http()).service(handler);
+        Server::serve(service, supervisor.clone(), Witness::new()).await
+    };
+    let client = reqwest::Client::builder();
+    let client = if http2 { client.http2_prior_knowledge() } else { client }.build().expect("a client without settings");
+    let text = async { client.get(format!("http://{}/", server.address)).send().await?.text().await };
+    assert_eq!(soon(text).await.expect("it answers"), if matches!(kind, Kind::Empty) { "" } else { "onetwo" }, "{case}");
+    soon(supervisor.idle()).await;
+
+    let events = events.all();
+    let request = events.iter().find_map(|entry| match entry {
+        Entry::New { span, name: "request", .. } => Some(*span),
+        _ => None,
+    });
+    let request = request.expect("the layer has made its span");
+    let spans = task_spans(&events);
+    assert_eq!(spans.len(), 2, "{case}");
+    for (span, parent, _) in spans {
+        assert_eq!(parent, None, "{case}");
+        assert!(events.contains(&Entry::Follows { span, from: request }), "{case}");
+    }
+    let closed = position(&events, |entry| *entry == Entry::Close { span: request, name: "request" });
+    let started = position(&events, |entry| entry.message() == Some("a task started"));
+    let ran = position(&events, |entry| entry.message() == Some("in the task"));
+    assert!(closed < started && started < ran, "{case}: {events:#?}");
+}
