@@ -34,7 +34,10 @@ async fn main() -> Result<(), BoxError> {
     axum::serve(listener, app).with_graceful_shutdown(visit).await?;
 
     // The server has stopped; what its last responses left behind may still run.
-    supervisor.idle().await;
+    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+    for task in report.abandoned() {
+        eprintln!("{:?} of {} {} was dropped", task.name(), task.method(), task.path());
+    }
     Ok(())
 }
 

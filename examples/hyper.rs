@@ -75,7 +75,10 @@ async fn main() -> Result<(), BoxError> {
 
     // Let the open connections end, then what their responses left behind.
     connections.shutdown().await;
-    supervisor.idle().await;
+    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+    for task in report.abandoned() {
+        eprintln!("{:?} of {} {} was dropped", task.name(), task.method(), task.path());
+    }
     Ok(())
 }
 

@@ -61,7 +61,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
-//! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs Rust 1.88 |
+//! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tracing` | a span for each task, which follows from the request's; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
 //!
