@@ -176,5 +176,7 @@ fn bodyless(method: &Method, status: StatusCode) -> bool {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    // `parse` takes a sign, too, which servers and clients do not.
+    length.bytes().all(|byte| byte.is_ascii_digit()).then_some(length)?.parse().ok()
 }
