@@ -25,7 +25,8 @@ use crate::{
 const MAX_CONCURRENT: u64 = 24;
 const MAX_BLOCKING: u64 = 4;
 const MAX_PENDING: u64 = 120;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// More than anything takes that comes to an end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a round has come to.
 #[derive(Debug)]
@@ -108,6 +109,10 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
         () = field.enough.notified() => {}
         () = over => {}
         () = sample(&supervisor, &mut peaks) => {}
+        () = standstill(&field) => {
+            let tasks = supervisor.running();
+            wrong.push(format!("no request for {PATIENCE:?}: {supervisor:?}, {tasks:?}"));
+        }
     }
     // The shutdown comes in the middle of the load: the clients go on.
     let grace = Duration::from_millis(150);
@@ -198,6 +203,14 @@ async fn sample(supervisor: &Supervisor, peaks: &mut Peaks) {
         peaks.running = peaks.running.max(stats.running);
         peaks.open = peaks.open.max(supervisor.open_responses());
         sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Ready when no client has come to a next request for a while: something holds them all up.
+async fn standstill(field: &Field) {
+    let mut before = None;
+    while before.replace(field.drawn()) != Some(field.drawn()) {
+        sleep(PATIENCE).await;
     }
 }
 

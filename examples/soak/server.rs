@@ -28,6 +28,11 @@ use crate::{
     plan::{self, Head, Plan, Tail},
 };
 
+/// Longer than any client waits for what hangs, and than a shutdown waits. Not for ever: a server does not notice that a client
+/// has left which had sent another request before, so that what never ends would hold its tasks, and with them all the room
+/// that `max_pending` gives.
+const HANG: Duration = Duration::from_millis(600);
+
 /// The error of services and bodies whose plan says so.
 #[derive(Debug)]
 pub struct Planned;
@@ -101,7 +106,10 @@ fn answer(request: &Request<Incoming>, field: &Arc<Field>) -> impl Future<Output
         match plan.head {
             Head::Fails => return Err(Planned),
             Head::Panics => resume_unwind(Box::new("the handler panics")),
-            Head::Hangs => std::future::pending().await,
+            Head::Hangs => {
+                tokio::time::sleep(HANG).await;
+                return Err(Planned);
+            }
             Head::Answers | Head::PanicsInCall => {}
         }
         let mut response = Response::new(Flow::new(plan, field, dice));
@@ -187,8 +195,10 @@ impl Body for Flow {
             Tail::Fails => Poll::Ready(Some(Err(Planned))),
             Tail::Panics => resume_unwind(Box::new("the body panics")),
             Tail::Hangs => {
-                self.over = false;
-                Poll::Pending
+                let mut hang = Box::pin(tokio::time::sleep(HANG));
+                let polled = hang.as_mut().poll(cx);
+                self.pause = Some(hang);
+                polled.map(|()| None)
             }
             _ => Poll::Ready(None),
         }
