@@ -336,8 +336,9 @@ impl Body for Liar {
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Scripted>>> {
         let step = self.case.step(self.polls);
         self.polls += 1;
+        let filler = if self.polls % 2 == 0 { b'0' } else { b'1' };
         match step.does {
-            Does::Data(length) => Poll::Ready(Some(Ok(Frame::data(vec![b'0' + self.polls as u8; length].into())))),
+            Does::Data(length) => Poll::Ready(Some(Ok(Frame::data(vec![filler; length].into())))),
             Does::Trailers(grpc_status) => Poll::Ready(Some(Ok(Frame::trailers(trailer_map(grpc_status))))),
             Does::Fail => Poll::Ready(Some(Err(Scripted))),
             // Not reported to the test's output.
@@ -476,14 +477,14 @@ fn ending(case: &Case) -> ResponseEnd {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let ends = Ends::default();
-    let seen = Ends::default();
+    let by_task = Ends::default();
     let builder = Supervisor::builder();
     let supervisor = if case.observed { builder.observer(ends.clone()).build() } else { builder.build() };
     let layer = BackgroundLayer::with(supervisor.clone());
-    let (answer, sees) = (case.clone(), seen.clone());
+    let (answer, task_ends) = (case.clone(), by_task.clone());
     let service = service_fn(move |request: Request<()>| {
-        let sees = sees.clone();
-        let task = Task::with_context(async move |cx: TaskContext| sees.response_ended(cx.end()));
+        let ends = task_ends.clone();
+        let task = Task::with_context(async move |cx: TaskContext| ends.response_ended(cx.end()));
         request.background_tasks().expect("the layer is there").add(task.when(When::Always));
         let case = answer.clone();
         if case.serves == Serves::PanicInCall {
@@ -507,8 +508,8 @@ fn ending(case: &Case) -> ResponseEnd {
     runtime.block_on(soon(supervisor.idle()));
     let stats = supervisor.stats();
     assert_eq!((stats.added(), stats.succeeded), (1, 1), "the task ran, once: {stats:?}");
-    let seen = seen.0.lock().unwrap().clone();
-    let [end] = &seen[..] else { panic!("the task saw {seen:?}") };
+    let by_task = by_task.0.lock().unwrap().clone();
+    let [end] = &by_task[..] else { panic!("the task saw {by_task:?}") };
     let told = ends.0.lock().unwrap().clone();
     assert_eq!(told.len(), usize::from(case.observed), "a response ends once: {told:?}");
     assert!(told.iter().all(|told| format!("{told:?}") == format!("{end:?}")), "{told:?} and {end:?} are the same");
