@@ -43,7 +43,7 @@ pub struct Field {
     pub stopping: AtomicBool,
     /// Clients send no more.
     pub stop: CancellationToken,
-    /// Told when all requests of the round are drawn. The clients go on until they are stopped.
+    /// Told when all requests of the round have come. The clients go on until they are stopped.
     pub enough: Notify,
     seed: u64,
     requests: u64,
@@ -78,9 +78,15 @@ impl Field {
         (Arc::new(field), helped)
     }
 
-    /// The next request.
+    /// The next request of a client.
     pub fn draw(&self) -> Plan {
         let number = self.drawn.fetch_add(1, SeqCst);
+        Plan::of(Dice::new(self.seed ^ number.rotate_left(32)).roll())
+    }
+
+    /// Notes that a request has come to the handler.
+    pub fn arrived(&self) {
+        let number = self.books.calls.fetch_add(1, SeqCst);
         if number == self.requests * 19 / 20 {
             // Fewer than there are places: the others must go on.
             self.may_stay.store(10, SeqCst);
@@ -88,7 +94,6 @@ impl Field {
         if number + 1 == self.requests {
             self.enough.notify_one();
         }
-        Plan::of(Dice::new(self.seed ^ number.rotate_left(32)).roll())
     }
 
     pub fn may_stay(&self) -> bool {

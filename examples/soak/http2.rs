@@ -39,7 +39,7 @@ async fn connection(field: &Field, dice: &mut Dice) -> Option<()> {
         // Its close is a reset.
         stream.set_zero_linger().ok()?;
     }
-    let window = dice.among(&[(75, 65_535), (20, 4_000), (5, 100)]);
+    let window = dice.among(&[(78, 65_535), (20, 4_000), (2, 100)]);
     let (requests, connection) = Builder::new().initial_window_size(window).handshake::<_, Bytes>(stream).await.ok()?;
     let connection = tokio::spawn(connection);
     // Side by side, so that a slow stream holds up no other.
@@ -53,8 +53,8 @@ async fn connection(field: &Field, dice: &mut Dice) -> Option<()> {
             }
         }
     }));
-    // At times the connection ends in the middle of its streams.
-    let cut = if dice.percent(40) { Duration::from_millis(dice.below(60)) } else { Duration::MAX };
+    // At times the connection ends in the middle of its streams; in any case before a small window has made it last for long.
+    let cut = Duration::from_millis(if dice.percent(40) { dice.below(60) } else { 1_000 });
     let _ = timeout(cut, streams).await;
     connection.abort();
     let _ = connection.await;

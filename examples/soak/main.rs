@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> bool {
     let begun = Instant::now();
     let deadline = options.seconds.map(|seconds| begun + Duration::from_secs(seconds));
-    let rounds = (options.requests / 50_000).max(4);
+    let rounds = (options.requests / 50_000).max(6);
     println!("soak: {} requests in {rounds} rounds, --seed {}", options.requests, options.seed);
     let mut total = Total::default();
     let mut warm = None;

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     sync::Notify,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
@@ -82,7 +83,9 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     };
     let books = Books::new(number % 2 == 0);
     let watch = Arc::new(Watch(Arc::clone(&books)));
-    let supervisor = supervisor(order, books.is_observed().then(|| Arc::clone(&watch)));
+    let doomed = (number % 6 == 4)
+        .then(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
+    let supervisor = supervisor(order, books.is_observed().then(|| Arc::clone(&watch)), doomed.as_ref());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let (field, mut helped) = Field::new(Arc::clone(&books), address, order, seed, requests);
@@ -114,20 +117,17 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
             wrong.push(format!("no request for {PATIENCE:?}: {supervisor:?}, {tasks:?}"));
         }
     }
+    if let Some(runtime) = doomed {
+        // The tasks' runtime goes down under them, while requests come and leave more.
+        runtime.shutdown_background();
+        wrong.extend(more_requests(&field).await);
+    }
     // The shutdown comes in the middle of the load: the clients go on.
     let grace = Duration::from_millis(150);
     let report = if number / 2 % 2 == 0 {
         let report = supervisor.shutdown(grace).await;
         // The server still takes requests, whose tasks are refused now.
-        let drawn = field.drawn();
-        let more = async {
-            while field.drawn() < drawn + 200 {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if timeout(PATIENCE, more).await.is_err() {
-            wrong.push("requests hang once the supervisor is shut down".to_owned());
-        }
+        wrong.extend(more_requests(&field).await);
         stop(&field, &mut server, &stopping).await;
         report
     } else {
@@ -170,7 +170,7 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     round
 }
 
-fn supervisor(order: Order, watch: Option<Arc<Watch>>) -> Supervisor {
+fn supervisor(order: Order, watch: Option<Arc<Watch>>, runtime: Option<&Runtime>) -> Supervisor {
     let limit = |limit: u64| usize::try_from(limit).expect("it is small");
     let builder = Supervisor::builder()
         .max_concurrent(limit(MAX_CONCURRENT))
@@ -180,10 +180,25 @@ fn supervisor(order: Order, watch: Option<Arc<Watch>>) -> Supervisor {
         .release_after(Duration::from_millis(60))
         .abort_after(Duration::from_millis(150))
         .order(order);
+    let builder = match runtime {
+        Some(runtime) => builder.runtime(runtime.handle().clone()),
+        None => builder,
+    };
     match watch {
         Some(watch) => builder.observer(watch).build(),
         None => builder.build(),
     }
+}
+
+/// Waits until a few more requests were made. Something is wrong if none are.
+async fn more_requests(field: &Field) -> Option<String> {
+    let drawn = field.drawn();
+    let more = async {
+        while field.drawn() < drawn + 200 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, more).await.err().map(|_| "requests hang".to_owned())
 }
 
 /// Lets the server end, and cuts off what does not.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::resume_unwind,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -74,7 +74,7 @@ pub async fn serve(listener: TcpListener, supervisor: Supervisor, field: Arc<Fie
 
 /// The part of the handler that runs in the call, and the part that runs later.
 fn answer(request: &Request<Incoming>, field: &Arc<Field>) -> impl Future<Output = Result<Response<Flow>, Planned>> + use<> {
-    field.books.calls.fetch_add(1, SeqCst);
+    field.arrived();
     let tasks = request.background_tasks().expect("the layer is there");
     let seed = u64::from_str_radix(&request.uri().path()[1..], 16).expect("clients ask for seeds");
     let plan = Plan::of(seed);
