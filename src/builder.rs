@@ -67,8 +67,10 @@ impl SupervisorBuilder {
     /// that tower's load shedding, timeouts and balancing work on it.
     ///
     /// A request that was let in may still add any number of tasks. A client that does not read its response keeps the
-    /// tasks of that collected: set [`release_after`](Self::release_after) too. The code of a request, and a task, find a
-    /// service of the same supervisor ready in any case, as they would wait for themselves.
+    /// tasks of that collected: set [`release_after`](Self::release_after) too. That counts from the head of the response,
+    /// so a handler that may never answer needs a timeout of its own. The code of a request, and a task, find a service of
+    /// the same supervisor ready in any case, as they would wait for themselves; and so does everybody once the supervisor
+    /// is shut down, as tasks are refused then.
     pub fn max_pending(mut self, tasks: usize) -> Self {
         self.policy.max_pending = Some(tasks);
         self

@@ -176,20 +176,21 @@ impl Job {
         }
     }
 
-    async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> Outcome {
+    /// Runs a function on a thread of its own. Where its end is seen, the place is still held.
+    async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> (Outcome, Place) {
         let supervisor = self.tasks.supervisor().clone();
         let token = supervisor.cancel_token().child_token();
         let context = self.context(token.clone());
         let mut scope = Scope::new(self.tasks.clone());
         let span = self.task.header().span.clone();
         let thread = tokio::task::spawn_blocking(move || {
-            // Held until the function has really returned, also where nobody waits for it any more.
-            let _place = place;
             let call = || caught(|| work(context));
-            scope.run(|| match &span {
+            let result = scope.run(|| match &span {
                 Some(span) => span.in_scope(call),
                 None => call(),
-            })
+            });
+            // The place is held until the function has really returned, also where nobody waits for it any more.
+            (result, place)
         });
         let unstarted = thread.abort_handle();
         let timeout = self.timeout();
@@ -200,15 +201,15 @@ impl Job {
             }
         };
         let outcome = match unless_aborted(&supervisor, timed).await {
-            Some(Ok(Ok(result))) => return outcome_of(result),
-            Some(Ok(Err(_the_runtime_went_down))) => return Outcome::Cancelled,
+            Some(Ok(Ok((result, place)))) => return (outcome_of(result), place),
+            Some(Ok(Err(_the_runtime_went_down))) => return (Outcome::Cancelled, None),
             Some(Err(outcome)) => outcome,
             None => Outcome::Cancelled,
         };
         // A function that has not begun never will; one that runs is told.
         unstarted.abort();
         token.cancel();
-        outcome
+        (outcome, None)
     }
 
     /// Ends the task, and returns whether it failed.
@@ -302,7 +303,7 @@ impl Queued {
         let (outcome, place) = match blocking {
             Some(work) => {
                 job.start();
-                (Box::pin(job.run_blocking(work, place)).await, None)
+                Box::pin(job.run_blocking(work, place)).await
             }
             None => (job.run_async().await, place),
         };

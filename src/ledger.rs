@@ -165,9 +165,10 @@ impl Ledger {
         self.max_pending != u64::MAX
     }
 
-    /// Whether another task would be within the limit.
+    /// Whether another task would be within the limit, or would be refused anyway.
     pub(crate) fn has_room(&self) -> bool {
-        self.stats().pending() < self.max_pending
+        let books = self.books();
+        books.phase > Phase::Open || books.stats.pending() < self.max_pending
     }
 
     pub(crate) fn room(&self) -> Arc<Notify> {
@@ -178,6 +179,8 @@ impl Ledger {
     pub(crate) fn advance(&self, phase: Phase) {
         let mut books = self.books();
         books.phase = books.phase.max(phase);
+        drop(books);
+        self.room.notify_waiters();
     }
 
     /// Takes nothing more from now on, if nothing is pending now.

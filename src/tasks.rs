@@ -155,7 +155,7 @@ impl BackgroundTasks {
         header.key = registry.supervisor.ledger().add(header.name.as_ref(), exchange, registry.admitted, header.added);
         if header.key.is_none() {
             drop(slot);
-            self.refuse(&task);
+            self.refuse(task);
             return false;
         }
         header.index = slot.filed;
@@ -175,10 +175,11 @@ impl BackgroundTasks {
         true
     }
 
-    fn refuse(&self, task: &Task) {
-        if let Some(report) = self.end_unreleased(task, Outcome::Refused) {
+    fn refuse(&self, task: Task) {
+        if let Some(report) = self.end_unreleased(&task, Outcome::Refused) {
             self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         }
+        quietly("a task's captured value", || drop(task));
     }
 
     /// Notes the end of a task that was not released, and reports it if anybody wants that.

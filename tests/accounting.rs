@@ -373,6 +373,9 @@ fn check(supervisor: &Supervisor, books: &Books, limits: &Limits) {
     assert_eq!(stats.refused, (told.added - told.taken) as u64, "{stats:?}");
     assert_eq!(stats.waiting + stats.running, supervisor.running().len() as u64, "{stats:?}");
     assert!(told.runs.values().all(|(begun, ended)| *begun == 1 && *ended <= 1), "no task runs twice: {:?}", told.runs);
+    if let Some((tasks, functions)) = limits.max_concurrent.zip(limits.max_blocking) {
+        assert!(stats.running <= (tasks + functions) as u64, "{stats:?}");
+    }
     if let Some(most) = limits.max_concurrent {
         assert!(books.most_running.load(SeqCst) <= most, "{stats:?}");
     }

@@ -345,3 +345,23 @@ async fn a_slow_reader_does_not_hold_the_places_with_release_after() {
     assert_eq!((stats.succeeded, stats.pending()), (1, 0));
     drop(reader);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_room_once_the_supervisor_is_shut_down() {
+    let supervisor = Supervisor::builder().max_pending(1).build();
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(async |request: Request<()>| {
+        request.background_tasks().expect("the layer is there").add(async {});
+        Ok::<_, Infallible>(Response::new(String::new()))
+    }));
+    let open = service.clone().oneshot(Request::new(())).await.expect("it can't fail");
+    let mut waiting = service.clone();
+    let mut ready = tokio_test::task::spawn(waiting.ready());
+    assert!(ready.poll().is_pending(), "the open response's task takes the only place");
+    let report = supervisor.shutdown(Duration::ZERO).await;
+    assert_eq!(report.abandoned().len(), 1);
+    assert!(ready.is_woken() && ready.poll().is_ready());
+    drop(service.oneshot(Request::new(())).await.expect("it can't fail"));
+    assert_eq!(supervisor.stats().refused, 1);
+    drop(open);
+    soon(supervisor.idle()).await;
+}

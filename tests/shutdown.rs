@@ -474,6 +474,22 @@ async fn a_registry_that_is_kept_is_refused_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_task_that_panics_when_it_is_dropped_does_not_reach_the_caller() {
+    struct Trap;
+    impl Drop for Trap {
+        fn drop(&mut self) {
+            panic!("a captured value's");
+        }
+    }
+    let supervisor = Supervisor::new();
+    let kept = answered(&supervisor, "/").await;
+    supervisor.shutdown(GRACE).await;
+    let trap = Trap;
+    assert!(!kept.add(async move { drop(trap) }));
+    assert_eq!(supervisor.stats().refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panicking_observer_does_not_disturb_it() {
     struct Panics;
     impl Observer for Panics {
