@@ -57,19 +57,20 @@ impl Batch {
         }
     }
 
-    /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the last goes on in
-    /// this one. Most tasks that only hand something over end at their first poll, and need none.
+    /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the first of these goes
+    /// on in this one. Most tasks that only hand something over end at their first poll, and need none.
     async fn run_together(&mut self) {
-        let mut last = None;
+        let mut first = None;
         while let Some(job) = self.next() {
-            if let Ok(running) = first_poll(job).await {
-                if let Some(previous) = last.replace(running) {
-                    drop(tokio::spawn(previous.run()));
-                }
+            let Ok(running) = first_poll(job).await else { continue };
+            if first.is_none() {
+                first = Some(running);
+            } else {
+                drop(tokio::spawn(running.run()));
             }
         }
-        if let Some(last) = last {
-            go_on(last).await;
+        if let Some(first) = first {
+            go_on(first).await;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     lane::{InLine, Place},
     meter,
     outcome::Outcome,
-    panics::{caught, quietly},
+    panics::{caught, discard},
     report::TaskReport,
     task::Task,
     tasks::BackgroundTasks,
@@ -152,7 +152,7 @@ impl Job {
                 None => caught(poll),
             };
             if !matches!(polled, Ok(Poll::Pending)) {
-                quietly("a task's captured value", || work.clear());
+                discard(header.name.as_ref(), || work.clear());
             }
             polled
         });
@@ -221,7 +221,7 @@ impl Job {
     fn end_once(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         self.leave_line();
-        self.clear();
+        self.discard();
         let failed = outcome.is_failure();
         let figure = outcome.figure();
         let supervisor = self.tasks.supervisor();
@@ -239,10 +239,14 @@ impl Job {
             let waited = header.started.unwrap_or(now).saturating_duration_since(released);
             let ran = header.started.map(|started| now.saturating_duration_since(started));
             meter::ended(header.name.as_ref(), &outcome, waited, ran);
-            if !supervisor.observers().is_empty() {
+            if supervisor.observers().is_empty() {
+                outcome.discard();
+            } else {
                 let end = Some(self.tasks.response_end(self.unfinished));
                 self.tasks.report(header.index, TaskReport { name: header.name.clone(), outcome, waited, ran, end });
             }
+        } else {
+            outcome.discard();
         }
         // Last of all, so that whoever waits for the books to be idle finds everything told.
         if let Some(key) = header.key {
@@ -251,16 +255,11 @@ impl Job {
         failed
     }
 
-    /// Drops what the user gave, where the user's code may run.
-    fn clear(&mut self) {
-        let Self { task, tasks, .. } = self;
-        let (header, work) = task.parts_mut();
-        let custom = matches!(header.when, When::Matches(_)).then(|| std::mem::take(&mut header.when));
-        if work.is_cleared() && custom.is_none() {
-            return;
+    /// Drops what the user gave, with the registry as the current one.
+    fn discard(&mut self) {
+        if !self.task.is_discarded() {
+            Scope::new(self.tasks.clone()).run(|| self.task.discard());
         }
-        Scope::new(tasks.clone()).run(|| quietly("a task's captured value", || work.clear()));
-        quietly("a task's condition", || drop(custom));
     }
 }
 
@@ -293,11 +292,12 @@ impl Queued {
     pub(crate) async fn run(self) -> bool {
         let Self { mut job, place } = self;
         let place = match place {
-            Ok(place) => place,
-            Err(in_line) => match Box::pin(job.wait(in_line)).await {
-                Some(place) => place,
-                None => return job.end(Outcome::Cancelled),
-            },
+            Ok(place) => Some(place),
+            Err(in_line) => Box::pin(job.wait(in_line)).await,
+        };
+        // What an abort drops may leave its place to a task that the abort has not come to.
+        let Some(place) = place.filter(|_| !job.tasks.supervisor().is_aborted()) else {
+            return job.end(Outcome::Cancelled);
         };
         let blocking = job.task.parts_mut().1.take_blocking();
         let (outcome, place) = match blocking {

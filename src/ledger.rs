@@ -55,6 +55,8 @@ struct Entry {
     exchange: Weak<dyn AsRef<Exchange> + Send + Sync>,
     /// When the task was added, if that was after the release.
     added: Option<Instant>,
+    /// How many tasks were added before.
+    nth: u64,
     state: TaskState,
 }
 
@@ -96,7 +98,8 @@ impl Ledger {
             return None;
         }
         *books.figure(state) += 1;
-        let key = books.tasks.insert(Entry { name: name.cloned(), exchange, added, state });
+        let nth = books.stats.added();
+        let key = books.tasks.insert(Entry { name: name.cloned(), exchange, added, nth, state });
         Some(key)
     }
 
@@ -217,10 +220,10 @@ impl Ledger {
 impl Books {
     fn describe(&self, which: impl Fn(&Entry) -> bool) -> Vec<RunningTask> {
         let now = Instant::now();
-        let mut tasks: Vec<_> =
-            self.tasks.iter().filter(|(_, entry)| which(entry)).filter_map(|(_, entry)| entry.describe(now)).collect();
-        tasks.sort_by_key(|task| std::cmp::Reverse(task.age));
-        tasks
+        let entries = self.tasks.iter().map(|(_, entry)| entry).filter(|entry| which(entry));
+        let mut tasks: Vec<_> = entries.filter_map(|entry| Some((entry.describe(now)?, entry.nth))).collect();
+        tasks.sort_by_key(|(task, nth)| (std::cmp::Reverse(task.age), *nth));
+        tasks.into_iter().map(|(task, _)| task).collect()
     }
 
     const fn figure(&mut self, state: TaskState) -> &mut u64 {

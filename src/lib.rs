@@ -100,6 +100,7 @@ mod error;
 mod exchange;
 mod future;
 mod gate;
+pub mod guide;
 mod job;
 mod lane;
 mod layer;

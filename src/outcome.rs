@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use crate::{error::BoxError, name::Name, stats::Stats};
+use crate::{
+    error::BoxError,
+    name::Name,
+    panics::{caught, quietly},
+    stats::Stats,
+};
 
 /// How a task ended. Every task that was added ends in exactly one of these ways.
 ///
@@ -71,6 +76,13 @@ impl Outcome {
         }
     }
 
+    /// Drops the error of a task, which may panic.
+    pub(crate) fn discard(self) {
+        if matches!(self, Self::Failed(_)) {
+            quietly("a task's error", || drop(self));
+        }
+    }
+
     /// Logs how a task ended, under its name and its request's path.
     pub(crate) fn log(&self, name: Option<&Name>, path: &str) {
         let task = name.map_or("", Name::as_str);
@@ -80,7 +92,12 @@ impl Outcome {
             Self::Refused => crate::log::error!(task = task, path = path, "a task was refused: the supervisor is closed"),
             Self::Cancelled => crate::log::warn!(task = task, path = path, "a task was cancelled before its end"),
             Self::TimedOut => crate::log::error!(task = task, path = path, "a task ran longer than its timeout"),
-            Self::Failed(error) => crate::log::error!(task = task, path = path, error = %error, "a task failed"),
+            Self::Failed(error) => {
+                // Here and not in the subscriber, as that is no place for a panic of the error's own.
+                let error =
+                    caught(|| error.to_string()).unwrap_or_else(|panic| format!("an error whose message panicked: {panic}"));
+                crate::log::error!(task = task, path = path, error = %error, "a task failed");
+            }
             Self::Panicked(message) => crate::log::error!(task = task, path = path, panic = %message, "a task panicked"),
         }
     }

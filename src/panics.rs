@@ -5,6 +5,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use crate::name::Name;
+
 /// Runs `f`, and turns a panic in it into its message.
 pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     // What `f` has touched is not used again by a caller that gets the message.
@@ -15,6 +17,14 @@ pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
 pub(crate) fn quietly(who: &'static str, f: impl FnOnce()) {
     if let Err(message) = caught(f) {
         crate::log::error!(who = who, panic = message, "a panic was caught");
+    }
+}
+
+/// Drops something that a task has captured, and logs a panic in that under the task's name.
+pub(crate) fn discard(task: Option<&Name>, drop: impl FnOnce()) {
+    if let Err(message) = caught(drop) {
+        let task = task.map_or("", Name::as_str);
+        crate::log::error!(task = task, panic = message, "a value that a task has captured panicked when it was dropped");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,7 +12,6 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
-    panics::quietly,
     report::TaskReport,
     supervisor::Supervisor,
     task::{Key, Task},
@@ -50,7 +49,7 @@ pub(crate) struct Rare {
     /// What is released and waits for its turn.
     pub(crate) sequence: VecDeque<Task>,
     /// What is released and waits for a place, by its place in the order added.
-    pub(crate) in_line: Vec<(usize, Key, Option<Name>)>,
+    pub(crate) in_line: BTreeMap<usize, (Key, Option<Name>)>,
     pub(crate) reports: Vec<(usize, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
 }
@@ -84,10 +83,9 @@ impl Drop for Registry {
         if self.slot_mut().collected.is_empty() {
             return;
         }
-        for task in std::mem::take(&mut self.slot_mut().collected) {
-            let key = task.header().key;
-            quietly("a task's captured value", || drop(task));
-            if let Some(key) = key {
+        for mut task in std::mem::take(&mut self.slot_mut().collected) {
+            task.discard();
+            if let Some(key) = task.header().key {
                 self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
             }
         }

@@ -79,8 +79,10 @@ impl BackgroundTasks {
 
     /// Starts the timer of `release_after`, if there is one to start: there is a head, and a task to release.
     pub(crate) fn arm(&self, slot: &mut Slot) {
-        let Some(after) = self.supervisor().policy().release_after else { return };
-        let Some((head, runtime)) = self.exchange().head().zip(slot.runtime.clone()) else { return };
+        let policy = self.supervisor().policy();
+        let Some(after) = policy.release_after else { return };
+        let runtime = slot.runtime.clone().or_else(|| policy.runtime.clone());
+        let Some((head, runtime)) = self.exchange().head().zip(runtime) else { return };
         if slot.released || slot.collected.is_empty() || slot.rare().timer.is_some() {
             return;
         }

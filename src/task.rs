@@ -10,6 +10,7 @@ use crate::{
     error::BoxError,
     log::Span,
     name::Name,
+    panics::discard,
     when::When,
     work::{ContextWork, FunctionWork, FutureWork, Work},
 };
@@ -17,7 +18,8 @@ use crate::{
 /// A task's line in the supervisor's books.
 pub(crate) type Key = usize;
 
-/// What a task may return: `()`, or a `Result` whose error is counted and logged.
+/// What a task may return: `()`, or a `Result` whose error is counted and logged. It may also never return,
+/// as `async { loop { .. } }`.
 ///
 /// # Examples
 ///
@@ -36,7 +38,12 @@ pub(crate) type Key = usize;
 /// }
 ///
 /// let task = Task::new(async { Delivery::Bounced });
-/// # drop((task, Delivery::Done));
+/// let endless = Task::new(async {
+///     loop {
+///         tokio::task::yield_now().await;
+///     }
+/// });
+/// # drop((task, endless, Delivery::Done));
 /// ```
 pub trait TaskOutput {
     /// What the supervisor counts and logs: an error is a failure of the task.
@@ -57,6 +64,24 @@ impl<E: Into<BoxError>> TaskOutput for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)
     }
+}
+
+/// For work that never returns: a loop that a timeout or a shutdown ends, or what always panics.
+impl TaskOutput for <fn() -> ! as Returns>::Output {
+    fn into_result(self) -> Result<(), BoxError> {
+        self
+    }
+}
+
+/// Stable Rust has no other name for the type `!` than what a function returns.
+#[expect(unnameable_types, reason = "it is a way to write a type, and nothing of the API")]
+pub trait Returns {
+    /// What the function returns.
+    type Output;
+}
+
+impl<T> Returns for fn() -> T {
+    type Output = T;
 }
 
 /// One piece of work that a request leaves for later, and how it is to be run.
@@ -183,6 +208,23 @@ impl Task {
 
     pub(crate) fn work(&self) -> &dyn Work {
         &self.entry.work
+    }
+
+    /// Drops what the user gave, each where its panic goes no further: a second one in the same drop would abort the process.
+    pub(crate) fn discard(&mut self) {
+        let (header, work) = self.parts_mut();
+        let name = header.name.as_ref();
+        if !work.is_cleared() {
+            discard(name, || work.clear());
+        }
+        if matches!(header.when, When::Matches(_)) {
+            let when = std::mem::take(&mut header.when);
+            discard(name, || drop(when));
+        }
+    }
+
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.entry.work.is_cleared() && !matches!(self.entry.header.when, When::Matches(_))
     }
 
     /// The header and the work.

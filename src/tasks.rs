@@ -1,6 +1,11 @@
 //! [`BackgroundTasks`]: the registry in which a request collects its tasks.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Request;
 use tokio::{runtime::Handle, time::Instant};
@@ -15,7 +20,6 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
-    panics::quietly,
     registry::{Collected, Registry},
     report::{BatchReport, TaskReport, TaskState},
     supervisor::Supervisor,
@@ -155,7 +159,7 @@ impl BackgroundTasks {
         header.key = registry.supervisor.ledger().add(header.name.as_ref(), exchange, registry.admitted, header.added);
         if header.key.is_none() {
             drop(slot);
-            self.refuse(task);
+            self.refuse(&mut task);
             return false;
         }
         header.index = slot.filed;
@@ -175,11 +179,11 @@ impl BackgroundTasks {
         true
     }
 
-    fn refuse(&self, task: Task) {
-        if let Some(report) = self.end_unreleased(&task, Outcome::Refused) {
+    fn refuse(&self, task: &mut Task) {
+        task.discard();
+        if let Some(report) = self.end_unreleased(task, Outcome::Refused) {
             self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         }
-        quietly("a task's captured value", || drop(task));
     }
 
     /// Notes the end of a task that was not released, and reports it if anybody wants that.
@@ -239,7 +243,7 @@ impl BackgroundTasks {
         let mut slot = self.registry.slot();
         let (mut removed, kept): (Collected, Collected) = std::mem::take(&mut slot.collected).into_iter().partition(named);
         slot.collected = kept;
-        let mut from_line = Vec::new();
+        let mut from_line = BTreeMap::new();
         if let Some(rare) = slot.rare_if_any() {
             let (from_sequence, kept): (VecDeque<_>, VecDeque<_>) =
                 std::mem::take(&mut rare.sequence).into_iter().partition(named);
@@ -247,14 +251,14 @@ impl BackgroundTasks {
             removed.extend(from_sequence);
             (from_line, rare.in_line) = std::mem::take(&mut rare.in_line)
                 .into_iter()
-                .partition(|(.., other)| other.as_ref().is_some_and(|other| other.as_str() == name));
+                .partition(|(_, (_, other))| other.as_ref().is_some_and(|other| other.as_str() == name));
         }
         drop(slot);
         let found = removed.len() + from_line.len();
         for task in removed {
             self.take_back(task);
         }
-        for (_, key, _) in from_line {
+        for (key, _) in from_line.into_values() {
             // What stood in line finds its place gone when its turn comes, and tells the observers then.
             self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
         }
@@ -262,10 +266,8 @@ impl BackgroundTasks {
     }
 
     fn take_back(&self, mut task: Task) {
-        let (header, work) = task.parts_mut();
-        let (key, index, when) = (header.key, header.index, std::mem::take(&mut header.when));
-        quietly("a task's captured value", || work.clear());
-        quietly("a task's condition", || drop(when));
+        task.discard();
+        let (key, index) = (task.header().key, task.header().index);
         if let Some(report) = self.end_unreleased(&task, Outcome::Cancelled) {
             self.report(index, report);
         }
@@ -332,15 +334,12 @@ impl BackgroundTasks {
 
     /// Notes that a task waits for a place, so that it can be taken back.
     pub(crate) fn stand_in_line(&self, index: usize, key: Key, name: Option<Name>) {
-        self.registry.slot().rare().in_line.push((index, key, name));
+        self.registry.slot().rare().in_line.insert(index, (key, name));
     }
 
     /// Notes that a task waits no more. Returns whether it was not taken back.
     pub(crate) fn leave_line(&self, index: usize) -> bool {
-        let mut slot = self.registry.slot();
-        let in_line = &mut slot.rare().in_line;
-        let found = in_line.iter().position(|(other, ..)| *other == index);
-        found.map(|position| in_line.swap_remove(position)).is_some()
+        self.registry.slot().rare().in_line.remove(&index).is_some()
     }
 
     /// Tells the observers how a task ended, and how the batch did if it was its last.
@@ -362,6 +361,7 @@ impl BackgroundTasks {
         let end = end.unwrap_or_else(|| self.response_end(!self.exchange().is_over()));
         let report = BatchReport { end, tasks };
         self.supervisor().observers().tell(|observer| observer.batch_ended(&report));
+        report.tasks.into_iter().for_each(|task| task.outcome.discard());
     }
 }
 

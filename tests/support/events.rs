@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex},
+    fmt::{self, Write},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use tracing::{
-    Event, Level, Subscriber,
+    Dispatch, Event, Level, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
     subscriber::DefaultGuard,
@@ -27,7 +27,7 @@ pub enum Entry {
     Record { span: u64, fields: Fields },
     Follows { span: u64, from: u64 },
     Close { span: u64, name: &'static str },
-    Event { level: Level, target: String, span: Option<u64>, fields: Fields },
+    Event { level: Level, target: String, span: Option<u64>, fields: Fields, text: String },
 }
 
 impl Entry {
@@ -53,6 +53,9 @@ pub struct Events(Arc<Mutex<Vec<Entry>>>);
 impl Events {
     /// Records for this thread, until the guard is dropped. A test's runtime has to run on it.
     pub fn record() -> (Self, DefaultGuard) {
+        // With a single subscriber, what logs first on a thread that has none is taken for something that nobody ever wants.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
+        LazyLock::force(&SECOND);
         let events = Self::default();
         let guard = tracing::subscriber::set_default(Registry::default().with(events.clone()));
         (events, guard)
@@ -70,10 +73,7 @@ impl Events {
     /// The events of this crate, as level and text.
     pub fn ours(&self) -> Vec<(Level, String)> {
         let ours = self.all().into_iter().filter_map(|entry| match entry {
-            Entry::Event { level, target, fields, .. } if target.starts_with("tower_background") => {
-                let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                Some((level, fields.join(" ")))
-            }
+            Entry::Event { level, target, text, .. } if target.starts_with("tower_background") => Some((level, text)),
             _ => None,
         });
         ours.collect()
@@ -109,6 +109,7 @@ where
             target: metadata.target().to_owned(),
             span: cx.event_span(event).map(|span| span.id().into_u64()),
             fields: read(|visit| event.record(visit)),
+            text: text(event),
         });
     }
 
@@ -132,4 +133,17 @@ fn read(record: impl FnOnce(&mut dyn Visit)) -> Fields {
     let mut visitor = Visitor(Fields::new());
     record(&mut visitor);
     visitor.0
+}
+
+/// An event's fields in their order, as `name=value `, with texts in quotes.
+fn text(event: &Event<'_>) -> String {
+    struct Text(String);
+    impl Visit for Text {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            write!(self.0, "{}={value:?} ", field.name()).expect("a string takes all");
+        }
+    }
+    let mut text = Text(String::new());
+    event.record(&mut text);
+    text.0
 }

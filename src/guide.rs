@@ -1,0 +1,4 @@
+//! Guides.
+
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}
