@@ -26,12 +26,14 @@ pub(crate) struct Batch {
     unfinished: bool,
     /// What is left to start; a sequence is left in the registry, where later tasks join it.
     together: CollectedIter,
+    /// Whether nothing was left when it was last looked for. What joins the sequence after that has another runner.
+    at_end: bool,
 }
 
 impl Batch {
     pub(crate) fn new(tasks: BackgroundTasks, together: Collected, order: Order, late: bool) -> Self {
         let unfinished = !tasks.exchange().is_over();
-        Self { tasks, order, late, unfinished, together: together.into_iter() }
+        Self { tasks, order, late, unfinished, together: together.into_iter(), at_end: false }
     }
 
     /// Hands the tasks to a runtime. If that has ended they are cancelled.
@@ -83,10 +85,14 @@ impl Batch {
     }
 
     fn next(&mut self) -> Option<Job> {
+        if self.at_end {
+            return None;
+        }
         let task = match self.order {
             Order::Concurrent => self.together.next(),
             Order::Sequential | Order::FailFast => self.tasks.next_in_sequence(),
         };
+        self.at_end = task.is_none();
         task.map(|task| Job::new(task, self.tasks.clone(), self.unfinished))
     }
 

@@ -1,14 +1,15 @@
 //! What is known of one request and its response. It is written once, where the registry is, and read from there by all.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU64, Ordering},
-};
-
 use http::{HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use crate::end::{BodyError, End};
+use crate::{
+    end::{BodyError, End},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 #[derive(Debug)]
 pub(crate) struct Exchange {

@@ -1,6 +1,6 @@
 //! Counts the open responses, and closes for new ones in the same step.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 const CLOSED: usize = 1;
 const RESPONSE: usize = 2;

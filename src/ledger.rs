@@ -1,9 +1,9 @@
 //! The books: which tasks there are and where each stands, in figures that add up at every moment.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use slab::Slab;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     exchange::Exchange,
@@ -12,6 +12,7 @@ use crate::{
     outcome::Figure,
     report::{RunningTask, TaskState},
     stats::Stats,
+    sync::{Mutex, MutexGuard, Notify},
     task::Key,
 };
 

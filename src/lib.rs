@@ -85,6 +85,8 @@
 //! - `shutdown.rs` closes both, waits, cancels, drops and reports. `room.rs` is backpressure.
 //! - `current.rs` is how [`BackgroundTasks::current`] finds the registry: it lies in the thread's slot while code of the
 //!   request is polled or dropped.
+//! - `sync.rs` is where locks, atomics and notifications come from, so that `models.rs` can have loom try every order in which
+//!   threads could take them: a task that is added with the end, the timer with the end, the body with the head, a shutdown.
 //! - `axum.rs` and `tonic.rs` stand at the rim: nothing imports them.
 //!
 //! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
@@ -109,6 +111,10 @@ mod ledger;
 mod log;
 mod marker;
 mod meter;
+#[cfg(all(test, background_loom))]
+mod models;
+#[cfg(all(test, background_loom))]
+mod models_books;
 mod name;
 mod observer;
 mod order;
@@ -124,6 +130,7 @@ mod service;
 mod shutdown;
 mod stats;
 mod supervisor;
+mod sync;
 mod task;
 mod tasks;
 mod when;

@@ -3,9 +3,12 @@
 //! axum answers `HEAD` by replacing the body outside of its routes, and tonic discards a body that is at its end. The body
 //! then hands its lease to the marker, which the server drops when it has encoded the head.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::PoisonError;
 
-use crate::lease::Lease;
+use crate::{
+    lease::Lease,
+    sync::{Arc, Mutex, Weak},
+};
 
 type Place = Mutex<Option<Lease>>;
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
 };
 
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -14,6 +14,7 @@ use crate::{
     outcome::Outcome,
     report::TaskReport,
     supervisor::Supervisor,
+    sync::{Mutex, MutexGuard},
     task::{Key, Task},
     tasks::BackgroundTasks,
 };

@@ -1,6 +1,6 @@
 //! The release of a request's tasks: by the end of its response, or before that by `release_after`.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
@@ -11,6 +11,7 @@ use crate::{
     progress::{Progress, Verdict},
     registry::{Collected, Slot},
     report::TaskState,
+    sync::MutexGuard,
     tasks::BackgroundTasks,
 };
 
@@ -32,6 +33,12 @@ impl BackgroundTasks {
         }
         self.release();
         self.supervisor().close_response(admitted);
+    }
+
+    /// Releases the tasks of a response that may still be open.
+    pub(crate) fn release_unfinished(&self) {
+        self.exchange().note_unfinished();
+        self.release();
     }
 
     /// The one place where collected tasks are released.
@@ -92,9 +99,7 @@ impl BackgroundTasks {
         let timer = runtime.spawn(async move {
             tokio::time::sleep_until(deadline).await;
             if let Some(registry) = registry.upgrade() {
-                let tasks = Self { registry };
-                tasks.exchange().note_unfinished();
-                tasks.release();
+                Self { registry }.release_unfinished();
             }
         });
         slot.rare().timer = Some(timer.abort_handle());

@@ -141,18 +141,20 @@ impl Supervisor {
     /// Waits until no response is open and no task is left, and takes no more from then on. Returns whether that came before
     /// the time was over, for this call or for another one.
     async fn drained_within(&self, time: Duration, over: &CancellationToken) -> bool {
-        let drained = async {
-            loop {
-                // Made before the figures are read: what ends in between still wakes them.
-                let (no_response, idle) = (self.no_response().notified(), self.ledger().idle.notified());
-                if self.open_responses() == 0 && self.ledger().seal_if_idle() {
-                    return;
-                }
-                either(no_response, idle).await;
-            }
-        };
-        let drained = tokio::time::timeout(time, over.run_until_cancelled(drained)).await;
+        let drained = tokio::time::timeout(time, over.run_until_cancelled(self.drained())).await;
         matches!(drained, Ok(Some(())))
+    }
+
+    /// Waits until no response is open and no task is left, and takes no more from then on.
+    pub(crate) async fn drained(&self) {
+        loop {
+            // Made before the figures are read: what ends in between still wakes them.
+            let (no_response, idle) = (self.no_response().notified(), self.ledger().idle.notified());
+            if self.open_responses() == 0 && self.ledger().seal_if_idle() {
+                return;
+            }
+            either(no_response, idle).await;
+        }
     }
 
     /// Waits a moment for the drops of what was left, which are certain only for tasks that do not hold their thread.

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     report::RunningTask,
     shutdown::ShutdownReport,
     stats::Stats,
+    sync::Notify,
 };
 
 /// Owns every task that runs after a response: policy, limits, shutdown and figures.

@@ -15,7 +15,11 @@ const RIM: &[&str] = &["axum", "tonic"];
 
 /// What is done in these files only, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[
-    ("End::", &["end", "exchange", "lease", "progress", "when"], "one place judges an end; the lease and the timer know theirs"),
+    (
+        "End::",
+        &["end", "exchange", "lease", "models", "progress", "when"],
+        "one place judges an end; the lease and the timer know theirs, and models expect one",
+    ),
     ("ResponseEnd::new(", &["tasks"], "an end is told by its registry"),
     ("note_end(", &["exchange", "release"], "an end is noted where it releases"),
     ("Lease::open(", &["service"], "a lease is opened with its request"),
@@ -26,6 +30,8 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("Handle::current(", &[], "it panics without a runtime, and a body may be dropped there"),
     ("catch_unwind(", &["panics"], "one place turns panics into values"),
     ("thread_local!", &["current"], "there is no other global state"),
+    ("background_loom", &["lib", "sync"], "the code is the same with and without loom"),
+    ("loom::", &["models", "models_books", "sync"], "as above"),
     (
         "feature = ",
         &["error", "lib", "log", "meter"],
@@ -153,6 +159,24 @@ fn files_are_short_and_say_what_they_are_for() {
         assert!(lines <= LINES, "src/{}.rs has {lines} lines of code", source.name);
         let wide = source.text.lines().find(|line| line.chars().count() > WIDTH && !line.ends_with(" |"));
         assert_eq!(wide, None, "src/{}.rs has a line that is too wide", source.name);
+    }
+}
+
+/// What loom is to see comes from `sync.rs`; the rest of the standard library's, as `Arc`, is one step to it.
+#[test]
+fn what_threads_share_is_modelled() {
+    for source in sources() {
+        if ["sync", "models", "models_books"].contains(&source.name.as_str()) {
+            continue;
+        }
+        let code: String = source.code().collect();
+        for path in ["std::sync::", "std::{", "tokio::sync::", "tokio::{"] {
+            for import in code.split(path).skip(1).filter_map(|rest| rest.split(';').next()) {
+                let names: BTreeSet<_> = import.split(|character: char| !character.is_alphanumeric()).collect();
+                let found = ["Mutex", "RwLock", "Condvar", "Notify", "atomic"].into_iter().find(|name| names.contains(name));
+                assert_eq!(found, None, "src/{}.rs imports this past `sync.rs`", source.name);
+            }
+        }
     }
 }
 
