@@ -84,6 +84,7 @@ enum Do {
 struct Limits {
     max_concurrent: Option<usize>,
     max_blocking: Option<usize>,
+    max_pending: Option<usize>,
     task_timeout: Option<u64>,
     release_after: Option<u64>,
     order: u8,
@@ -153,10 +154,11 @@ fn step() -> impl Strategy<Value = Do> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let few = || prop::option::of(1..3usize);
-    (few(), few(), prop::option::of(5..60u64), prop::option::of(5..60u64), 0..3u8).prop_map(
-        |(max_concurrent, max_blocking, task_timeout, release_after, order)| Limits {
+    (few(), few(), prop::option::of(1..8usize), prop::option::of(5..60u64), prop::option::of(5..60u64), 0..3u8).prop_map(
+        |(max_concurrent, max_blocking, max_pending, task_timeout, release_after, order)| Limits {
             max_concurrent,
             max_blocking,
+            max_pending,
             task_timeout,
             release_after,
             order,
@@ -305,13 +307,14 @@ struct Exchange {
     response: Option<Pin<Box<Response_>>>,
 }
 
-fn call(supervisor: &Supervisor, books: &Books, request: &Do) -> Exchange {
+/// Calls a service, if it is ready.
+fn call(supervisor: &Supervisor, books: &Books, request: &Do) -> Option<Exchange> {
     let Do::Request { leaves, order: chosen, body, version2, head, status, fails, keep } = request.clone() else {
         unreachable!("it is called with a request")
     };
     let kept = Arc::new(Mutex::new(None));
     let (books, keeping) = (books.clone(), Arc::clone(&kept));
-    books.told.lock().unwrap().requests += 1;
+    let told = Arc::clone(&books.told);
     let mut service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<()>| {
         let tasks = request.background_tasks().expect("the layer is there");
         if let Some(chosen) = chosen {
@@ -334,6 +337,10 @@ fn call(supervisor: &Supervisor, books: &Books, request: &Do) -> Exchange {
         }
         std::future::ready(if fails { Err("the service fails") } else { Ok(response) })
     }));
+    if service.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() {
+        return None;
+    }
+    told.lock().unwrap().requests += 1;
     let request = Request::builder().method(if head { Method::HEAD } else { Method::GET }).version(if version2 {
         Version::HTTP_2
     } else {
@@ -346,7 +353,7 @@ fn call(supervisor: &Supervisor, books: &Books, request: &Do) -> Exchange {
         _ => None,
     };
     let tasks = kept.lock().unwrap().take();
-    Exchange { tasks, response }
+    Some(Exchange { tasks, response })
 }
 
 /// Polls the body once, as a server does, and drops it when it is over.
@@ -390,6 +397,9 @@ async fn run(limits: Limits, script: Vec<Do>) {
     if let Some(tasks) = limits.max_blocking {
         builder = builder.max_blocking(tasks);
     }
+    if let Some(tasks) = limits.max_pending {
+        builder = builder.max_pending(tasks);
+    }
     if let Some(timeout) = limits.task_timeout {
         builder = builder.task_timeout(Duration::from_millis(timeout));
     }
@@ -401,7 +411,7 @@ async fn run(limits: Limits, script: Vec<Do>) {
     let mut shutdowns = Vec::new();
     for step in script {
         match step {
-            Do::Request { .. } => exchanges.push(call(&supervisor, &books, &step)),
+            Do::Request { .. } => exchanges.extend(call(&supervisor, &books, &step)),
             Do::Poll(exchange) => exchanges.get_mut(exchange).into_iter().for_each(poll),
             Do::Drop(exchange) => exchanges.get_mut(exchange).into_iter().for_each(|exchange| exchange.response = None),
             Do::Unwind(exchange) => {
