@@ -209,14 +209,15 @@ async fn a_panic_beside_the_task_is_logged_too() {
         Task::new(async move {
             let _trap = trap;
         })
+        .named("trap")
         .when(When::matches(|_| false)),
     );
     call.finish().await;
     soon(supervisor.idle()).await;
-    let caught = events.with_message("a panic was caught");
+    let caught = events.with_message("a value that a task has captured panicked when it was dropped");
     let [caught @ Entry::Event { level, .. }] = &caught[..] else { panic!("{caught:?}") };
     assert_eq!((*level, caught.field("panic")), (Level::ERROR, Some("in a drop")));
-    assert_eq!(caught.field("who"), Some("a task's captured value"));
+    assert_eq!(caught.field("task"), Some("trap"));
     assert_eq!(supervisor.stats().skipped, 1);
 }
 
