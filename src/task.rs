@@ -18,8 +18,9 @@ use crate::{
 /// A task's line in the supervisor's books.
 pub(crate) type Key = usize;
 
-/// What a task may return: `()`, or a `Result` whose error is counted and logged. It may also never return,
-/// as `async { loop { .. } }`.
+/// What a task may return: `()`, or a `Result` whose error is counted and logged.
+///
+/// A block that never returns, as `async { loop { .. } }`, has the output `!`, which is neither; one with a `while` is `()`.
 ///
 /// # Examples
 ///
@@ -39,7 +40,7 @@ pub(crate) type Key = usize;
 ///
 /// let task = Task::new(async { Delivery::Bounced });
 /// let endless = Task::new(async {
-///     loop {
+///     while std::future::ready(true).await {
 ///         tokio::task::yield_now().await;
 ///     }
 /// });
@@ -64,24 +65,6 @@ impl<E: Into<BoxError>> TaskOutput for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)
     }
-}
-
-/// For work that never returns: a loop that a timeout or a shutdown ends, or what always panics.
-impl TaskOutput for <fn() -> ! as Returns>::Output {
-    fn into_result(self) -> Result<(), BoxError> {
-        self
-    }
-}
-
-/// Stable Rust has no other name for the type `!` than what a function returns.
-#[expect(unnameable_types, reason = "it is a way to write a type, and nothing of the API")]
-pub trait Returns {
-    /// What the function returns.
-    type Output;
-}
-
-impl<T> Returns for fn() -> T {
-    type Output = T;
 }
 
 /// One piece of work that a request leaves for later, and how it is to be run.

@@ -93,7 +93,7 @@ async fn a_blocking_function_that_runs_too_long_is_told_and_reported_while_it_st
     let (drops, mut dropped) = mpsc::unbounded_channel();
     let (server, recorder, supervisor) = serve(Supervisor::builder(), move |tasks| {
         let (told, captured, runtime) = (told.clone(), Tells("returned", drops.clone()), Handle::current());
-        let task = Task::blocking(move |cx: TaskContext| {
+        let task = Task::blocking(move |cx: TaskContext| -> Result<(), &str> {
             let _captured = captured;
             // The test answers only when the supervisor has reported.
             let (returns, returned) = oneshot::channel::<()>();
@@ -176,11 +176,11 @@ async fn a_task_that_never_returns_ends_by_its_timeout() {
     let (server, recorder, supervisor) = serve(Supervisor::builder().task_timeout(ENOUGH), |tasks| {
         tasks.order(Order::Sequential);
         tasks.add(async {
-            loop {
+            while std::future::ready(true).await {
                 tokio::task::yield_now().await;
             }
         });
-        tasks.add(Task::blocking(|cx: TaskContext| {
+        tasks.add(Task::blocking(|cx: TaskContext| -> Result<(), &str> {
             loop {
                 assert!(!cx.is_cancelled(), "it never returns, but it panics");
                 std::thread::yield_now();
