@@ -15,6 +15,7 @@ use crate::{
     current::Scope,
     lane::{InLine, Place},
     meter,
+    name::Name,
     outcome::Outcome,
     panics::{caught, discard},
     report::TaskReport,
@@ -97,10 +98,11 @@ impl Job {
     }
 
     fn start(&mut self) {
+        let timed = self.timeout().is_some();
         let supervisor = self.tasks.supervisor();
         let header = self.task.header_mut();
         header.begun = true;
-        if supervisor.is_timed() || header.timeout.is_some() {
+        if supervisor.is_timed() || timed {
             header.started = Some(Instant::now());
         }
         let Some(key) = header.key else { return };
@@ -117,15 +119,6 @@ impl Job {
         self.task.header().timeout.or(self.tasks.supervisor().policy().task_timeout)
     }
 
-    fn context(&self, token: CancellationToken) -> TaskContext {
-        TaskContext {
-            end: self.tasks.response_end(self.unfinished),
-            tasks: self.tasks.clone(),
-            name: self.task.header().name.clone(),
-            token,
-        }
-    }
-
     /// Starts the task if it has not started, and polls it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let first = !self.task.header().begun;
@@ -138,12 +131,8 @@ impl Job {
         let polled = scope.run(|| {
             let poll = || {
                 if first {
-                    work.as_mut().begin(&|| TaskContext {
-                        end: tasks.response_end(*unfinished),
-                        tasks: tasks.clone(),
-                        name: header.name.clone(),
-                        token: tasks.supervisor().cancel_token().clone(),
-                    });
+                    let token = tasks.supervisor().cancel_token();
+                    work.as_mut().begin(&|| context(tasks, *unfinished, header.name.clone(), token.clone()));
                 }
                 work.as_mut().poll(cx)
             };
@@ -180,7 +169,7 @@ impl Job {
     async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> (Outcome, Place) {
         let supervisor = self.tasks.supervisor().clone();
         let token = supervisor.cancel_token().child_token();
-        let context = self.context(token.clone());
+        let context = context(&self.tasks, self.unfinished, self.task.header().name.clone(), token.clone());
         let mut scope = Scope::new(self.tasks.clone());
         let span = self.task.header().span.clone();
         let thread = tokio::task::spawn_blocking(move || {
@@ -311,6 +300,10 @@ impl Queued {
         drop(place);
         failed
     }
+}
+
+fn context(tasks: &BackgroundTasks, unfinished: bool, name: Option<Name>, token: CancellationToken) -> TaskContext {
+    TaskContext { end: tasks.response_end(unfinished), tasks: tasks.clone(), name, token }
 }
 
 fn outcome_of(result: Result<WorkResult, String>) -> Outcome {

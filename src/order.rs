@@ -13,7 +13,9 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
-    /// All at once, each as a tokio task of its own, started in the order added.
+    /// All at once, started in the order added: each is polled once, and one that does not end by that goes on beside the
+    /// others, as a tokio task of its own. One that computes for long before its first `await` holds up those after it; give it
+    /// to [`Task::blocking`](crate::Task::blocking).
     #[default]
     Concurrent,
     /// One after the other in the order added. After one that failed, the next still runs.
