@@ -55,18 +55,17 @@ impl<B: Body> Body for ResponseBody<B> {
         let Some(lease) = this.lease.as_mut() else {
             return this.inner.poll_frame(cx);
         };
-        let polled = lease.run(|| {
-            let polled = this.inner.as_mut().poll_frame(cx);
-            let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && this.inner.is_end_stream();
-            (polled, at_end)
-        });
-        match &polled.0 {
+        let entered = lease.enter();
+        let polled = this.inner.as_mut().poll_frame(cx);
+        let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && this.inner.is_end_stream();
+        entered.returned();
+        match &polled {
             Poll::Pending => lease.pending(),
-            Poll::Ready(Some(Ok(frame))) => lease.frame(frame, polled.1),
+            Poll::Ready(Some(Ok(frame))) => lease.frame(frame, at_end),
             Poll::Ready(Some(Err(_))) => lease.failed(),
             Poll::Ready(None) => this.lease.take().into_iter().for_each(Lease::ended),
         }
-        polled.0
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -35,16 +35,16 @@ impl Scope {
         self.tasks.take()
     }
 
-    /// Runs `f` with this registry as the current one, and takes it back also where `f` panics.
-    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        struct Entered<'a>(&'a mut Scope);
-        impl Drop for Entered<'_> {
-            fn drop(&mut self) {
-                self.0.swap();
-            }
-        }
+    /// Makes this registry the current one until the guard is dropped, also by a panic.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
         self.swap();
-        let _entered = Entered(self);
+        Entered(self)
+    }
+
+    /// Runs `f` with this registry as the current one.
+    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let _entered = self.enter();
         f()
     }
 
@@ -62,9 +62,21 @@ impl Scope {
         }
     }
 
+    #[inline]
     fn swap(&mut self) {
         let entering = ManuallyDrop::new(self.tasks.take());
         self.tasks = ManuallyDrop::into_inner(CURRENT.replace(entering));
+    }
+}
+
+/// Takes the registry back to its scope.
+#[derive(Debug)]
+pub(crate) struct Entered<'a>(&'a mut Scope);
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.swap();
     }
 }
 

@@ -162,7 +162,7 @@ impl ResponseEnd {
     /// What was wrong with the body, if the end is [`End::BodyError`].
     #[must_use]
     pub fn error(&self) -> Option<BodyError> {
-        self.ended().error
+        self.ended().error()
     }
 
     /// The request's method.
@@ -198,14 +198,14 @@ impl ResponseEnd {
     /// The body's trailers, if it yielded any.
     #[must_use]
     pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.ended().trailers.as_deref()
+        self.ended().trailers()
     }
 
     /// The value of `grpc-status`, from the trailers or else from the head, where
     /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) puts it if there is no message.
     #[must_use]
     pub fn grpc_status(&self) -> Option<i32> {
-        self.ended().grpc_status
+        self.ended().grpc_status()
     }
 
     /// The time from the call of the service to the head of its response, if there was one.

@@ -25,7 +25,7 @@ pub(crate) struct Exchange {
 /// What a release before the end tells of, and what it told.
 #[derive(Debug, Default)]
 struct Early {
-    head: OnceLock<Head>,
+    head: OnceLock<(Head, Option<i32>)>,
     bytes: AtomicU64,
     unfinished: OnceLock<Ended>,
 }
@@ -35,7 +35,6 @@ struct Early {
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) version: Version,
-    pub(crate) grpc_status: Option<i32>,
     pub(crate) at: Instant,
 }
 
@@ -43,26 +42,33 @@ pub(crate) struct Head {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) kind: End,
-    pub(crate) error: Option<BodyError>,
     pub(crate) head: Option<Head>,
     pub(crate) bytes: u64,
-    pub(crate) trailers: Option<Box<HeaderMap>>,
-    pub(crate) grpc_status: Option<i32>,
     pub(crate) at: Instant,
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few responses show.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    pub(crate) error: Option<BodyError>,
+    /// A `content-length` that is sent beside a declared length that is not it.
+    pub(crate) contradiction: Option<u64>,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// What the head says of it, and what the trailers do, which counts more.
+    pub(crate) grpc_status_in_head: Option<i32>,
+    pub(crate) grpc_status: Option<i32>,
 }
 
 impl Exchange {
     /// What is known of a request, of which `early` says whether its tasks may be released before the end.
     #[inline]
     pub(crate) fn new<B>(request: &Request<B>, early: bool) -> Self {
-        Self {
-            method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
-            version: request.version(),
-            started: Instant::now(),
-            early: early.then(Box::default),
-            end: OnceLock::new(),
-        }
+        let started = Instant::now();
+        let method = request.method().clone();
+        let path = request.uri().path_and_query().cloned();
+        let early = early.then(Box::default);
+        Self { method, path, version: request.version(), started, early, end: OnceLock::new() }
     }
 
     /// The path without the query; empty for a target that has none.
@@ -70,17 +76,17 @@ impl Exchange {
         self.path.as_ref().map_or("", PathAndQuery::path)
     }
 
-    /// Notes the head and says whether that is of use.
-    pub(crate) fn note_head(&self, head: Head) -> bool {
+    /// Notes the head, with the gRPC status that it may have, and says whether that is of use.
+    pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) -> bool {
         let Some(early) = &self.early else { return false };
-        let first = early.head.set(head).is_ok();
+        let first = early.head.set((head, grpc_status)).is_ok();
         debug_assert!(first, "a response has one head");
         first
     }
 
     /// The head, where it is noted.
     pub(crate) fn head(&self) -> Option<&Head> {
-        self.early.as_ref()?.head.get()
+        self.early.as_ref()?.head.get().map(|(head, _)| head)
     }
 
     /// Notes what the body has yielded.
@@ -99,15 +105,16 @@ impl Exchange {
     /// Notes what is known now, for a release before the end.
     pub(crate) fn note_unfinished(&self) {
         let Some(early) = &self.early else { return };
-        let head = early.head.get().copied();
-        early.unfinished.get_or_init(|| Ended {
-            kind: End::Unfinished,
-            error: None,
-            head,
-            bytes: early.bytes.load(Ordering::Relaxed),
-            trailers: None,
-            grpc_status: head.and_then(|head| head.grpc_status),
-            at: Instant::now(),
+        early.unfinished.get_or_init(|| {
+            let (head, grpc_status) = early.head.get().copied().unzip();
+            let rare = grpc_status.flatten().map(|status| Rare { grpc_status_in_head: Some(status), ..Rare::default() });
+            Ended {
+                kind: End::Unfinished,
+                head,
+                bytes: early.bytes.load(Ordering::Relaxed),
+                at: Instant::now(),
+                rare: rare.map(Box::new),
+            }
         });
     }
 
@@ -133,10 +140,23 @@ impl Exchange {
 }
 
 impl Ended {
+    pub(crate) fn error(&self) -> Option<BodyError> {
+        self.rare.as_ref()?.error
+    }
+
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.rare.as_ref()?.trailers.as_ref()
+    }
+
+    pub(crate) fn grpc_status(&self) -> Option<i32> {
+        let rare = self.rare.as_ref()?;
+        rare.grpc_status.or(rare.grpc_status_in_head)
+    }
+
     /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
     pub(crate) fn is_success(&self) -> bool {
         self.kind == End::Complete
             && self.head.is_some_and(|head| head.status.as_u16() < 400)
-            && self.grpc_status.is_none_or(|status| status == 0)
+            && self.grpc_status().is_none_or(|status| status == 0)
     }
 }

@@ -34,6 +34,7 @@ pin_project! {
 }
 
 impl<F> ResponseFuture<F> {
+    #[inline]
     pub(crate) const fn new(inner: F, lease: Option<Lease>) -> Self {
         Self { inner, lease }
     }
@@ -52,7 +53,10 @@ where
             // A layer farther out has the lease; or this is polled after it was ready, which is the inner future's to answer.
             return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, None)));
         };
-        let result = ready!(lease.run(|| this.inner.poll(cx)));
+        let entered = lease.enter();
+        let polled = this.inner.poll(cx);
+        entered.returned();
+        let result = ready!(polled);
         let lease = this.lease.take();
         Poll::Ready(match result {
             Ok(mut response) => {

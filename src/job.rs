@@ -29,8 +29,6 @@ use crate::{
 pub(crate) struct Job {
     task: Task,
     tasks: BackgroundTasks,
-    /// Whether the response was still open when the task was released.
-    unfinished: bool,
     in_line: bool,
     ended: bool,
 }
@@ -42,8 +40,8 @@ pub(crate) struct Queued {
 }
 
 impl Job {
-    pub(crate) const fn new(task: Task, tasks: BackgroundTasks, unfinished: bool) -> Self {
-        Self { task, tasks, unfinished, in_line: false, ended: false }
+    pub(crate) const fn new(task: Task, tasks: BackgroundTasks) -> Self {
+        Self { task, tasks, in_line: false, ended: false }
     }
 
     /// Judges whether the task is to run, and takes a place for it or a place in line.
@@ -69,17 +67,10 @@ impl Job {
     }
 
     fn is_wanted(&self) -> Result<bool, String> {
-        let ended = self.tasks.exchange().ended(self.unfinished);
-        let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.unfinished));
+        let ended = self.tasks.exchange().ended(self.task.header().unfinished);
+        let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.task.header().unfinished));
         // Only a condition of the user's own can panic.
-        if matches!(self.task.header().when, When::Matches(_)) { caught(|| self.in_span(holds)) } else { Ok(holds()) }
-    }
-
-    fn in_span<R>(&self, f: impl FnOnce() -> R) -> R {
-        match &self.task.header().span {
-            Some(span) => span.in_scope(f),
-            None => f(),
-        }
+        if matches!(self.task.header().when, When::Matches(_)) { caught(|| self.task.in_span(holds)) } else { Ok(holds()) }
     }
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
@@ -112,7 +103,7 @@ impl Job {
                 supervisor.observers().tell(|observer| observer.task_started(&task));
             }
         }
-        self.in_span(|| crate::log::debug!("a task started"));
+        self.task.in_span(|| crate::log::debug!("a task started"));
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -125,14 +116,14 @@ impl Job {
         if first {
             self.start();
         }
-        let Self { task, tasks, unfinished, .. } = self;
+        let Self { task, tasks, .. } = self;
         let (header, mut work) = task.parts_mut();
         let mut scope = Scope::new(tasks.clone());
         let polled = scope.run(|| {
             let poll = || {
                 if first {
                     let token = tasks.supervisor().cancel_token();
-                    work.as_mut().begin(&|| context(tasks, *unfinished, header.name.clone(), token.clone()));
+                    work.as_mut().begin(&|| context(tasks, header.unfinished, header.name.clone(), token.clone()));
                 }
                 work.as_mut().poll(cx)
             };
@@ -169,7 +160,7 @@ impl Job {
     async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> (Outcome, Place) {
         let supervisor = self.tasks.supervisor().clone();
         let token = supervisor.cancel_token().child_token();
-        let context = context(&self.tasks, self.unfinished, self.task.header().name.clone(), token.clone());
+        let context = context(&self.tasks, self.task.header().unfinished, self.task.header().name.clone(), token.clone());
         let mut scope = Scope::new(self.tasks.clone());
         let span = self.task.header().span.clone();
         let thread = tokio::task::spawn_blocking(move || {
@@ -217,21 +208,21 @@ impl Job {
         let header = self.task.header();
         if let Some(span) = &header.span {
             span.outcome(outcome.label());
-            // Without a key it was taken back, because somebody asked for it: that is nothing to be warned of.
-            if header.key.is_some() {
-                span.in_scope(|| outcome.log(header.name.as_ref(), self.tasks.exchange().path()));
-            }
+        }
+        // Without a key it was taken back, because somebody asked for it: that is nothing to be warned of.
+        if crate::log::IS_ON && header.key.is_some() {
+            self.task.in_span(|| outcome.log(header.name.as_ref(), self.tasks.exchange().path()));
         }
         if supervisor.is_timed() {
             let now = Instant::now();
-            let released = header.added.unwrap_or_else(|| self.tasks.exchange().ended(self.unfinished).at);
+            let released = header.added.unwrap_or_else(|| self.tasks.exchange().ended(self.task.header().unfinished).at);
             let waited = header.started.unwrap_or(now).saturating_duration_since(released);
             let ran = header.started.map(|started| now.saturating_duration_since(started));
             meter::ended(header.name.as_ref(), &outcome, waited, ran);
             if supervisor.observers().is_empty() {
                 outcome.discard();
             } else {
-                let end = Some(self.tasks.response_end(self.unfinished));
+                let end = Some(self.tasks.response_end(self.task.header().unfinished));
                 self.tasks.report(header.index, TaskReport { name: header.name.clone(), outcome, waited, ran, end });
             }
         } else {

@@ -9,7 +9,7 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 
 use crate::{
-    current::Scope,
+    current::{Entered, Scope},
     end::End,
     marker::{HeadMarker, MarkerLink},
     progress::{Progress, Verdict},
@@ -17,19 +17,41 @@ use crate::{
     tasks::BackgroundTasks,
 };
 
-/// See the module's documentation.
+/// See the module's documentation. It moves with the response, so it is kept small.
 #[derive(Debug)]
 pub(crate) struct Lease {
     scope: Scope,
     progress: Progress,
+    aside: Option<Box<Aside>>,
+}
+
+/// What few responses need.
+#[derive(Debug, Default)]
+struct Aside {
     /// Where the lease goes, instead of ending the response, when the body is dropped before the head was sent.
     marker: Option<MarkerLink>,
-    verdict: Option<Box<Verdict>>,
+    /// How the response ends, where that is settled before the lease is dropped.
+    verdict: Option<Verdict>,
+}
+
+/// Runs the code of the service or the body with the request's registry as the current one.
+pub(crate) struct UserCode<'a> {
+    progress: &'a mut Progress,
+    _entered: Entered<'a>,
+}
+
+impl UserCode<'_> {
+    /// The code has returned. Where this is not called, it has panicked.
+    #[inline]
+    pub(crate) fn returned(self) {
+        self.progress.after_user_code();
+    }
 }
 
 impl Lease {
     /// Gives the request a registry. Nothing if it has an open one of the same supervisor: the layer that opened that one is
     /// farther out, and ends the response.
+    #[inline]
     pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Option<Self> {
         let found = request.extensions().get::<BackgroundTasks>();
         if found.and_then(|found| found.of(supervisor)).is_some_and(|joined| !joined.exchange().is_over()) {
@@ -37,27 +59,26 @@ impl Lease {
         }
         let tasks = BackgroundTasks::open(supervisor, request, found.cloned());
         request.extensions_mut().insert(tasks.clone());
-        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), marker: None, verdict: None })
+        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), aside: None })
     }
 
-    /// Runs the service's or the body's code with the request's registry as the current one.
-    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+    /// Enters the service's or the body's code.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> UserCode<'_> {
         self.progress.before_user_code();
-        let result = self.scope.run(f);
-        self.progress.after_user_code();
-        result
+        UserCode { progress: &mut self.progress, _entered: self.scope.enter() }
     }
 
     /// Notes the head of the response.
     pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
         let Some(tasks) = self.scope.tasks() else { return };
-        let head = self.progress.head(tasks.exchange(), response);
-        let may_lose_body = tasks.exchange().method == Method::HEAD || head.grpc_status.is_some();
-        tasks.note_head(head);
+        let (head, grpc_status) = self.progress.head(tasks.exchange(), response);
+        tasks.note_head(head, grpc_status);
+        let may_lose_body = grpc_status.is_some() || tasks.exchange().method == Method::HEAD;
         if may_lose_body && tasks.is_watched() {
             let (marker, link) = HeadMarker::new();
             response.extensions_mut().insert(marker);
-            self.marker = Some(link);
+            self.aside.get_or_insert_default().marker = Some(link);
         }
     }
 
@@ -81,12 +102,12 @@ impl Lease {
     /// Ends the response, as the body returned `None`.
     pub(crate) fn ended(mut self) {
         self.progress.ended();
-        self.marker = None;
+        self.aside = None;
     }
 
     /// Ends the response, as the service returned an error.
     pub(crate) fn service_failed(mut self) {
-        self.verdict = Some(Box::new((End::ServiceError, None)));
+        self.aside.get_or_insert_default().verdict = Some((End::ServiceError, None));
     }
 
     /// Makes the registry the current one while what this lease stands beside is dropped.
@@ -98,14 +119,14 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(tasks) = self.scope.take() else { return };
+        let Some(mut aside) = self.aside.take() else {
+            return tasks.end(&mut self.progress, None);
+        };
+        let Some(marker) = aside.marker.take() else {
+            return tasks.end(&mut self.progress, aside.verdict);
+        };
         let progress = std::mem::take(&mut self.progress);
-        let verdict = self.verdict.take().map_or_else(|| progress.verdict(), |verdict| *verdict);
-        match self.marker.take() {
-            Some(marker) => {
-                let verdict = Some(Box::new(verdict));
-                marker.hand_over(Self { scope: Scope::new(tasks), progress, marker: None, verdict });
-            }
-            None => tasks.end(verdict, progress),
-        }
+        aside.verdict = Some(aside.verdict.unwrap_or_else(|| progress.verdict()));
+        marker.hand_over(Self { scope: Scope::new(tasks), progress, aside: Some(aside) });
     }
 }

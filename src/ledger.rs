@@ -10,6 +10,7 @@ use crate::{
     meter,
     name::Name,
     outcome::Figure,
+    queue::Queue,
     report::{RunningTask, TaskState},
     stats::Stats,
     sync::{Mutex, MutexGuard, Notify},
@@ -43,6 +44,8 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 struct Books {
     stats: Stats,
+    /// How many tasks were taken.
+    taken: u64,
     tasks: Slab<Entry>,
     phase: Phase,
     ended_in_time: u64,
@@ -99,21 +102,23 @@ impl Ledger {
             return None;
         }
         *books.figure(state) += 1;
-        let nth = books.stats.added();
+        let nth = books.taken;
+        books.taken += 1;
         let key = books.tasks.insert(Entry { name: name.cloned(), exchange, added, nth, state });
         Some(key)
     }
 
     /// Collected tasks wait from now on.
-    pub(crate) fn release(&self, released: usize, keys: impl Iterator<Item = Key>) {
+    pub(crate) fn release(&self, tasks: &mut Queue) {
         let mut books = self.books();
-        books.stats.collected -= released as u64;
-        books.stats.waiting += released as u64;
-        for key in keys {
-            if let Some(entry) = books.tasks.get_mut(key) {
+        let released = u64::from(tasks.len());
+        books.stats.collected -= released;
+        books.stats.waiting += released;
+        tasks.for_each(|task| {
+            if let Some(entry) = task.header().key.and_then(|key| books.tasks.get_mut(key)) {
                 entry.state = TaskState::Waiting;
             }
-        }
+        });
     }
 
     /// A waiting task runs from now on.
@@ -132,7 +137,7 @@ impl Ledger {
     pub(crate) fn end(&self, key: Key, figure: Figure) {
         let mut books = self.books();
         let Some(entry) = books.tasks.try_remove(key) else { return };
-        let was_full = books.stats.pending() >= self.max_pending;
+        let was_full = self.is_limited() && books.stats.pending() >= self.max_pending;
         *books.figure(entry.state) -= 1;
         *figure(&mut books.stats) += 1;
         match books.phase {

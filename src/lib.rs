@@ -79,7 +79,7 @@
 //!   need not poll a body to `None`.
 //! - `marker.rs` takes the lease over where a framework drops a body before the head is written.
 //! - `tasks.rs` collects, in the request's `registry.rs`; `release.rs` releases, once, and starts at once what is added later.
-//! - `batch.rs` is the one runner: a batch is one tokio task, which yields once so that the server can write first.
+//! - `runner.rs` is the one tokio task that starts what was released together, after the server has written as a rule.
 //! - `job.rs` takes each task to its one outcome; a drop on the way is an outcome too. `lane.rs` gives it a place to run.
 //! - `ledger.rs` alone counts, under one lock, so that the figures add up at every moment. `gate.rs` counts open responses.
 //! - `shutdown.rs` closes both, waits, cancels, drops and reports. `room.rs` is backpressure.
@@ -91,7 +91,6 @@
 //!
 //! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
 
-mod batch;
 mod body;
 mod bounds;
 mod builder;
@@ -121,11 +120,13 @@ mod order;
 mod outcome;
 mod panics;
 mod progress;
+mod queue;
 mod registry;
 mod release;
 mod report;
 mod request;
 mod room;
+mod runner;
 mod service;
 mod shutdown;
 mod stats;

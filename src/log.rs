@@ -3,6 +3,9 @@
 #[cfg(feature = "tracing")]
 pub(crate) use tracing::{debug, error, warn};
 
+/// Whether anything is logged at all, for what is worked out only to be logged.
+pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
+
 #[cfg(feature = "tracing")]
 mod span {
     use crate::exchange::Exchange;
@@ -12,7 +15,7 @@ mod span {
     pub(crate) struct Span(tracing::Span);
 
     impl Span {
-        #[expect(clippy::unnecessary_wraps, reason = "without the feature there is none")]
+        /// Nothing where nobody listens.
         pub(crate) fn of_task(name: Option<&str>, request: &Exchange) -> Option<Self> {
             let span = tracing::info_span!(
                 parent: None,
@@ -22,6 +25,9 @@ mod span {
                 path = request.path(),
                 outcome = tracing::field::Empty,
             );
+            if span.is_disabled() {
+                return None;
+            }
             span.follows_from(tracing::Span::current());
             Some(Self(span))
         }

@@ -58,13 +58,12 @@ mod with_metrics {
     }
 
     /// Tasks have moved from one state to another.
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    pub(crate) fn moved(from: Option<TaskState>, to: Option<TaskState>, tasks: usize) {
+    pub(crate) fn moved(from: Option<TaskState>, to: Option<TaskState>, tasks: u32) {
         if let Some(from) = from {
-            gauge!(name_of(from)).decrement(tasks as f64);
+            gauge!(name_of(from)).decrement(tasks);
         }
         if let Some(to) = to {
-            gauge!(name_of(to)).increment(tasks as f64);
+            gauge!(name_of(to)).increment(tasks);
         }
     }
 
@@ -102,7 +101,7 @@ mod without_metrics {
 
     pub(crate) const IS_ON: bool = false;
 
-    pub(crate) const fn moved(_from: Option<TaskState>, _to: Option<TaskState>, _tasks: usize) {}
+    pub(crate) const fn moved(_from: Option<TaskState>, _to: Option<TaskState>, _tasks: u32) {}
 
     pub(crate) const fn ended(_name: Option<&Name>, _outcome: &Outcome, _waited: Duration, _ran: Option<Duration>) {}
 }

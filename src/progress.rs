@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     end::{BodyError, End, grpc_status},
-    exchange::{Ended, Exchange, Head},
+    exchange::{Ended, Exchange, Head, Rare},
 };
 
 /// How a response ended, and what was wrong with its body.
@@ -29,19 +29,14 @@ pub(crate) struct Progress {
     polled: bool,
     ended: bool,
     failed: bool,
+    /// Whether more was asked of the body than one frame.
+    streamed: bool,
+    /// Whether `declared` is a length.
+    is_declared: bool,
+    declared: u64,
     head: Option<Head>,
-    declared: Option<u64>,
     bytes: u64,
     rare: Option<Box<Rare>>,
-}
-
-/// What few responses show.
-#[derive(Debug, Default)]
-struct Rare {
-    /// A `content-length` that is sent beside a `declared` that is not it.
-    contradiction: Option<u64>,
-    trailers: Option<Box<HeaderMap>>,
-    grpc_status: Option<i32>,
 }
 
 impl Progress {
@@ -53,8 +48,8 @@ impl Progress {
         self.running = false;
     }
 
-    /// Notes the head, and whether the body is at its end already.
-    pub(crate) fn head<B: Body>(&mut self, request: &Exchange, response: &Response<B>) -> Head {
+    /// Notes the head, and whether the body is at its end already. Returns the gRPC status that the head may have.
+    pub(crate) fn head<B: Body>(&mut self, request: &Exchange, response: &Response<B>) -> (Head, Option<i32>) {
         let body = response.body();
         let status = response.status();
         let version = protocol(request.version, response.version());
@@ -62,15 +57,20 @@ impl Progress {
         self.bodyless = bodyless(&request.method, status);
         self.ended = body.is_end_stream();
         let (hinted, header) = (body.size_hint().exact(), content_length(response.headers()));
-        self.declared = hinted.or(header);
+        let declared = hinted.or(header);
+        self.is_declared = declared.is_some();
+        self.declared = declared.unwrap_or_default();
         // hyper's HTTP/1 leaves the header out beside a body that is at its end.
         let sent = self.multiplexed || !self.ended;
-        if sent && header.is_some() && header != self.declared {
+        if sent && header.is_some() && header != declared {
             self.rare().contradiction = header;
         }
         // A gRPC status stands in the head only of a response without a body.
         let grpc_status = if self.ended { grpc_status(response.headers()) } else { None };
-        *self.head.insert(Head { status, version, grpc_status, at: Instant::now() })
+        if grpc_status.is_some() {
+            self.rare().grpc_status_in_head = grpc_status;
+        }
+        (*self.head.insert(Head { status, version, at: Instant::now() }), grpc_status)
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -79,6 +79,7 @@ impl Progress {
 
     /// Notes a frame that the body yielded, and whether it was the last.
     pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool, keep_trailers: impl FnOnce() -> bool) {
+        self.streamed |= self.polled;
         self.polled = true;
         if let Some(data) = frame.data_ref() {
             self.bytes += data.remaining() as u64;
@@ -88,7 +89,7 @@ impl Progress {
             let rare = self.rare();
             rare.grpc_status = grpc_status(trailers);
             if keep_trailers() {
-                rare.trailers = Some(Box::new(trailers.clone()));
+                rare.trailers = Some(trailers.clone());
             }
         }
     }
@@ -96,6 +97,7 @@ impl Progress {
     /// Notes that the body was polled and has no frame yet.
     pub(crate) const fn pending(&mut self) {
         self.polled = true;
+        self.streamed = true;
     }
 
     /// Notes that the body returned an error.
@@ -106,6 +108,7 @@ impl Progress {
 
     /// Notes that the body returned `None`.
     pub(crate) const fn ended(&mut self) {
+        self.streamed |= self.polled;
         self.polled = true;
         self.ended = true;
     }
@@ -115,11 +118,17 @@ impl Progress {
     }
 
     /// The end, now, that `verdict` told.
-    pub(crate) fn into_end(self, (kind, error): Verdict) -> Ended {
-        let Self { head, bytes, rare, .. } = self;
-        let Rare { trailers, grpc_status, .. } = rare.map_or_else(Rare::default, |rare| *rare);
-        let grpc_status = grpc_status.or_else(|| head?.grpc_status);
-        Ended { kind, error, head, bytes, trailers, grpc_status, at: Instant::now() }
+    pub(crate) fn end(&mut self, (kind, error): Verdict) -> Ended {
+        if error.is_some() {
+            self.rare().error = error;
+        }
+        Ended { kind, head: self.head, bytes: self.bytes, at: Instant::now(), rare: self.rare.take() }
+    }
+
+    /// Whether the server writes the rest of the response before it turns to anything else, as hyper's HTTP/1 does with a
+    /// body that it had whole with its first frame, if it had one at all.
+    pub(crate) const fn is_written_next(&self) -> bool {
+        !self.multiplexed && !self.streamed && self.ended
     }
 
     /// How the response ends if nothing more comes of it.
@@ -149,7 +158,7 @@ impl Progress {
                 _ => Ok(self.ended || !self.polled),
             };
         }
-        match self.declared {
+        match self.is_declared.then_some(self.declared) {
             Some(declared) if yielded > declared && self.multiplexed => Err(BodyError::TooLong { declared, yielded }),
             Some(declared) if yielded < declared && self.ended => Err(BodyError::TooShort { declared, yielded }),
             Some(hinted) if self.ended || (yielded >= hinted && !self.multiplexed) => {

@@ -1,8 +1,8 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::PoisonError,
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
 };
 
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -12,10 +12,11 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
+    queue::Queue,
     report::TaskReport,
     supervisor::Supervisor,
     sync::{Mutex, MutexGuard},
-    task::{Key, Task},
+    task::Key,
     tasks::BackgroundTasks,
 };
 
@@ -33,13 +34,14 @@ pub(crate) struct Registry {
 #[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) released: bool,
-    /// Whether a runner is at the sequence.
+    /// Whether a runner has the sequence, and what joins it.
     pub(crate) in_sequence: bool,
     pub(crate) order: Option<Order>,
     /// How many tasks were filed, and how many of them have no report yet.
-    pub(crate) filed: usize,
-    pub(crate) unreported: usize,
-    pub(crate) collected: Collected,
+    pub(crate) filed: u32,
+    pub(crate) unreported: u32,
+    /// What is collected, and what is released and was not yet come to.
+    pub(crate) queue: Queue,
     pub(crate) runtime: Option<Handle>,
     rare: Option<Box<Rare>>,
 }
@@ -47,19 +49,22 @@ pub(crate) struct Slot {
 /// What most requests do without.
 #[derive(Default)]
 pub(crate) struct Rare {
-    /// What is released and waits for its turn.
-    pub(crate) sequence: VecDeque<Task>,
-    /// What is released and waits for a place, by its place in the order added.
-    pub(crate) in_line: BTreeMap<usize, (Key, Option<Name>)>,
-    pub(crate) reports: Vec<(usize, TaskReport)>,
+    /// What waits for a place, by its place in the order added.
+    pub(crate) in_line: BTreeMap<u32, (Key, Option<Name>)>,
+    pub(crate) reports: Vec<(u32, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
 }
 
 impl Registry {
-    // Inlined, so that it is built where it stays: it is large.
+    // Inlined, and whole in one place, so that it is built where it stays: it is large.
     #[inline]
-    pub(crate) fn new(supervisor: &Supervisor, exchange: Exchange, outer: Option<BackgroundTasks>, admitted: bool) -> Self {
-        Self { supervisor: supervisor.clone(), admitted, outer, exchange, slot: Mutex::default() }
+    pub(crate) fn shared(
+        supervisor: Supervisor,
+        exchange: Exchange,
+        outer: Option<BackgroundTasks>,
+        admitted: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self { supervisor, admitted, outer, exchange, slot: Mutex::default() })
     }
 
     pub(crate) fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -81,10 +86,7 @@ impl AsRef<Exchange> for Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         // Finds tasks only if no response was there to release them.
-        if self.slot_mut().collected.is_empty() {
-            return;
-        }
-        for mut task in std::mem::take(&mut self.slot_mut().collected) {
+        while let Some(mut task) = self.slot_mut().queue.pop() {
             task.discard();
             if let Some(key) = task.header().key {
                 self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
@@ -111,51 +113,5 @@ impl Slot {
         reports.sort_by_key(|(index, _)| *index);
         let reports: Vec<_> = std::mem::take(reports).into_iter().map(|(_, report)| report).collect();
         (!reports.is_empty()).then_some(reports)
-    }
-}
-
-/// Tasks in the order added; one needs no allocation of its own.
-#[derive(Default)]
-pub(crate) struct Collected {
-    first: Option<Task>,
-    more: Vec<Task>,
-}
-
-impl Collected {
-    pub(crate) fn push(&mut self, task: Task) {
-        if self.first.is_none() && self.more.is_empty() {
-            self.first = Some(task);
-        } else {
-            self.more.push(task);
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.more.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.len()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
-        self.first.iter().chain(&self.more)
-    }
-}
-
-pub(crate) type CollectedIter = std::iter::Chain<std::option::IntoIter<Task>, std::vec::IntoIter<Task>>;
-
-impl IntoIterator for Collected {
-    type Item = Task;
-    type IntoIter = CollectedIter;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.more)
-    }
-}
-
-impl Extend<Task> for Collected {
-    fn extend<I: IntoIterator<Item = Task>>(&mut self, tasks: I) {
-        tasks.into_iter().for_each(|task| self.push(task));
     }
 }

@@ -5,44 +5,46 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::{
-    batch::Batch,
     meter,
     order::Order,
     progress::{Progress, Verdict},
-    registry::{Collected, Slot},
+    registry::Slot,
     report::TaskState,
+    runner::Runner,
     sync::MutexGuard,
     tasks::BackgroundTasks,
 };
 
 impl BackgroundTasks {
     /// Ends the response and releases the tasks. [`Lease`](crate::lease::Lease) calls this, once.
-    pub(crate) fn end(mut self, verdict: Verdict, progress: Progress) {
+    pub(crate) fn end(mut self, progress: &mut Progress, verdict: Option<Verdict>) {
         let admitted = self.registry.admitted;
         let unobserved = self.supervisor().observers().is_empty();
         if let Some(registry) = Arc::get_mut(&mut self.registry) {
             // Nobody can add a task any more, or ask how the response ended.
-            if unobserved && registry.slot_mut().collected.is_empty() {
+            if unobserved && registry.slot_mut().queue.is_empty() {
                 return registry.supervisor.close_response(admitted);
             }
         }
-        self.exchange().note_end(progress.into_end(verdict));
+        let at_once = progress.is_written_next();
+        let verdict = verdict.unwrap_or_else(|| progress.verdict());
+        self.exchange().note_end(progress.end(verdict));
         if !unobserved {
             let end = self.response_end(false);
             self.supervisor().observers().tell(|observer| observer.response_ended(&end));
         }
-        self.release();
+        self.release(false, at_once);
         self.supervisor().close_response(admitted);
     }
 
     /// Releases the tasks of a response that may still be open.
     pub(crate) fn release_unfinished(&self) {
         self.exchange().note_unfinished();
-        self.release();
+        self.release(true, false);
     }
 
     /// The one place where collected tasks are released.
-    fn release(&self) {
+    fn release(&self, unfinished: bool, at_once: bool) {
         let mut slot = self.registry.slot();
         if std::mem::replace(&mut slot.released, true) {
             return;
@@ -50,11 +52,13 @@ impl BackgroundTasks {
         if let Some(timer) = slot.rare_if_any().and_then(|rare| rare.timer.take()) {
             timer.abort();
         }
-        let collected = std::mem::take(&mut slot.collected);
-        if !collected.is_empty() {
-            let released = collected.len();
-            self.supervisor().ledger().release(released, collected.iter().filter_map(|task| task.header().key));
-            self.start(collected, false, slot);
+        let released = slot.queue.len();
+        if released > 0 {
+            if unfinished {
+                slot.queue.for_each(|task| task.header_mut().unfinished = true);
+            }
+            self.supervisor().ledger().release(&mut slot.queue);
+            self.start(released, at_once, slot);
             meter::moved(Some(TaskState::Collected), Some(TaskState::Waiting), released);
         } else if let Some(reports) = slot.take_reports_if_over() {
             drop(slot);
@@ -62,25 +66,22 @@ impl BackgroundTasks {
         }
     }
 
-    /// Has released tasks run, in the order that is set.
-    pub(crate) fn start(&self, released: Collected, late: bool, mut slot: MutexGuard<'_, Slot>) {
+    /// Has so many released tasks started that were queued last, in the order that is set.
+    pub(crate) fn start(&self, released: u32, at_once: bool, mut slot: MutexGuard<'_, Slot>) {
         let policy = self.supervisor().policy();
         let order = slot.order.unwrap_or(policy.order);
-        let together = if order == Order::Concurrent {
-            released
-        } else {
-            slot.rare().sequence.extend(released);
-            if std::mem::replace(&mut slot.in_sequence, true) {
-                return;
-            }
-            Collected::default()
+        if order != Order::Concurrent && std::mem::replace(&mut slot.in_sequence, true) {
+            return;
+        }
+        let runtime = match &policy.runtime {
+            Some(runtime) => Some(runtime.clone()),
+            None => slot.runtime.clone(),
         };
-        let runtime = policy.runtime.clone().or_else(|| slot.runtime.clone());
         drop(slot);
-        let batch = Batch::new(self.clone(), together, order, late);
+        let runner = Runner::new(self.clone(), released, order, at_once);
         match runtime {
-            Some(runtime) => batch.spawn(&runtime),
-            None => Handle::try_current().map_or((), |runtime| batch.spawn(&runtime)),
+            Some(runtime) => runner.spawn(&runtime),
+            None => Handle::try_current().map_or((), |runtime| runner.spawn(&runtime)),
         }
     }
 
@@ -90,7 +91,7 @@ impl BackgroundTasks {
         let Some(after) = policy.release_after else { return };
         let runtime = slot.runtime.clone().or_else(|| policy.runtime.clone());
         let Some((head, runtime)) = self.exchange().head().zip(runtime) else { return };
-        if slot.released || slot.collected.is_empty() || slot.rare().timer.is_some() {
+        if slot.released || slot.queue.is_empty() || slot.rare().timer.is_some() {
             return;
         }
         // A time that can't be told never comes.

@@ -6,7 +6,13 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{body::ResponseBody, future::ResponseFuture, lease::Lease, room::Room, supervisor::Supervisor};
+use crate::{
+    body::ResponseBody,
+    future::ResponseFuture,
+    lease::{Lease, UserCode},
+    room::Room,
+    supervisor::Supervisor,
+};
 
 /// A service whose requests carry a task registry. [`BackgroundLayer`](crate::BackgroundLayer) makes it.
 ///
@@ -72,10 +78,9 @@ where
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let mut lease = Lease::open(&self.supervisor, &mut request);
-        let future = match &mut lease {
-            Some(lease) => lease.run(|| self.inner.call(request)),
-            None => self.inner.call(request),
-        };
+        let entered = lease.as_mut().map(Lease::enter);
+        let future = self.inner.call(request);
+        entered.into_iter().for_each(UserCode::returned);
         ResponseFuture::new(future, lease)
     }
 }

@@ -106,12 +106,16 @@ pub(crate) struct Header {
     /// Its line in the supervisor's books, while it has one.
     pub(crate) key: Option<Key>,
     /// Its place in the order added.
-    pub(crate) index: usize,
+    pub(crate) index: u32,
     /// When it was added, if that was after the release.
     pub(crate) added: Option<Instant>,
     pub(crate) started: Option<Instant>,
     pub(crate) begun: bool,
+    /// Whether its response was still open when it was released.
+    pub(crate) unfinished: bool,
     pub(crate) span: Option<Span>,
+    /// The next task, while this one is in a queue.
+    pub(crate) link: Option<Task>,
 }
 
 impl Task {
@@ -191,6 +195,14 @@ impl Task {
 
     pub(crate) fn work(&self) -> &dyn Work {
         &self.entry.work
+    }
+
+    /// Runs `f` in the task's span, if it has one.
+    pub(crate) fn in_span<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.header().span {
+            Some(span) => span.in_scope(f),
+            None => f(),
+        }
     }
 
     /// Drops what the user gave, each where its panic goes no further: a second one in the same drop would abort the process.

@@ -1,11 +1,6 @@
 //! [`BackgroundTasks`]: the registry in which a request collects its tasks.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use http::Request;
 use tokio::{runtime::Handle, time::Instant};
@@ -20,7 +15,7 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
-    registry::{Collected, Registry},
+    registry::Registry,
     report::{BatchReport, TaskReport, TaskState},
     supervisor::Supervisor,
     task::{Key, Task},
@@ -97,7 +92,7 @@ impl BackgroundTasks {
     #[must_use]
     pub fn detached(supervisor: &Supervisor) -> Self {
         let exchange = Exchange::new(&Request::new(()), false);
-        Self { registry: Arc::new(Registry::new(supervisor, exchange, None, true)) }
+        Self { registry: Registry::shared(supervisor.clone(), exchange, None, true) }
     }
 
     /// The names of the tasks that are collected, in the order added.
@@ -113,7 +108,9 @@ impl BackgroundTasks {
     /// ```
     #[must_use]
     pub fn names(&self) -> Vec<Option<String>> {
-        self.registry.slot().collected.iter().map(|task| task.name().map(str::to_owned)).collect()
+        let slot = self.registry.slot();
+        let collected = if slot.released { None } else { Some(slot.queue.iter()) };
+        collected.into_iter().flatten().map(|task| task.name().map(str::to_owned)).collect()
     }
 
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
@@ -154,7 +151,10 @@ impl BackgroundTasks {
         if slot.runtime.is_none() {
             slot.runtime = Handle::try_current().ok();
         }
-        header.added = slot.released.then(Instant::now);
+        if slot.released {
+            header.added = Some(Instant::now());
+            header.unfinished = !registry.exchange.is_over();
+        }
         let exchange = Arc::downgrade(&self.registry);
         header.key = registry.supervisor.ledger().add(header.name.as_ref(), exchange, registry.admitted, header.added);
         if header.key.is_none() {
@@ -166,13 +166,14 @@ impl BackgroundTasks {
         slot.filed += 1;
         slot.unreported += 1;
         let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
-        if slot.released {
-            let mut late = Collected::default();
-            late.push(task);
-            self.start(late, true, slot);
+        slot.queue.push(task);
+        if state == TaskState::Waiting {
+            // Nothing is being written now.
+            self.start(1, true, slot);
         } else {
-            slot.collected.push(task);
-            self.arm(&mut slot);
+            if self.supervisor().policy().release_after.is_some() {
+                self.arm(&mut slot);
+            }
             drop(slot);
         }
         meter::moved(None, Some(state), 1);
@@ -191,10 +192,10 @@ impl BackgroundTasks {
         let name = task.header().name.clone();
         if let Some(span) = &task.header().span {
             span.outcome(outcome.label());
-            // A task is taken back because somebody asked for it: that is nothing to be warned of.
-            if matches!(outcome, Outcome::Refused) {
-                span.in_scope(|| outcome.log(name.as_ref(), self.exchange().path()));
-            }
+        }
+        // A task is taken back because somebody asked for it: that is nothing to be warned of.
+        if matches!(outcome, Outcome::Refused) {
+            task.in_span(|| outcome.log(name.as_ref(), self.exchange().path()));
         }
         meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
         let observed = !self.supervisor().observers().is_empty();
@@ -241,21 +242,16 @@ impl BackgroundTasks {
     pub fn remove(&self, name: &str) -> usize {
         let named = |task: &Task| task.name() == Some(name);
         let mut slot = self.registry.slot();
-        let (mut removed, kept): (Collected, Collected) = std::mem::take(&mut slot.collected).into_iter().partition(named);
-        slot.collected = kept;
+        let mut removed = slot.queue.extract(named);
         let mut from_line = BTreeMap::new();
         if let Some(rare) = slot.rare_if_any() {
-            let (from_sequence, kept): (VecDeque<_>, VecDeque<_>) =
-                std::mem::take(&mut rare.sequence).into_iter().partition(named);
-            rare.sequence = kept;
-            removed.extend(from_sequence);
             (from_line, rare.in_line) = std::mem::take(&mut rare.in_line)
                 .into_iter()
                 .partition(|(_, (_, other))| other.as_ref().is_some_and(|other| other.as_str() == name));
         }
         drop(slot);
-        let found = removed.len() + from_line.len();
-        for task in removed {
+        let found = removed.len() as usize + from_line.len();
+        while let Some(task) = removed.pop() {
             self.take_back(task);
         }
         for (key, _) in from_line.into_values() {
@@ -279,7 +275,7 @@ impl BackgroundTasks {
     /// A registry for a request that enters a service.
     pub(crate) fn open<B>(supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) -> Self {
         let exchange = Exchange::new(request, supervisor.policy().release_after.is_some());
-        Self { registry: Arc::new(Registry::new(supervisor, exchange, outer, supervisor.open_response())) }
+        Self { registry: Registry::shared(supervisor.clone(), exchange, outer, supervisor.open_response()) }
     }
 
     /// This registry, or one that it has replaced, whichever is the supervisor's.
@@ -309,12 +305,12 @@ impl BackgroundTasks {
     pub(crate) fn is_watched(&self) -> bool {
         Arc::strong_count(&self.registry) > 1
             || !self.supervisor().observers().is_empty()
-            || !self.registry.slot().collected.is_empty()
+            || !self.registry.slot().queue.is_empty()
     }
 
     /// Notes that the head is ready, where a release may come before the end.
-    pub(crate) fn note_head(&self, head: Head) {
-        if self.exchange().note_head(head) {
+    pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) {
+        if self.exchange().note_head(head, grpc_status) {
             self.arm(&mut self.registry.slot());
         }
     }
@@ -324,26 +320,31 @@ impl BackgroundTasks {
         self.exchange().note_bytes(bytes);
     }
 
+    /// The next task that was released and not yet come to.
+    pub(crate) fn next_in_queue(&self) -> Option<Task> {
+        self.registry.slot().queue.pop()
+    }
+
     /// The next task of a sequence; after the last, a new one needs a new runner.
     pub(crate) fn next_in_sequence(&self) -> Option<Task> {
         let mut slot = self.registry.slot();
-        let next = slot.rare().sequence.pop_front();
+        let next = slot.queue.pop();
         slot.in_sequence = next.is_some();
         next
     }
 
     /// Notes that a task waits for a place, so that it can be taken back.
-    pub(crate) fn stand_in_line(&self, index: usize, key: Key, name: Option<Name>) {
+    pub(crate) fn stand_in_line(&self, index: u32, key: Key, name: Option<Name>) {
         self.registry.slot().rare().in_line.insert(index, (key, name));
     }
 
     /// Notes that a task waits no more. Returns whether it was not taken back.
-    pub(crate) fn leave_line(&self, index: usize) -> bool {
+    pub(crate) fn leave_line(&self, index: u32) -> bool {
         self.registry.slot().rare().in_line.remove(&index).is_some()
     }
 
     /// Tells the observers how a task ended, and how the batch did if it was its last.
-    pub(crate) fn report(&self, index: usize, report: TaskReport) {
+    pub(crate) fn report(&self, index: u32, report: TaskReport) {
         self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         let mut slot = self.registry.slot();
         slot.unreported -= 1;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// The way of the data: a file imports stations to its right only. The one way back is a task's own, by `context.rs`.
-const STATIONS: &[&str] = &["layer", "service", "future", "body", "lease", "release", "batch", "job", "supervisor", "task"];
+const STATIONS: &[&str] = &["layer", "service", "future", "body", "lease", "release", "runner", "job", "supervisor", "task"];
 
 /// Plain data, which knows of no station.
 const DATA: &[&str] = &["end", "error", "exchange", "name", "order", "outcome", "progress", "stats", "when"];
@@ -23,9 +23,9 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("ResponseEnd::new(", &["tasks"], "an end is told by its registry"),
     ("note_end(", &["exchange", "release"], "an end is noted where it releases"),
     ("Lease::open(", &["service"], "a lease is opened with its request"),
-    ("Batch::new(", &["release"], "one place releases"),
-    ("tokio::spawn(", &["batch"], "one place starts tasks"),
-    ("runtime.spawn(", &["batch", "release"], "a batch is one tokio task; the other is the timer of `release_after`"),
+    ("Runner::new(", &["release"], "one place releases"),
+    ("tokio::spawn(", &["runner"], "one place starts tasks"),
+    ("runtime.spawn(", &["release", "runner"], "a batch is one tokio task; the other is the timer of `release_after`"),
     ("spawn_blocking(", &["job"], "one place starts blocking tasks"),
     ("Handle::current(", &[], "it panics without a runtime, and a body may be dropped there"),
     ("catch_unwind(", &["panics"], "one place turns panics into values"),

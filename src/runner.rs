@@ -1,0 +1,143 @@
+//! [`Runner`]: the one tokio task that starts what was released together.
+//!
+//! A response is released while the server holds its last bytes, just before they are written. A runner comes after the
+//! server's own task has run on where that writes at once; where the server has to wake another task first it yields, and so
+//! comes after the write as a rule. Tasks that were spawned from the drop of the body would be taken by other workers before.
+
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    job::{Job, Queued},
+    order::Order,
+    outcome::Outcome,
+    task::Task,
+    tasks::BackgroundTasks,
+};
+
+/// Starts as many tasks of a registry's queue as it owes, or what is in the sequence.
+///
+/// It is moved when it is spawned, so it is small: what it starts is left in the queue, and what goes on is on the heap. tokio's
+/// task of it then takes 128 bytes; the next size would be 256.
+pub(crate) struct Runner {
+    tasks: BackgroundTasks,
+    /// The task that goes on in this runner: the first one, or the one of the sequence.
+    running: Option<Box<Running>>,
+    /// How many tasks are left to take. Other runners may take them as well, each as many as it owes.
+    owed: u32,
+    order: Order,
+    yields: bool,
+    /// Whether the end of the sequence was found. What joins it after that has another runner.
+    at_end: bool,
+}
+
+type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+impl Runner {
+    pub(crate) const fn new(tasks: BackgroundTasks, owed: u32, order: Order, at_once: bool) -> Self {
+        Self { tasks, running: None, owed, order, yields: !at_once, at_end: false }
+    }
+
+    /// Hands the tasks to a runtime. If that has ended they are cancelled.
+    pub(crate) fn spawn(self, runtime: &Handle) {
+        drop(runtime.spawn(self));
+    }
+
+    fn next(&mut self) -> Option<Task> {
+        if self.at_end {
+            return None;
+        }
+        if self.order == Order::Concurrent {
+            self.owed -= 1;
+            let next = self.tasks.next_in_queue();
+            self.at_end = self.owed == 0 || next.is_none();
+            next
+        } else {
+            let next = self.tasks.next_in_sequence();
+            self.at_end = next.is_none();
+            next
+        }
+    }
+
+    /// Polls the next task once. Nothing if there is none; the value of one that is over says whether it failed.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Option<Result<Queued, bool>> {
+        let job = Job::new(self.next()?, self.tasks.clone());
+        Some(job.line_up().and_then(|queued| queued.poll_first(cx)))
+    }
+
+    /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the first of these goes
+    /// on in this one. Most tasks that only hand something over end at their first poll, and need none.
+    fn start_together(&mut self, cx: &mut Context<'_>) {
+        while let Some(polled) = self.poll_next(cx) {
+            let Ok(running) = polled else { continue };
+            let running = running.run();
+            if self.running.is_none() {
+                self.running = Some(Box::new(Box::pin(running)));
+            } else {
+                drop(tokio::spawn(running));
+            }
+        }
+    }
+
+    /// Runs one task after the other.
+    fn poll_sequence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let failed = match &mut self.running {
+                Some(running) => {
+                    let failed = ready!(Pin::new(running).poll(cx));
+                    self.running = None;
+                    failed
+                }
+                None => match self.poll_next(cx) {
+                    None => return Poll::Ready(()),
+                    Some(Err(failed)) => failed,
+                    Some(Ok(running)) => {
+                        self.running = Some(Box::new(Box::pin(running.run())));
+                        continue;
+                    }
+                },
+            };
+            if failed && self.order == Order::FailFast {
+                self.end_rest(|| Outcome::Skipped);
+            }
+        }
+    }
+
+    fn end_rest(&mut self, outcome: impl Fn() -> Outcome) {
+        while let Some(task) = self.next() {
+            Job::new(task, self.tasks.clone()).end(outcome());
+        }
+    }
+}
+
+impl Future for Runner {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.yields) {
+            // The first poll of it is what asks to be woken after others.
+            return pin!(tokio::task::yield_now()).poll(cx);
+        }
+        if self.order != Order::Concurrent {
+            return self.poll_sequence(cx);
+        }
+        if !self.at_end {
+            self.start_together(cx);
+        }
+        match &mut self.running {
+            Some(running) => Pin::new(running).poll(cx).map(|_failed| ()),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // Finds tasks only if nothing will run them: there is no runtime, or it went down.
+        self.end_rest(|| Outcome::Cancelled);
+    }
+}
