@@ -2,10 +2,9 @@
 
 #![cfg(unix)]
 
+mod support;
+
 use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -13,12 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
-    sync::Notify,
-    task::JoinSet,
-};
+use tokio::{process::Command, sync::Notify, task::JoinSet};
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -48,45 +42,9 @@ impl Load {
     }
 }
 
-/// The built example. Cargo builds them for `cargo test`, but not for a single test.
-async fn example(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a test knows its file");
-    let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile's folder");
-    let file = profile.join("examples").join(name);
-    if !file.exists() {
-        let target = profile.parent().expect("a profile is in the target folder");
-        let profile = match profile.file_name().and_then(|profile| profile.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--features", "axum,tonic", "--example", name, "--profile", profile, "--target-dir"])
-            .arg(target)
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-            .status()
-            .await
-            .expect("cargo is there");
-        assert!(built.success() && file.exists(), "cargo should build the example {name}");
-    }
-    file
-}
-
-/// A running example, the address that it has printed, and the rest of what it prints.
-async fn start(name: &str) -> (Child, String, Lines<BufReader<ChildStdout>>) {
-    let mut child = Command::new(example(name).await)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the example can be run");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let address = lines.next_line().await.expect("it prints text").expect("it prints its address first");
-    (child, address, lines)
-}
-
 /// Sends SIGTERM in the middle of the load that `connect` puts on the example, and compares what both sides have counted.
 async fn survives<C: Future<Output = ()> + Send + 'static>(name: &str, connect: impl Fn(String, Arc<Load>) -> C) {
-    let (mut child, address, mut lines) = start(name).await;
+    let (mut child, address, mut lines) = support::start(name, "axum,tonic").await;
     let load = Arc::<Load>::default();
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {

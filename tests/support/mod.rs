@@ -8,6 +8,7 @@ mod around;
 mod call;
 mod client;
 mod events;
+mod example;
 mod held;
 mod multiplexed;
 mod raw;
@@ -21,6 +22,7 @@ pub use self::{
     call::{Call, answered},
     client::get,
     events::{Entry, Events, Fields},
+    example::start,
     held::Held,
     multiplexed::{Multiplexed, data, rest},
     raw::Raw,

@@ -1,0 +1,48 @@
+//! The crate's examples, as processes.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+/// The built example. Cargo builds them for `cargo test`, but not for a single test.
+async fn example(name: &str, features: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test knows its file");
+    let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile's folder");
+    let file = profile.join("examples").join(name);
+    if !file.exists() {
+        let target = profile.parent().expect("a profile is in the target folder");
+        let profile = match profile.file_name().and_then(|profile| profile.to_str()) {
+            Some("debug") | None => "dev",
+            Some(profile) => profile,
+        };
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--features", features, "--example", name, "--profile", profile, "--target-dir"])
+            .arg(target)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+            .status()
+            .await
+            .expect("cargo is there");
+        assert!(built.success() && file.exists(), "cargo should build the example {name}");
+    }
+    file
+}
+
+/// A running example, the address that it has printed, and the rest of what it prints.
+pub async fn start(name: &str, features: &str) -> (Child, String, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(example(name, features).await)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the example can be run");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let address = lines.next_line().await.expect("it prints text").expect("it prints its address first");
+    (child, address, lines)
+}
