@@ -46,7 +46,7 @@ impl<B: Default> Default for ResponseBody<B> {
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -55,21 +55,41 @@ impl<B: Body> Body for ResponseBody<B> {
         let Some(lease) = this.lease.as_mut() else {
             return this.inner.poll_frame(cx);
         };
+        lease.asked();
+        if lease.is_over() {
+            return if lease.owes_none() { Poll::Ready(None) } else { this.inner.poll_frame(cx) };
+        }
         let entered = lease.enter();
         let polled = this.inner.as_mut().poll_frame(cx);
         let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && this.inner.is_end_stream();
         entered.returned();
-        match &polled {
-            Poll::Pending => lease.pending(),
-            Poll::Ready(Some(Ok(frame))) => lease.frame(frame, at_end),
-            Poll::Ready(Some(Err(_))) => lease.failed(),
-            Poll::Ready(None) => this.lease.take().into_iter().for_each(Lease::ended),
+        match polled {
+            Poll::Pending => {
+                lease.pending();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                lease.frame(&frame, at_end);
+                let last = at_end || frame.is_trailers();
+                Poll::Ready(Some(Ok(if last { lease.last_frame(frame) } else { frame })))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                lease.failed();
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                let (over, frame) = lease.ended();
+                if over {
+                    *this.lease = None;
+                }
+                Poll::Ready(frame.map(Ok))
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.lease.iter().for_each(Lease::asked);
+        self.lease.as_ref().is_some_and(Lease::at_end) || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

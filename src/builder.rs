@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{
+    moment::Release,
     observer::{Observer, Observers},
     order::Order,
     supervisor::Supervisor,
@@ -20,6 +21,7 @@ pub(crate) struct Policy {
     pub(crate) release_after: Option<Duration>,
     pub(crate) abort_after: Duration,
     pub(crate) order: Order,
+    pub(crate) release: Release,
     pub(crate) runtime: Option<Handle>,
 }
 
@@ -91,6 +93,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// From when on the tasks of a response may start; from the end of its body without a call of this. A request can choose
+    /// otherwise by [`BackgroundTasks::release`](crate::BackgroundTasks::release).
+    pub fn release(mut self, release: Release) -> Self {
+        self.policy.release = release;
+        self
+    }
+
     /// Runs the tasks of a response at the latest this long after its head, though the response is still open: for streams
     /// that never end, and for clients that stop reading. The tasks then see [`End::Unfinished`](crate::End::Unfinished).
     ///
@@ -156,6 +165,7 @@ impl Default for SupervisorBuilder {
                 release_after: None,
                 abort_after: Duration::from_secs(1),
                 order: Order::default(),
+                release: Release::default(),
                 runtime: None,
             },
             observers: Observers::default(),

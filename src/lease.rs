@@ -14,6 +14,7 @@ use crate::{
     marker::{HeadMarker, MarkerLink},
     progress::{Progress, Verdict},
     supervisor::Supervisor,
+    tail::Tail,
     tasks::BackgroundTasks,
 };
 
@@ -22,6 +23,8 @@ use crate::{
 pub(crate) struct Lease {
     scope: Scope,
     progress: Progress,
+    /// Whether the body has returned `None`, and this waits for its drop.
+    over: bool,
     aside: Option<Box<Aside>>,
 }
 
@@ -32,6 +35,8 @@ struct Aside {
     marker: Option<MarkerLink>,
     /// How the response ends, where that is settled before the lease is dropped.
     verdict: Option<Verdict>,
+    /// What becomes of the response behind the server, where that is known.
+    tail: Option<Tail>,
 }
 
 /// Runs the code of the service or the body with the request's registry as the current one.
@@ -58,8 +63,9 @@ impl Lease {
             return None;
         }
         let tasks = BackgroundTasks::open(supervisor, request, found.cloned());
+        let aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
         request.extensions_mut().insert(tasks.clone());
-        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), aside: None })
+        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), over: false, aside })
     }
 
     /// Enters the service's or the body's code.
@@ -80,6 +86,17 @@ impl Lease {
             response.extensions_mut().insert(marker);
             self.aside.get_or_insert_default().marker = Some(link);
         }
+        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
+        let head_is_last = self.progress.has_ended() || tasks.exchange().method == Method::HEAD;
+        if let Some(tail) = self.tail().filter(|_| head_is_last) {
+            tail.head(response.headers_mut());
+        }
+    }
+
+    /// What follows the response to the socket, where its tasks wait for that.
+    fn tail(&mut self) -> Option<&mut Tail> {
+        let tail = self.aside.as_mut()?.tail.as_mut()?;
+        self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent).then_some(tail)
     }
 
     /// Notes a frame of the body, and whether the body is at its end now.
@@ -99,10 +116,46 @@ impl Lease {
         self.progress.failed();
     }
 
-    /// Ends the response, as the body returned `None`.
-    pub(crate) fn ended(mut self) {
+    /// The last frame, such that its way to the socket can be followed.
+    pub(crate) fn last_frame<D: 'static>(&mut self, frame: Frame<D>) -> Frame<D> {
+        match self.tail() {
+            Some(tail) => tail.last_frame(frame),
+            None => frame,
+        }
+    }
+
+    /// Notes that the body returned `None`. Returns whether that ends the response; otherwise its drop does, and an empty
+    /// frame may go out that can be followed.
+    pub(crate) fn ended<D: 'static>(&mut self) -> (bool, Option<Frame<D>>) {
         self.progress.ended();
-        self.aside = None;
+        if !self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent) {
+            if let Some(aside) = &mut self.aside {
+                aside.marker = None;
+            }
+            return (true, None);
+        }
+        self.over = true;
+        (false, self.tail().and_then(Tail::end_frame))
+    }
+
+    /// Whether the body has returned `None`: nothing that it does counts any more.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Notes that the body is asked for more, or whether there is more.
+    pub(crate) fn asked(&self) {
+        self.aside.iter().filter_map(|aside| aside.tail.as_ref()).for_each(Tail::asked);
+    }
+
+    /// Whether an end was told by a frame of this crate's own, in place of the `None` that comes after it.
+    pub(crate) fn owes_none(&mut self) -> bool {
+        self.aside.as_mut().and_then(|aside| aside.tail.as_mut()).is_some_and(Tail::owes_none)
+    }
+
+    /// As above, without settling it.
+    pub(crate) fn at_end(&self) -> bool {
+        self.aside.as_ref().and_then(|aside| aside.tail.as_ref()).is_some_and(Tail::at_end)
     }
 
     /// Ends the response, as the service returned an error.
@@ -122,11 +175,18 @@ impl Drop for Lease {
         let Some(mut aside) = self.aside.take() else {
             return tasks.end(&mut self.progress, None);
         };
-        let Some(marker) = aside.marker.take() else {
-            return tasks.end(&mut self.progress, aside.verdict);
-        };
-        let progress = std::mem::take(&mut self.progress);
-        aside.verdict = Some(aside.verdict.unwrap_or_else(|| progress.verdict()));
-        marker.hand_over(Self { scope: Scope::new(tasks), progress, aside: Some(aside) });
+        if let Some(marker) = aside.marker.take() {
+            let progress = std::mem::take(&mut self.progress);
+            aside.verdict = Some(aside.verdict.unwrap_or_else(|| progress.verdict()));
+            return marker.hand_over(Self { scope: Scope::new(tasks), progress, over: self.over, aside: Some(aside) });
+        }
+        match aside.tail.take() {
+            Some(tail) if tasks.wait_for_sent() => {
+                let progress = std::mem::take(&mut self.progress);
+                let verdict = aside.verdict.unwrap_or_else(|| progress.verdict());
+                tail.wait(tasks, verdict, progress);
+            }
+            _ => tasks.end(&mut self.progress, aside.verdict),
+        }
     }
 }

@@ -61,6 +61,9 @@
 //! | feature | adds |
 //! |---|---|
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
+//! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
+//! | `sent-axum` | the same in one line for `axum::serve` |
+//! | `sent-tonic` | the same for tonic's `serve_with_incoming` |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tracing` | a span for each task, which follows from the request's; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
@@ -87,6 +90,7 @@
 //!   request is polled or dropped.
 //! - `sync.rs` is where locks, atomics and notifications come from, so that `models.rs` can have loom try every order in which
 //!   threads could take them: a task that is added with the end, the timer with the end, the body with the head, a shutdown.
+//! - `tail.rs` is what becomes of a response behind the server, where `sent_connection.rs` is told of it by `sent_stream.rs`.
 //! - `axum.rs` and `tonic.rs` stand at the rim: nothing imports them.
 //!
 //! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
@@ -114,6 +118,7 @@ mod meter;
 mod models;
 #[cfg(all(test, background_loom))]
 mod models_books;
+mod moment;
 mod name;
 mod observer;
 mod order;
@@ -127,11 +132,22 @@ mod report;
 mod request;
 mod room;
 mod runner;
+#[cfg(feature = "sent")]
+mod sent_connection;
+#[cfg(feature = "sent")]
+mod sent_service;
+#[cfg(feature = "sent")]
+mod sent_stream;
+#[cfg(feature = "sent")]
+mod sent_tail;
+#[cfg(feature = "sent")]
+mod sent_waits;
 mod service;
 mod shutdown;
 mod stats;
 mod supervisor;
 mod sync;
+mod tail;
 mod task;
 mod tasks;
 mod when;
@@ -139,11 +155,17 @@ mod work;
 
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "sent-axum")]
+mod sent_axum;
+#[cfg(feature = "sent-tonic")]
+mod sent_tonic;
 #[cfg(feature = "tonic")]
 mod tonic;
 
 #[cfg(feature = "metrics")]
 pub use self::meter::describe_metrics;
+#[cfg(feature = "sent-axum")]
+pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
 pub use self::{
     body::ResponseBody,
     builder::SupervisorBuilder,
@@ -152,6 +174,7 @@ pub use self::{
     error::{BoxError, MissingLayer},
     future::ResponseFuture,
     layer::BackgroundLayer,
+    moment::Release,
     observer::Observer,
     order::Order,
     outcome::Outcome,
@@ -164,6 +187,12 @@ pub use self::{
     task::{Task, TaskOutput},
     tasks::{BackgroundTasks, defer},
     when::When,
+};
+#[cfg(feature = "sent")]
+pub use self::{
+    sent_connection::{SentConnectInfo, SentConnection},
+    sent_service::SentService,
+    sent_stream::SentStream,
 };
 
 /// The code of the README.

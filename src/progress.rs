@@ -113,6 +113,11 @@ impl Progress {
         self.ended = true;
     }
 
+    /// Whether the end of the body was seen.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -9,6 +9,7 @@ use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
     exchange::Exchange,
+    moment::Release,
     name::Name,
     order::Order,
     outcome::Outcome,
@@ -53,6 +54,8 @@ pub(crate) struct Rare {
     pub(crate) in_line: BTreeMap<u32, (Key, Option<Name>)>,
     pub(crate) reports: Vec<(u32, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
+    /// What the request has chosen instead of the supervisor's.
+    pub(crate) release: Option<Release>,
 }
 
 impl Registry {

@@ -33,18 +33,18 @@ impl BackgroundTasks {
             let end = self.response_end(false);
             self.supervisor().observers().tell(|observer| observer.response_ended(&end));
         }
-        self.release(false, at_once);
+        self.release_collected(false, at_once);
         self.supervisor().close_response(admitted);
     }
 
     /// Releases the tasks of a response that may still be open.
     pub(crate) fn release_unfinished(&self) {
         self.exchange().note_unfinished();
-        self.release(true, false);
+        self.release_collected(true, false);
     }
 
     /// The one place where collected tasks are released.
-    fn release(&self, unfinished: bool, at_once: bool) {
+    fn release_collected(&self, unfinished: bool, at_once: bool) {
         let mut slot = self.registry.slot();
         if std::mem::replace(&mut slot.released, true) {
             return;

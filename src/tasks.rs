@@ -12,6 +12,7 @@ use crate::{
     exchange::{Exchange, Head},
     log::Span,
     meter,
+    moment::Release,
     name::Name,
     order::Order,
     outcome::Outcome,
@@ -224,6 +225,35 @@ impl BackgroundTasks {
             slot.order = Some(order);
         }
         !slot.released
+    }
+
+    /// Releases the tasks of this request at another moment than the supervisor's. Returns whether it could: the choice is
+    /// made before the end of the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::{BackgroundTasks, Release};
+    ///
+    /// fn handler(tasks: &BackgroundTasks) {
+    ///     tasks.release(Release::Sent);
+    ///     tasks.add(async { println!("the socket has all of it") });
+    /// }
+    /// # let _ = handler;
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "it is called to choose")]
+    pub fn release(&self, release: Release) -> bool {
+        let mut slot = self.registry.slot();
+        if !slot.released {
+            slot.rare().release = Some(release);
+        }
+        !slot.released
+    }
+
+    /// Whether the tasks wait for the last byte.
+    pub(crate) fn wait_for_sent(&self) -> bool {
+        let chosen = self.registry.slot().rare_if_any().and_then(|rare| rare.release);
+        chosen.unwrap_or(self.supervisor().policy().release) == Release::Sent
     }
 
     /// Takes back every task of this name that has not started, and says how many there were. They are counted as cancelled.

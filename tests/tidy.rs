@@ -8,17 +8,17 @@ use std::{collections::BTreeSet, fs, path::Path};
 const STATIONS: &[&str] = &["layer", "service", "future", "body", "lease", "release", "runner", "job", "supervisor", "task"];
 
 /// Plain data, which knows of no station.
-const DATA: &[&str] = &["end", "error", "exchange", "name", "order", "outcome", "progress", "stats", "when"];
+const DATA: &[&str] = &["end", "error", "exchange", "name", "order", "outcome", "progress", "stats", "when", "moment"];
 
 /// Adaptors, which nothing imports.
-const RIM: &[&str] = &["axum", "tonic"];
+const RIM: &[&str] = &["axum", "sent_axum", "sent_tonic", "tonic"];
 
 /// What is done in these files only, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[
     (
         "End::",
-        &["end", "exchange", "lease", "models", "progress", "when"],
-        "one place judges an end; the lease and the timer know theirs, and models expect one",
+        &["end", "exchange", "lease", "models", "progress", "sent_connection", "sent_tail", "when"],
+        "one place judges an end; the lease, the timer and a connection that dies know theirs, and models expect one",
     ),
     ("ResponseEnd::new(", &["tasks"], "an end is told by its registry"),
     ("note_end(", &["exchange", "release"], "an end is noted where it releases"),
@@ -29,12 +29,12 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("spawn_blocking(", &["job"], "one place starts blocking tasks"),
     ("Handle::current(", &[], "it panics without a runtime, and a body may be dropped there"),
     ("catch_unwind(", &["panics"], "one place turns panics into values"),
-    ("thread_local!", &["current"], "there is no other global state"),
+    ("thread_local!", &["current", "sent_connection"], "there is no other global state"),
     ("background_loom", &["lib", "sync"], "the code is the same with and without loom"),
     ("loom::", &["models", "models_books", "sync"], "as above"),
     (
         "feature = ",
-        &["error", "lib", "log", "meter"],
+        &["error", "lib", "log", "meter", "tail"],
         "a feature is a module, or a shim of the log and the meter; call sites carry no `cfg`",
     ),
 ];

@@ -1,0 +1,119 @@
+//! axum: a listener whose connections know when the socket took the last byte of a response.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::serve::{IncomingStream, Listener};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{sent_connection::SentConnection, sent_service::SentService, sent_stream::SentStream};
+
+/// A listener for `axum::serve` whose connections are tracked, for [`Release::Sent`](crate::Release::Sent).
+///
+/// It belongs together with [`SentMakeService`], by which requests find their connection. Where a handler asks for the client's
+/// address by `ConnectInfo<SocketAddr>`, write `SentListener::new(listener).tap_io(|_| ())`, as axum knows the addresses of
+/// its own listeners only.
+///
+/// # Examples
+///
+/// ```
+/// use axum::Router;
+/// use tower_background::{BackgroundLayer, Release, SentListener, SentMakeService, Supervisor};
+///
+/// async fn serve(router: Router, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+///     let supervisor = Supervisor::builder().release(Release::Sent).build();
+///     let app = router.layer(BackgroundLayer::with(supervisor));
+///     axum::serve(SentListener::new(listener), SentMakeService::new(app)).await
+/// }
+/// # let _ = serve;
+/// ```
+#[derive(Debug)]
+pub struct SentListener<L> {
+    inner: L,
+}
+
+impl<L> SentListener<L> {
+    /// Wraps a listener.
+    pub const fn new(inner: L) -> Self {
+        Self { inner }
+    }
+
+    /// The wrapped listener.
+    pub const fn get_ref(&self) -> &L {
+        &self.inner
+    }
+}
+
+impl<L: Listener> Listener for SentListener<L> {
+    type Io = SentStream<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = self.inner.accept().await;
+        (SentStream::new(stream), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.inner.local_addr()
+    }
+}
+
+/// Makes the services of tracked connections for `axum::serve`: around a `Router`, or what `into_make_service` or
+/// `into_make_service_with_connect_info` of it gives. [`SentListener`] has an example.
+#[derive(Debug, Clone)]
+pub struct SentMakeService<M> {
+    inner: M,
+}
+
+impl<M> SentMakeService<M> {
+    /// Wraps what makes services.
+    pub const fn new(inner: M) -> Self {
+        Self { inner }
+    }
+}
+
+impl<'a, L, T, M> Service<IncomingStream<'a, L>> for SentMakeService<M>
+where
+    L: Listener<Io = SentStream<T>>,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    M: Service<IncomingStream<'a, L>>,
+{
+    type Response = SentService<M::Response>;
+    type Error = M::Error;
+    type Future = SentMakeFuture<M::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, stream: IncomingStream<'a, L>) -> Self::Future {
+        let connection = stream.io().connection();
+        SentMakeFuture { inner: self.inner.call(stream), connection }
+    }
+}
+
+pin_project! {
+    /// The future of [`SentMakeService`].
+    #[derive(Debug)]
+    pub struct SentMakeFuture<F> {
+        #[pin]
+        inner: F,
+        connection: SentConnection,
+    }
+}
+
+impl<F: Future<Output = Result<S, E>>, S, E> Future for SentMakeFuture<F> {
+    type Output = Result<SentService<S>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let service = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(this.connection.layer(service)))
+    }
+}

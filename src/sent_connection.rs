@@ -1,0 +1,267 @@
+//! A tracked connection: what the wrapper of its IO tells, and who waits for that.
+
+use std::{
+    cell::Cell,
+    fmt,
+    sync::{Arc, PoisonError},
+    task::{Context, Waker},
+};
+
+use http::Extensions;
+use tokio::task::{Id, try_id};
+
+use crate::{
+    end::End,
+    progress::{Progress, Verdict},
+    sent_waits::{Fate, Key, Waits},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    tasks::BackgroundTasks,
+};
+
+thread_local! {
+    /// The connection whose IO was last used on this thread, and the task that used it: what that task drops, the server drops
+    /// at work on this connection.
+    static LAST: Cell<Option<(Id, SentConnection)>> = const { Cell::new(None) };
+}
+
+/// A handle of a tracked connection, by which its requests find it.
+///
+/// It is a layer for the service of the connection, and puts itself into the extensions of each request.
+///
+/// # Examples
+///
+/// ```
+/// use tower::Layer;
+/// use tower_background::{SentConnection, SentStream};
+///
+/// let (stream, _other_end) = tokio::io::duplex(1024);
+/// let stream = SentStream::new(stream);
+/// let service = stream.connection().layer("the service for this connection");
+/// assert_eq!(service.get_ref(), &"the service for this connection");
+/// ```
+#[derive(Clone)]
+pub struct SentConnection(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// Whether a turn or a flush changes anything, so that most need no lock.
+    waiting: AtomicBool,
+    /// Whether the server works on what it has just read. What it drops then, it has not written.
+    reading: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    waits: Waits<Ended>,
+    /// The task that serves the connection.
+    waker: Option<Waker>,
+}
+
+/// A response that the server has dropped.
+struct Ended {
+    tasks: BackgroundTasks,
+    verdict: Verdict,
+    progress: Progress,
+}
+
+impl Ended {
+    fn release(mut self, sent: bool) {
+        let verdict = if sent { self.verdict } else { (End::Aborted, None) };
+        self.tasks.end(&mut self.progress, Some(verdict));
+    }
+}
+
+impl SentConnection {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Whether the running task is the one that serves the connection.
+    fn is_served_here(&self) -> bool {
+        let Some(task) = try_id() else { return false };
+        let here = LAST.try_with(|cell| {
+            let last = cell.take();
+            let here = last.as_ref().is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(&connection.0, &self.0));
+            cell.set(last);
+            here
+        });
+        here.unwrap_or(false)
+    }
+
+    /// The running task uses the IO.
+    pub(crate) fn touch(&self) {
+        let Some(task) = try_id() else { return };
+        // On a thread that ends nobody asks.
+        let _ = LAST.try_with(|cell| {
+            let last = cell.take();
+            let same = last.as_ref().is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(&connection.0, &self.0));
+            cell.set(if same { last } else { Some((task, self.clone())) });
+        });
+    }
+
+    /// The server has read, and works on it until it reads again.
+    pub(crate) fn read(&self) {
+        self.0.reading.store(true, Ordering::Relaxed);
+    }
+
+    /// The server has nothing more to read, or writes.
+    pub(crate) fn not_reading(&self) {
+        self.0.reading.store(false, Ordering::Relaxed);
+    }
+
+    /// Everything was read, so what is queued comes next.
+    pub(crate) fn turn(&self, cx: &Context<'_>) {
+        let mut state = self.state();
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        state.waits.turn();
+        self.note(&state);
+    }
+
+    /// All that the server had written is in the socket.
+    pub(crate) fn flushed(&self) {
+        // Pairs with the store in `note`; what another thread adds at this moment waits for its own turn, and wakes for it.
+        while self.0.waiting.load(Ordering::Acquire) {
+            let mut state = self.state();
+            let sent = state.waits.flushed();
+            self.note(&state);
+            drop(state);
+            match sent {
+                Some(ended) => ended.release(true),
+                None => return,
+            }
+        }
+    }
+
+    /// The connection is gone, and with it what was not flushed.
+    pub(crate) fn close(&self) {
+        loop {
+            let mut state = self.state();
+            let (lost, waker) = (state.waits.close(), state.waker.take());
+            drop(state);
+            drop(waker);
+            match lost {
+                Some(ended) => ended.release(false),
+                None => return,
+            }
+        }
+    }
+
+    pub(crate) fn guard(&self, key: &mut Option<Key>) -> Option<Guard> {
+        *key = self.state().waits.guard(*key).or(*key);
+        key.map(|key| Guard { connection: self.clone(), key })
+    }
+
+    /// Ends the response when it is known to be sent, or lost.
+    pub(crate) fn wait(&self, key: Option<Key>, multiplexed: bool, tasks: BackgroundTasks, verdict: Verdict, progress: Progress) {
+        let mut state = self.state();
+        let settled = state.waits.ended(key, Ended { tasks, verdict, progress }, multiplexed);
+        self.note(&state);
+        // A server with nothing to read or to write would not flush.
+        let waker = if multiplexed && settled.is_none() { state.waker.clone() } else { None };
+        drop(state);
+        if let Some((ended, sent)) = settled {
+            ended.release(sent);
+        }
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn forget(&self, key: Key) {
+        self.state().waits.forget(key);
+    }
+
+    pub(crate) fn asked(&self, key: Key) {
+        self.state().waits.asked(key);
+    }
+
+    fn dropped(&self, key: Key) {
+        let fate = match (self.is_served_here(), self.0.reading.load(Ordering::Relaxed)) {
+            (false, _) => Fate::Unknown,
+            (true, true) => Fate::Lost,
+            (true, false) => Fate::Written,
+        };
+        let mut state = self.state();
+        let lost = state.waits.dropped(key, fate);
+        self.note(&state);
+        drop(state);
+        if let Some(ended) = lost {
+            ended.release(false);
+        }
+    }
+
+    fn note(&self, state: &State) {
+        self.0.waiting.store(state.waits.is_waiting(), Ordering::Release);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SentConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentConnection").finish_non_exhaustive()
+    }
+}
+
+/// What a server that asks a stream for what is known of it, as tonic does, puts into the extensions of each request: the
+/// connection, and what the wrapped stream tells. [`Background`](crate::Background) puts the latter there by its own type, so
+/// that tonic's `remote_addr` finds it below the layer.
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::{SentConnectInfo, SentStream};
+///
+/// let (stream, _other_end) = tokio::io::duplex(1024);
+/// let info = SentConnectInfo::new(SentStream::new(stream).connection(), "a client");
+/// # drop(info);
+/// ```
+#[derive(Clone)]
+pub struct SentConnectInfo {
+    connection: SentConnection,
+    inner: Arc<dyn Fn(&mut Extensions) + Send + Sync>,
+}
+
+impl SentConnectInfo {
+    /// The connection, and what is put into the extensions besides, by its type.
+    pub fn new<C: Clone + Send + Sync + 'static>(connection: SentConnection, inner: C) -> Self {
+        let inner = Arc::new(move |extensions: &mut Extensions| {
+            extensions.insert(inner.clone());
+        });
+        Self { connection, inner }
+    }
+
+    /// The connection of a request, whose extensions have then what the wrapped stream tells.
+    pub(crate) fn take(extensions: &mut Extensions) -> Option<SentConnection> {
+        let Self { connection, inner } = extensions.remove::<Self>()?;
+        inner(extensions);
+        extensions.insert(connection.clone());
+        Some(connection)
+    }
+}
+
+impl fmt::Debug for SentConnectInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentConnectInfo").finish_non_exhaustive()
+    }
+}
+
+/// Lies in what the server holds of a response, and tells when that is dropped.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    connection: SentConnection,
+    key: Key,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.connection.dropped(self.key);
+    }
+}

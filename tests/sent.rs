@@ -1,0 +1,181 @@
+//! `Release::Sent`: no task starts before the socket took the last byte of its response.
+
+mod support;
+
+use std::{convert::Infallible, time::Duration};
+
+use http::{Method, Request, Response};
+
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, soon};
+use tokio::net::TcpListener;
+use tower::{Layer, service_fn};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, End, Release, SentStream, Supervisor};
+
+const LARGE: usize = 16 << 20;
+
+fn body(path: &str) -> Script {
+    let large = || Step::data(vec![b'.'; LARGE]);
+    let short = || Step::data("hello");
+    match path {
+        "/full" => Script::new([large()]).sized(LARGE as u64).tells_end(),
+        "/stream" => Script::new([large()]),
+        "/trailers" => Script::new([large(), Step::trailer("grpc-status", "0")]),
+        "/short" => Script::new([short()]).tells_end(),
+        "/short-stream" => Script::new([short()]),
+        "/short-trailers" => Script::new([short(), Step::trailer("grpc-status", "0")]),
+        "/empty" => Script::new([]).tells_end(),
+        _ => unreachable!("the tests ask for what there is"),
+    }
+}
+
+async fn serve(supervisor: Supervisor) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let witness = Witness::new();
+    let watching = witness.clone();
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+        watching.watch(&request.background_tasks().expect("the layer is there"));
+        std::future::ready(Ok::<_, Infallible>(Response::new(body(request.uri().path()))))
+    }));
+    let accept = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("it listens");
+            stream.set_nodelay(true).expect("it is a TCP stream");
+            let stream = SentStream::new(stream);
+            let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
+            connections.spawn(async move {
+                let io = TokioIo::new(stream);
+                // How a connection ends is for the client of the test to look at.
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+            });
+        }
+    });
+    Server::running(address, accept, supervisor, witness)
+}
+
+async fn sent() -> Server {
+    serve(Supervisor::builder().release(Release::Sent).build()).await
+}
+
+/// Waits until the tasks of an open response would have been started, had they been released.
+async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn ends(server: &Server, end: End) {
+    assert_eq!(server.witness.next().await.end.kind(), end);
+    soon(server.supervisor.idle()).await;
+    server.witness.nothing_else().await;
+}
+
+#[tokio::test]
+async fn http1_at_the_end_of_the_stream_is_early() {
+    let server = serve(Supervisor::new()).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/full").await;
+    client.until("\r\n\r\n").await;
+    ends(&server, End::Complete).await;
+}
+
+#[tokio::test]
+async fn http1() {
+    let server = sent().await;
+    for path in ["/full", "/stream", "/trailers"] {
+        let mut client = Raw::narrow(server.address).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+        client.until("\r\n\r\n").await;
+        settle().await;
+        let stats = server.supervisor.stats();
+        assert_eq!((stats.collected, server.supervisor.open_responses()), (1, 1), "{path}: {stats:?}");
+        assert!(client.rest().await.len() >= LARGE);
+        ends(&server, End::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn http1_leaves() {
+    let server = sent().await;
+    for path in ["/full", "/stream", "/trailers"] {
+        let mut client = Raw::narrow(server.address).await;
+        client.get(path).await;
+        client.until("\r\n\r\n").await;
+        client.reset();
+        ends(&server, End::Aborted).await;
+    }
+}
+
+#[tokio::test]
+async fn short_responses() {
+    let server = sent().await;
+    let mut one = Raw::connect(server.address).await;
+    let mut many = Multiplexed::connect(&server).await;
+    for path in ["/short", "/short-stream", "/empty"] {
+        one.get(path).await;
+        ends(&server, End::Complete).await;
+    }
+    for path in ["/short", "/short-stream", "/short-trailers", "/empty"] {
+        let mut response = many.get(path).await;
+        let (read, trailers) = rest(response.body_mut()).await.expect("it is whole");
+        assert_eq!((read.len(), trailers.is_some()), (if path == "/empty" { 0 } else { 5 }, path == "/short-trailers"));
+        ends(&server, End::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn http2() {
+    let server = sent().await;
+    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
+    for path in ["/full", "/stream", "/trailers", "/short", "/short-stream", "/short-trailers"] {
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.get(path).await;
+        let mut length = 0;
+        // The server may have sent a byte more than was read; the short body has five.
+        for _ in 0..3 {
+            length += data(response.body_mut()).await.expect("there is more").expect("the server sends").len();
+            settle().await;
+            assert_eq!(server.supervisor.stats().collected, 1, "{path}: after {length} bytes");
+        }
+        client.set_window(1 << 24);
+        rest(response.body_mut()).await.expect("it is whole");
+        ends(&server, End::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn http2_resets_and_leaves() {
+    let server = sent().await;
+    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
+    for path in ["/full", "/stream", "/trailers", "/short"] {
+        for leave in [false, true] {
+            let mut client = Multiplexed::with(&server, &builder).await;
+            let (response, mut stream) = client.send(Method::GET, path).await;
+            let _response = soon(response).await.expect("there is a head");
+            settle().await;
+            assert_eq!(server.supervisor.stats().collected, 1, "{path}");
+            if leave {
+                client.leave().await;
+            } else {
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+            ends(&server, End::Aborted).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_client_is_not_waited_for() {
+    let supervisor = Supervisor::builder().release(Release::Sent).release_after(Duration::from_millis(20)).build();
+    let server = serve(supervisor).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/full").await;
+    ends(&server, End::Unfinished).await;
+}
