@@ -11,6 +11,7 @@ mod events;
 mod example;
 mod held;
 mod multiplexed;
+mod probe;
 mod raw;
 mod recorder;
 mod script;
@@ -25,6 +26,7 @@ pub use self::{
     example::start,
     held::Held,
     multiplexed::{Multiplexed, data, rest},
+    probe::{MARK, Probe, Taken},
     raw::Raw,
     recorder::Recorder,
     script::{Script, Scripted, Step},

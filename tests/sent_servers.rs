@@ -1,0 +1,271 @@
+//! `Release::Sent` on the servers that people use, and under load: no task starts before the socket took the last byte.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use axum::{Router, routing::get};
+use futures_util::{Stream, StreamExt};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use support::{MARK, Probe, Raw, Script, Server, Step, Taken, Witness, soon};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector,
+    rustls::{
+        self,
+        pki_types::{PrivateKeyDer, ServerName},
+    },
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Status, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_client::HealthClient,
+    health_server::{Health, HealthServer},
+};
+use tower::{Layer, ServiceBuilder, service_fn, util::MapRequestLayer};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, SentListener, SentMakeService, SentStream, Supervisor,
+};
+
+const LARGE: usize = 16 << 20;
+
+fn sent() -> Supervisor {
+    Supervisor::builder().release(Release::Sent).build()
+}
+
+async fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.expect("a free port")
+}
+
+/// Waits until the tasks of an open response would have been started, had they been released.
+async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn axum_serve() {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let watching = witness.clone();
+    let large = move |tasks: BackgroundTasks| {
+        watching.watch(&tasks);
+        std::future::ready(vec![b'.'; LARGE])
+    };
+    let app = Router::new().route("/", get(large)).layer(BackgroundLayer::with(supervisor.clone()));
+    let accept = tokio::spawn(async move {
+        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+    });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    for leaves in [false, true] {
+        let mut client = Raw::narrow(server.address).await;
+        client.send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+        client.until("\r\n\r\n").await;
+        settle().await;
+        assert_eq!(server.supervisor.stats().collected, 1);
+        let end = if leaves {
+            client.reset();
+            End::Aborted
+        } else {
+            assert_eq!(client.rest().await.len(), LARGE);
+            End::Complete
+        };
+        assert_eq!(server.witness.next().await.end.kind(), end);
+        soon(server.supervisor.idle()).await;
+    }
+}
+
+#[tokio::test]
+async fn above_tls() {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("it is the key that was made");
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.expect("the key is of the certificate")));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("it is a certificate");
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let watching = witness.clone();
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+        watching.watch(&request.background_tasks().expect("the layer is there"));
+        let body = Script::new([Step::data(vec![b'.'; LARGE])]).sized(LARGE as u64).tells_end();
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    let accept = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("it listens");
+        let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
+        let service = TowerToHyperService::new(stream.connection().layer(service));
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        connection.await.expect("the client reads all");
+    });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    let stream = TcpStream::connect(server.address).await.expect("the server listens");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut client = soon(connector.connect(name, stream)).await.expect("the certificate is trusted");
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await.expect("the server reads");
+    soon(client.read_u8()).await.expect("there is a head");
+    settle().await;
+    assert_eq!(server.supervisor.stats().collected, 1);
+    let mut read = Vec::new();
+    soon(client.read_to_end(&mut read)).await.expect("the server closes well");
+    assert!(read.len() > LARGE);
+    assert_eq!(server.witness.next().await.end.kind(), End::Complete);
+}
+
+struct Watched(Witness);
+
+#[tonic::async_trait]
+impl Health for Watched {
+    async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        assert!(request.remote_addr().is_some(), "the wrapped stream tells its client's address");
+        self.0.watch(&request.background_tasks()?);
+        Ok(tonic::Response::new(HealthCheckResponse { status: 1 }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        self.0.watch(&request.background_tasks()?);
+        let message = std::future::ready(Ok(HealthCheckResponse { status: 1 }));
+        Ok(tonic::Response::new(Box::pin(futures_util::stream::once(message))))
+    }
+}
+
+#[tokio::test]
+async fn tonic_serve_with_incoming() {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new));
+    let serving = tonic::transport::Server::builder()
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(Watched(witness.clone())))
+        .serve_with_incoming(incoming);
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").initial_stream_window_size(1);
+    let mut client = HealthClient::new(soon(endpoint.connect()).await.expect("the server listens"));
+    soon(client.check(HealthCheckRequest::default())).await.expect("it is healthy");
+    let end = server.witness.next().await.end;
+    assert_eq!((end.kind(), end.grpc_status()), (End::Complete, Some(0)));
+    soon(server.supervisor.idle()).await;
+
+    // Nobody reads, so that all but a byte of the message stays with the server.
+    let mut stalled = soon(client.watch(HealthCheckRequest::default())).await.expect("there is a head").into_inner();
+    settle().await;
+    assert_eq!(server.supervisor.stats().collected, 1);
+    assert!(soon(stalled.message()).await.expect("there is a message").is_some());
+    assert!(soon(stalled.message()).await.expect("it ends well").is_none());
+    let end = server.witness.next().await.end;
+    assert_eq!((end.kind(), end.grpc_status()), (End::Complete, Some(0)));
+    soon(server.supervisor.idle()).await;
+
+    let gone = soon(client.watch(HealthCheckRequest::default())).await.expect("there is a head");
+    settle().await;
+    drop(gone);
+    assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
+}
+
+/// Serves connections whose writes are noted below the wrapper; `early` counts tasks that started before their response was
+/// taken whole.
+async fn probed(early: Arc<AtomicUsize>) -> Server {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+        let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
+        let early = early.clone();
+        let tasks = request.background_tasks().expect("the layer is there");
+        tasks.add(async move {
+            early.fetch_add(usize::from(taken.starts_early()), SeqCst);
+        });
+        let data = Step::data([b"hello".as_slice(), &[MARK]].concat());
+        let body = match request.uri().path() {
+            "/full" => Script::new([data]).sized(6).tells_end(),
+            "/stream" => Script::new([data]),
+            "/trailers" => Script::new([data, Step::trailer("grpc-status", "0")]),
+            _ => unreachable!("the tests ask for what there is"),
+        };
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    let accept = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("it listens");
+            stream.set_nodelay(true).expect("it is a TCP stream");
+            let probe = Probe::new(stream);
+            let taken = probe.taken.clone();
+            let stream = SentStream::new(probe);
+            let service = ServiceBuilder::new()
+                .layer(stream.connection())
+                .layer(MapRequestLayer::new(move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(taken.clone());
+                    request
+                }))
+                .service(service.clone());
+            connections.spawn(async move {
+                // How a connection ends is for the client of the test to look at.
+                let service = TowerToHyperService::new(service);
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    Server::running(address, accept, supervisor, witness)
+}
+
+/// Makes 5,000 requests, so many at once, and returns how many tasks started early.
+async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
+    let early = Arc::new(AtomicUsize::new(0));
+    let server = probed(early.clone()).await;
+    let mut requests = JoinSet::new();
+    for nth in 0..at_once {
+        let (client, address) = (client.clone(), server.address);
+        requests.spawn(async move {
+            for request in 0..5_000 / at_once {
+                let path = paths[(nth + request) % paths.len()];
+                let response = soon(client.get(format!("http://{address}{path}")).send()).await.expect("the server answers");
+                assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), 6);
+            }
+        });
+    }
+    soon(requests.join_all()).await;
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.succeeded, stats.added()), (5_000, 5_000), "{stats:?}");
+    early.load(SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_over_http1() {
+    assert_eq!(load(reqwest::Client::new(), &["/full"], 8).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_over_http2() {
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    assert_eq!(load(client, &["/full", "/stream", "/trailers"], 20).await, 0);
+}
