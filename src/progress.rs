@@ -108,7 +108,7 @@ impl Progress {
 
     /// Notes that the body returned `None`.
     pub(crate) const fn ended(&mut self) {
-        self.streamed |= self.polled;
+        self.streamed |= self.polled && !self.ended;
         self.polled = true;
         self.ended = true;
     }
