@@ -65,6 +65,7 @@
 //! | `sent-axum` | the same in one line for `axum::serve` |
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming` |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
+//! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
 //!
@@ -91,7 +92,7 @@
 //! - `sync.rs` is where locks, atomics and notifications come from, so that `models.rs` can have loom try every order in which
 //!   threads could take them: a task that is added with the end, the timer with the end, the body with the head, a shutdown.
 //! - `tail.rs` is what becomes of a response behind the server, where `sent_connection.rs` is told of it by `sent_stream.rs`.
-//! - `axum.rs` and `tonic.rs` stand at the rim: nothing imports them.
+//! - `axum.rs`, `tonic.rs` and `tower.rs` stand at the rim: nothing imports them.
 //!
 //! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
 
@@ -161,11 +162,15 @@ mod sent_axum;
 mod sent_tonic;
 #[cfg(feature = "tonic")]
 mod tonic;
+#[cfg(feature = "tower")]
+mod tower;
 
 #[cfg(feature = "metrics")]
 pub use self::meter::describe_metrics;
 #[cfg(feature = "sent-axum")]
 pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
+#[cfg(feature = "tower")]
+pub use self::tower::ServiceBuilderExt;
 pub use self::{
     body::ResponseBody,
     builder::SupervisorBuilder,

@@ -1,0 +1,78 @@
+//! tower: the layer by a method of its service builder.
+
+use tower::{ServiceBuilder, layer::util::Stack};
+
+use crate::{layer::BackgroundLayer, supervisor::Supervisor};
+
+/// Adds the layer to a [`tower::ServiceBuilder`], by a method as its own layers have one.
+///
+/// Import it as `_` beside a trait of the same name, as tower-http's.
+///
+/// # Examples
+///
+/// ```
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full};
+/// use tower::{ServiceBuilder, ServiceExt};
+/// use tower_background::{MissingLayer, ServiceBuilderExt as _, Supervisor, defer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let supervisor = Supervisor::new();
+/// let service = ServiceBuilder::new()
+///     .background_with(supervisor.clone())
+///     .concurrency_limit(64)
+///     .service_fn(async |_: Request<()>| {
+///         defer(async { println!("after the response") })?;
+///         Ok::<_, MissingLayer>(Response::new(Full::<bytes::Bytes>::from("hello")))
+///     });
+///
+/// service.oneshot(Request::new(())).await?.into_body().collect().await?;
+/// supervisor.idle().await;
+/// assert_eq!(supervisor.stats().succeeded, 1);
+/// # Ok(())
+/// # }
+/// ```
+pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
+    /// Adds [`BackgroundLayer::new`], whose supervisor has no limits. As nobody else has a handle of that, nobody can shut it
+    /// down: for that, keep one and give it to [`background_with`](Self::background_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::ServiceBuilder;
+    /// use tower_background::ServiceBuilderExt as _;
+    ///
+    /// let service = ServiceBuilder::new().background().service("any service");
+    /// assert_eq!(service.get_ref(), &"any service");
+    /// ```
+    fn background(self) -> ServiceBuilder<Stack<BackgroundLayer, L>> {
+        self.background_with(Supervisor::new())
+    }
+
+    /// Adds [`BackgroundLayer::with`] this supervisor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::ServiceBuilder;
+    /// use tower_background::{ServiceBuilderExt as _, Supervisor};
+    ///
+    /// let supervisor = Supervisor::builder().max_concurrent(256).build();
+    /// let service = ServiceBuilder::new().background_with(supervisor.clone()).service("any service");
+    /// assert_eq!(service.supervisor(), &supervisor);
+    /// ```
+    fn background_with(self, supervisor: Supervisor) -> ServiceBuilder<Stack<BackgroundLayer, L>>;
+}
+
+impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
+    fn background_with(self, supervisor: Supervisor) -> ServiceBuilder<Stack<BackgroundLayer, L>> {
+        self.layer(BackgroundLayer::with(supervisor))
+    }
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "nobody else is to implement it, so that methods can be added")]
+    pub trait Sealed<L> {}
+    impl<L> Sealed<L> for tower::ServiceBuilder<L> {}
+}
