@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use crate::{
     end::{BodyError, End},
+    log::RequestId,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +18,7 @@ pub(crate) struct Exchange {
     pub(crate) path: Option<PathAndQuery>,
     pub(crate) version: Version,
     pub(crate) started: Instant,
+    pub(crate) request_id: RequestId,
     /// What a release before the end needs; nothing where there can be none.
     early: Option<Box<Early>>,
     end: OnceLock<Ended>,
@@ -67,8 +69,9 @@ impl Exchange {
         let started = Instant::now();
         let method = request.method().clone();
         let path = request.uri().path_and_query().cloned();
+        let request_id = RequestId::of(request.headers());
         let early = early.then(Box::default);
-        Self { method, path, version: request.version(), started, early, end: OnceLock::new() }
+        Self { method, path, version: request.version(), started, request_id, early, end: OnceLock::new() }
     }
 
     /// The path without the query; empty for a target that has none.

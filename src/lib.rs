@@ -66,7 +66,7 @@
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming` |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
-//! | `tracing` | a span for each task, which follows from the request's; events for failures and refusals |
+//! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
 //!
 //! # Code map

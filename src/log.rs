@@ -8,7 +8,37 @@ pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
 
 #[cfg(feature = "tracing")]
 mod span {
-    use crate::exchange::Exchange;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use tracing::level_filters::LevelFilter;
+
+    use crate::{exchange::Exchange, sync::OnceLock};
+
+    /// The request's own name for itself, for the spans of its tasks.
+    #[derive(Debug, Default)]
+    pub(crate) struct RequestId(OnceLock<HeaderValue>);
+
+    impl RequestId {
+        pub(crate) fn of(headers: &HeaderMap) -> Self {
+            let id = Self::default();
+            id.note(headers);
+            id
+        }
+
+        /// Reads it, where it is not known and a span could tell it. A layer may have set it since the request came.
+        pub(crate) fn note(&self, headers: &HeaderMap) {
+            const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+            if LevelFilter::current() < LevelFilter::INFO || self.0.get().is_some() {
+                return;
+            }
+            if let Some(id) = headers.get(&HEADER) {
+                self.0.get_or_init(|| id.clone());
+            }
+        }
+
+        fn as_str(&self) -> Option<&str> {
+            self.0.get()?.to_str().ok()
+        }
+    }
 
     /// A task's span: a root that follows from the span in which the task was added, and holds nothing of that.
     #[derive(Debug, Clone)]
@@ -23,6 +53,7 @@ mod span {
                 task = name,
                 method = %request.method,
                 path = request.path(),
+                request_id = request.request_id.as_str(),
                 outcome = tracing::field::Empty,
             );
             if span.is_disabled() {
@@ -55,7 +86,22 @@ pub(crate) use {nothing as debug, nothing as error, nothing as warn};
 
 #[cfg(not(feature = "tracing"))]
 mod span {
+    use http::HeaderMap;
+
     use crate::exchange::Exchange;
+
+    /// Nothing.
+    #[derive(Debug, Default)]
+    pub(crate) struct RequestId;
+
+    impl RequestId {
+        pub(crate) const fn of(_headers: &HeaderMap) -> Self {
+            Self
+        }
+
+        #[expect(clippy::unused_self, reason = "it has the signature of the one that is something")]
+        pub(crate) const fn note(&self, _headers: &HeaderMap) {}
+    }
 
     /// Nothing.
     #[derive(Debug, Clone)]
@@ -76,4 +122,4 @@ mod span {
     }
 }
 
-pub(crate) use span::Span;
+pub(crate) use span::{RequestId, Span};

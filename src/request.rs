@@ -1,6 +1,6 @@
 //! [`BackgroundTasksExt`]: the registry of a request, by method.
 
-use http::{Extensions, Request, request::Parts};
+use http::{Extensions, HeaderMap, Request, request::Parts};
 
 use crate::{error::MissingLayer, tasks::BackgroundTasks};
 
@@ -35,12 +35,19 @@ impl BackgroundTasksExt for Extensions {
 
 impl BackgroundTasksExt for Parts {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
-        self.extensions.background_tasks()
+        with_request_id(&self.extensions, &self.headers)
     }
 }
 
 impl<B> BackgroundTasksExt for Request<B> {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
-        self.extensions().background_tasks()
+        with_request_id(self.extensions(), self.headers())
     }
+}
+
+/// The registry of a request that may have got its id only after it was opened, from a layer within ours.
+pub(crate) fn with_request_id(extensions: &Extensions, headers: &HeaderMap) -> Result<BackgroundTasks, MissingLayer> {
+    let tasks = extensions.background_tasks()?;
+    tasks.exchange().request_id.note(headers);
+    Ok(tasks)
 }

@@ -2,11 +2,16 @@
 
 use tonic::{Request, Status, server::NamedService};
 
-use crate::{error::MissingLayer, request::BackgroundTasksExt, service::Background, tasks::BackgroundTasks};
+use crate::{
+    error::MissingLayer,
+    request::{BackgroundTasksExt, with_request_id},
+    service::Background,
+    tasks::BackgroundTasks,
+};
 
 impl<T> BackgroundTasksExt for Request<T> {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
-        self.extensions().background_tasks()
+        with_request_id(self.extensions(), self.metadata().as_ref())
     }
 }
 

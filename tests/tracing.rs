@@ -2,18 +2,31 @@
 
 mod support;
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use tower::{ServiceBuilder, service_fn};
-use tower_background::{BackgroundLayer, BoxError, MissingLayer, Supervisor, Task, When, defer};
-use tower_http::trace::TraceLayer;
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_background::{
+    BackgroundLayer, BackgroundTasksExt, BoxError, MissingLayer, ServiceBuilderExt as _, Supervisor, Task, When, defer,
+};
+use tower_http::{
+    ServiceBuilderExt as _,
+    request_id::{MakeRequestId, RequestId},
+    trace::TraceLayer,
+};
 use tracing::Level;
 
-use crate::support::{Call, Entry, Events, Script, Server, Step, Witness, answered, soon};
+use crate::support::{Call, Entry, Events, Script, Server, Step, Witness, answered, get, soon};
 
 const TASK: &str = "background_task";
 
@@ -289,4 +302,92 @@ async fn span_closes_before_tasks_run(kind: Kind, http2: bool, outside: bool) {
     let started = position(&events, |entry| entry.message() == Some("a task started"));
     let ran = position(&events, |entry| entry.message() == Some("in the task"));
     assert!(closed < started && started < ran, "{case}: {events:#?}");
+}
+
+/// An id of a request's own, from its header; a second request has another.
+#[derive(Debug, Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl MakeRequestId for Counted {
+    fn make_request_id<B>(&mut self, _request: &Request<B>) -> Option<RequestId> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        Some(RequestId::new(format!("made-{number}").parse().expect("it is a header's value")))
+    }
+}
+
+/// How a handler comes by its registry.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Request,
+    Current,
+}
+
+async fn handler(way: Way, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, MissingLayer> {
+    let task = async { tracing::info!("in the task") };
+    match way {
+        Way::Request => {
+            let added = request.background_tasks()?.add(task);
+            assert!(added, "nobody has shut it down");
+        }
+        Way::Current => defer(task)?,
+    }
+    Ok(Response::new(Full::from("done")))
+}
+
+/// Serves one request, with this id if there is one, and returns the id in the response and that in its task's span.
+async fn ids<S, E>(service: S, supervisor: &Supervisor, id: Option<&str>) -> (Option<String>, Option<String>)
+where
+    S: Service<Request<Incoming>, Response = Response<E>, Error = MissingLayer, Future: Send> + Clone + Send + 'static,
+    E: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let (events, _guard) = Events::record();
+    let server = Server::serve(service, supervisor.clone(), Witness::new()).await;
+    let request = get(&server, "/");
+    let request = if let Some(id) = id { request.header("x-request-id", id) } else { request };
+    let response = soon(request.send()).await.expect("it answers");
+    let answered = response.headers().get("x-request-id").map(|id| id.to_str().expect("a text").to_owned());
+    assert_eq!(soon(response.text()).await.expect("it answers"), "done");
+    soon(supervisor.idle()).await;
+    let events = events.all();
+    let [(span, _, fields)] = &task_spans(&events)[..] else { panic!("{events:?}") };
+    let told = position(&events, |entry| entry.message() == Some("in the task"));
+    assert!(matches!(events[told], Entry::Event { span: Some(of), .. } if of == *span), "its lines are in its span");
+    (answered, fields.get("request_id").cloned())
+}
+
+#[tokio::test]
+async fn a_span_has_the_id_of_its_request() {
+    let supervisor = Supervisor::new();
+    for way in [Way::Request, Way::Current] {
+        let bare = ServiceBuilder::new().background_with(supervisor.clone()).service_fn(move |request| handler(way, request));
+        assert_eq!(ids(bare.clone(), &supervisor, Some("sent-1")).await, (None, Some("sent-1".to_owned())), "{way:?}");
+        assert_eq!(ids(bare.clone(), &supervisor, None).await, (None, None), "{way:?}");
+        // No text: it is a header all the same, and no reason to fail.
+        assert_eq!(ids(bare, &supervisor, Some("\u{e9}")).await, (None, None), "{way:?}");
+
+        let outside = ServiceBuilder::new()
+            .set_x_request_id(Counted::default())
+            .propagate_x_request_id()
+            .background_with(supervisor.clone())
+            .service_fn(move |request| handler(way, request));
+        for id in ["made-0", "made-1"] {
+            let id = Some(id.to_owned());
+            assert_eq!(ids(outside.clone(), &supervisor, None).await, (id.clone(), id), "{way:?}");
+        }
+    }
+}
+
+/// What is set below the layer is known to who takes the registry from the request, and to nobody else.
+#[tokio::test]
+async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
+    let supervisor = Supervisor::new();
+    for (way, found) in [(Way::Request, true), (Way::Current, false)] {
+        let inside = ServiceBuilder::new()
+            .background_with(supervisor.clone())
+            .set_x_request_id(Counted::default())
+            .propagate_x_request_id()
+            .service_fn(move |request| handler(way, request));
+        let made = || Some("made-0".to_owned());
+        assert_eq!(ids(inside, &supervisor, None).await, (made(), made().filter(|_| found)), "{way:?}");
+    }
 }
