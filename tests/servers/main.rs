@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boxed;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod http1;
@@ -15,6 +16,8 @@ mod http2_failures;
 mod isolation;
 #[cfg(feature = "axum")]
 mod layers;
+#[cfg(all(feature = "axum", feature = "tower"))]
+mod placement;
 mod table;
 mod unchanged;
 mod unchanged_http2;
