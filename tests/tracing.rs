@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     convert::Infallible,
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -322,7 +323,7 @@ enum Way {
     Current,
 }
 
-async fn handler(way: Way, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, MissingLayer> {
+fn handle(way: Way, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, MissingLayer> {
     let task = async { tracing::info!("in the task") };
     match way {
         Way::Request => {
@@ -359,7 +360,8 @@ where
 async fn a_span_has_the_id_of_its_request() {
     let supervisor = Supervisor::new();
     for way in [Way::Request, Way::Current] {
-        let bare = ServiceBuilder::new().background_with(supervisor.clone()).service_fn(move |request| handler(way, request));
+        let bare =
+            ServiceBuilder::new().background_with(supervisor.clone()).service_fn(move |request| ready(handle(way, &request)));
         assert_eq!(ids(bare.clone(), &supervisor, Some("sent-1")).await, (None, Some("sent-1".to_owned())), "{way:?}");
         assert_eq!(ids(bare.clone(), &supervisor, None).await, (None, None), "{way:?}");
         // No text: it is a header all the same, and no reason to fail.
@@ -369,7 +371,7 @@ async fn a_span_has_the_id_of_its_request() {
             .set_x_request_id(Counted::default())
             .propagate_x_request_id()
             .background_with(supervisor.clone())
-            .service_fn(move |request| handler(way, request));
+            .service_fn(move |request| ready(handle(way, &request)));
         for id in ["made-0", "made-1"] {
             let id = Some(id.to_owned());
             assert_eq!(ids(outside.clone(), &supervisor, None).await, (id.clone(), id), "{way:?}");
@@ -386,7 +388,7 @@ async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
             .background_with(supervisor.clone())
             .set_x_request_id(Counted::default())
             .propagate_x_request_id()
-            .service_fn(move |request| handler(way, request));
+            .service_fn(move |request| ready(handle(way, &request)));
         let made = || Some("made-0".to_owned());
         assert_eq!(ids(inside, &supervisor, None).await, (made(), made().filter(|_| found)), "{way:?}");
     }
