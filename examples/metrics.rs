@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn handler(tasks: BackgroundTasks) -> &'static str {
-    tasks.add(Task::new(tokio::time::sleep(Duration::from_millis(20))).named("welcome-mail"));
+    tasks.add(Task::new(async { tokio::time::sleep(Duration::from_millis(20)).await }).named("welcome-mail"));
     tasks.add(Task::new(async { Err("no such host") }).named("webhook"));
     "done, and more to do\n"
 }

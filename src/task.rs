@@ -121,6 +121,9 @@ pub(crate) struct Header {
 impl Task {
     /// A task that runs a future.
     ///
+    /// What the future is made of is made now: a `tokio::time::sleep(..)` counts from here, and one inside of an `async` block
+    /// from the task's start.
+    ///
     /// # Examples
     ///
     /// ```
