@@ -68,33 +68,8 @@
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
-//!
-//! # Code map
-//!
-//! Data goes one way, and a module imports what stands to its right:
-//! [`BackgroundLayer`] → [`Background`] → [`ResponseFuture`] → [`ResponseBody`] → [`BackgroundTasks`] → [`Supervisor`] →
-//! [`Task`].
-//! The one way back is a task's own: its [`TaskContext`] hands it the registry that it came from.
-//!
-//! - `lease.rs` is the right to end a response. It moves from the future to the body, its drop ends the response, and nothing
-//!   else does: so there is one end, and one release.
-//! - `exchange.rs` is what is known of a request and its response; it lies in the registry, and all others read it there.
-//! - `progress.rs` is told what passes and judges from it how the response ended. The end is noted when it is seen, as servers
-//!   need not poll a body to `None`.
-//! - `marker.rs` takes the lease over where a framework drops a body before the head is written.
-//! - `tasks.rs` collects, in the request's `registry.rs`; `release.rs` releases, once, and starts at once what is added later.
-//! - `runner.rs` is the one tokio task that starts what was released together, after the server has written as a rule.
-//! - `job.rs` takes each task to its one outcome; a drop on the way is an outcome too. `lane.rs` gives it a place to run.
-//! - `ledger.rs` alone counts, under one lock, so that the figures add up at every moment. `gate.rs` counts open responses.
-//! - `shutdown.rs` closes both, waits, cancels, drops and reports. `room.rs` is backpressure.
-//! - `current.rs` is how [`BackgroundTasks::current`] finds the registry: it lies in the thread's slot while code of the
-//!   request is polled or dropped.
-//! - `sync.rs` is where locks, atomics and notifications come from, so that `models.rs` can have loom try every order in which
-//!   threads could take them: a task that is added with the end, the timer with the end, the body with the head, a shutdown.
-//! - `tail.rs` is what becomes of a response behind the server, where `sent_connection.rs` is told of it by `sent_stream.rs`.
-//! - `axum.rs`, `tonic.rs` and `tower.rs` stand at the rim: nothing imports them.
-//!
-//! No lock is held while a user's code runs or across an `await`, and nothing in a `Drop` panics.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
 mod bounds;

@@ -1,4 +1,4 @@
-//! The invariants of the code map that no compiler holds, as rules over the text of `src/`.
+//! The invariants of ARCHITECTURE.md that no compiler holds, as rules over the text of `src/`.
 //!
 //! A rule that a change breaks is to be kept or to be changed here, with its reason; the lists are the rules.
 
@@ -211,18 +211,44 @@ fn features_are_told() {
     assert_eq!(told(include_str!("../README.md")), features, "the table of the README");
 }
 
+/// Clippy knows in which release a function became stable, and not in which one a form of the language did.
 #[test]
-fn the_code_map_names_files_that_are_there() {
-    let lib = source("lib");
-    let named: BTreeSet<_> = lib
-        .text
-        .lines()
-        .filter(|line| line.starts_with("//! "))
-        .flat_map(|line| line.split('`'))
-        .filter_map(|word| word.strip_suffix(".rs"))
-        .collect();
-    assert!(!named.is_empty(), "the code map names files");
-    for name in named {
-        drop(source(name));
+fn no_syntax_is_newer_than_the_oldest_rust() {
+    for source in sources() {
+        let code: String = source.code().flat_map(|line| [line.trim(), " "]).collect();
+        let chain = |head: &&str| head.contains(" && ");
+        for condition in ["if let ", "while let "] {
+            let found = code.split(condition).skip(1).filter_map(|rest| rest.split(" {").next()).find(chain);
+            assert_eq!(found, None, "src/{}.rs has a chain of `{condition}`, of Rust 1.88", source.name);
+        }
+        assert!(!code.contains(" && let "), "src/{}.rs has a chain of `let`, of Rust 1.88", source.name);
     }
+}
+
+/// What stands in backticks in this column of the table with this header.
+fn rows<'a>(page: &'a str, header: &str, column: usize) -> Vec<&'a str> {
+    page.split(header)
+        .skip(1)
+        .flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')))
+        .filter_map(|row| row.split('|').nth(column)?.trim().strip_prefix('`')?.split('`').next())
+        .collect()
+}
+
+#[test]
+fn the_code_map_is_whole() {
+    let page = include_str!("../ARCHITECTURE.md");
+    let mut named = rows(page, "| file | what it is |", 1);
+    named.sort_unstable();
+    let files: Vec<_> = sources().into_iter().map(|source| format!("{}.rs", source.name)).collect();
+    assert_eq!(named, files, "the code map of ARCHITECTURE.md");
+
+    let named: BTreeSet<_> = rows(page, "| what | test |", 2).into_iter().collect();
+    let (mut tests, mut is_test) = (BTreeSet::new(), false);
+    for line in include_str!("tidy.rs").lines() {
+        if is_test {
+            tests.extend(line.strip_prefix("fn ").and_then(|line| line.split('(').next()));
+        }
+        is_test = line == "#[test]";
+    }
+    assert_eq!(named, tests, "the invariants of ARCHITECTURE.md");
 }
