@@ -1,7 +1,8 @@
 //! Tasks that run until the test lets them go, and tell when they have started.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
+use futures_util::future::poll_immediate;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tower_background::Task;
 
@@ -23,25 +24,28 @@ impl Held {
 
     /// An asynchronous task.
     pub fn task(&self, name: impl Into<String>) -> Task {
-        let name = name.into();
-        let (started, go, told) = (self.started.clone(), Arc::clone(&self.go), name.clone());
-        Task::new(async move {
-            started.send(told).expect("the test is there");
-            go.acquire().await.expect("it is never closed").forget();
-        })
-        .named(name)
+        let (held, name) = (self.clone(), name.into());
+        Task::new(held.hold(name.clone())).named(name)
     }
 
     /// A blocking task.
     pub fn blocking(&self, name: impl Into<String>) -> Task {
-        let name = name.into();
-        let (started, go, told) = (self.started.clone(), Arc::clone(&self.go), name.clone());
-        let runtime = tokio::runtime::Handle::current();
-        Task::blocking(move |_| {
-            started.send(told).expect("the test is there");
-            runtime.block_on(go.acquire()).expect("it is never closed").forget();
-        })
-        .named(name)
+        let (held, name) = (self.clone(), name.into());
+        let (runtime, told) = (tokio::runtime::Handle::current(), name.clone());
+        Task::blocking(move |_| runtime.block_on(held.hold(told))).named(name)
+    }
+
+    /// Tells that the task has started, and waits. It stands in line before it tells, so that who lets one go then does not let
+    /// go one that starts later.
+    async fn hold(self, name: String) {
+        let mut go = pin!(self.go.acquire());
+        let at_once = poll_immediate(go.as_mut()).await;
+        self.started.send(name).expect("the test is there");
+        let going = match at_once {
+            Some(going) => going,
+            None => go.await,
+        };
+        going.expect("it is never closed").forget();
     }
 
     /// The next task that has started.
