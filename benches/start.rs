@@ -11,14 +11,11 @@ mod by_hand;
 use std::{
     convert::Infallible,
     env,
-    io::{self, IoSlice},
-    pin::Pin,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -33,9 +30,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
 };
+use tokio_util::io::InspectWriter;
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt};
 
@@ -163,7 +161,8 @@ async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize,
     let layer = BackgroundLayer::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).expect("it is a TCP stream");
-        let io = Timed { stream, log: log.clone() };
+        let written = log.clone();
+        let io = InspectWriter::new(stream, move |_: &[u8]| written.written());
         let log = log.clone();
         if way == "layer" {
             let service = layer.layer(service_fn(move |request: Request<Incoming>| {
@@ -185,8 +184,9 @@ async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize,
     }
 }
 
-fn connection<S, B>(io: Timed, service: S)
+fn connection<I, S, B>(io: I, service: S)
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
@@ -218,42 +218,4 @@ fn client(uri: &Uri, protocol: &str, responses: usize, pause: bool) {
     });
     let [median, tail] = percentiles(latencies);
     println!("{median} {tail}");
-}
-
-/// A stream that notes when it has taken bytes.
-struct Timed {
-    stream: TcpStream,
-    log: Log,
-}
-
-impl AsyncRead for Timed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Timed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        self.log.written();
-        Poll::Ready(written)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes));
-        self.log.written();
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

@@ -5,15 +5,13 @@ mod support;
 use std::{convert::Infallible, time::Duration};
 
 use http::{Method, Request, Response};
-
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, soon};
-use tokio::net::TcpListener;
+use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
 use tower::{Layer, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, End, Release, SentStream, Supervisor};
 
@@ -35,40 +33,25 @@ fn body(path: &str) -> Script {
 }
 
 async fn serve(supervisor: Supervisor) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
     let witness = Witness::new();
     let watching = witness.clone();
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
         watching.watch(&request.background_tasks().expect("the layer is there"));
         std::future::ready(Ok::<_, Infallible>(Response::new(body(request.uri().path()))))
     }));
-    let accept = tokio::spawn(async move {
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.expect("it listens");
-            stream.set_nodelay(true).expect("it is a TCP stream");
-            let stream = SentStream::new(stream);
-            let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
-            connections.spawn(async move {
-                let io = TokioIo::new(stream);
-                // How a connection ends is for the client of the test to look at.
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
-            });
+    Server::each(supervisor, witness, move |stream| {
+        let stream = SentStream::new(stream);
+        let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
+        async move {
+            // How a connection ends is for the client of the test to look at.
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         }
-    });
-    Server::running(address, accept, supervisor, witness)
+    })
+    .await
 }
 
 async fn sent() -> Server {
     serve(Supervisor::builder().release(Release::Sent).build()).await
-}
-
-/// Waits until the tasks of an open response would have been started, had they been released.
-async fn settle() {
-    for _ in 0..1_000 {
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn ends(server: &Server, end: End) {

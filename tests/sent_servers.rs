@@ -20,7 +20,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{MARK, Probe, Raw, Script, Server, Step, Taken, Witness, soon};
+use support::{MARK, Raw, Script, Server, Step, Taken, Witness, probed, settle, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -53,13 +53,6 @@ fn sent() -> Supervisor {
 
 async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a free port")
-}
-
-/// Waits until the tasks of an open response would have been started, had they been released.
-async fn settle() {
-    for _ in 0..1_000 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -106,22 +99,23 @@ async fn above_tls() {
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
 
-    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
+    let (supervisor, witness) = (sent(), Witness::new());
     let watching = witness.clone();
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
         watching.watch(&request.background_tasks().expect("the layer is there"));
         let body = Script::new([Step::data(vec![b'.'; LARGE])]).sized(LARGE as u64).tells_end();
         std::future::ready(Ok::<_, Infallible>(Response::new(body)))
     }));
-    let accept = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.expect("it listens");
-        let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
-        let service = TowerToHyperService::new(stream.connection().layer(service));
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        connection.await.expect("the client reads all");
-    });
-    let server = Server::running(address, accept, supervisor, witness);
+    let server = Server::each(supervisor, witness, move |stream| {
+        let (acceptor, service) = (acceptor.clone(), service.clone());
+        async move {
+            let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
+            let service = TowerToHyperService::new(stream.connection().layer(service));
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            connection.await.expect("the client reads all");
+        }
+    })
+    .await;
 
     let stream = TcpStream::connect(server.address).await.expect("the server listens");
     let name = ServerName::try_from("localhost").expect("a name");
@@ -193,9 +187,8 @@ async fn tonic_serve_with_incoming() {
 
 /// Serves connections whose writes are noted below the wrapper; `early` counts tasks that started before their response was
 /// taken whole.
-async fn probed(early: Arc<AtomicUsize>) -> Server {
-    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
+async fn watched(early: Arc<AtomicUsize>) -> Server {
+    let supervisor = sent();
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
         let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
         let early = early.clone();
@@ -212,35 +205,29 @@ async fn probed(early: Arc<AtomicUsize>) -> Server {
         };
         std::future::ready(Ok::<_, Infallible>(Response::new(body)))
     }));
-    let accept = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.expect("it listens");
-            stream.set_nodelay(true).expect("it is a TCP stream");
-            let probe = Probe::new(stream);
-            let taken = probe.taken.clone();
-            let stream = SentStream::new(probe);
-            let service = ServiceBuilder::new()
-                .layer(stream.connection())
-                .layer(MapRequestLayer::new(move |mut request: Request<Incoming>| {
-                    request.extensions_mut().insert(taken.clone());
-                    request
-                }))
-                .service(service.clone());
-            connections.spawn(async move {
-                // How a connection ends is for the client of the test to look at.
-                let service = TowerToHyperService::new(service);
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
+    Server::each(supervisor, Witness::new(), move |stream| {
+        let taken = Arc::<Taken>::default();
+        let stream = SentStream::new(probed(stream, taken.clone()));
+        let service = ServiceBuilder::new()
+            .layer(stream.connection())
+            .layer(MapRequestLayer::new(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(taken.clone());
+                request
+            }))
+            .service(service.clone());
+        async move {
+            // How a connection ends is for the client of the test to look at.
+            let service = TowerToHyperService::new(service);
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         }
-    });
-    Server::running(address, accept, supervisor, witness)
+    })
+    .await
 }
 
 /// Makes 5,000 requests, so many at once, and returns how many tasks started early.
 async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
     let early = Arc::new(AtomicUsize::new(0));
-    let server = probed(early.clone()).await;
+    let server = watched(early.clone()).await;
     let mut requests = JoinSet::new();
     for nth in 0..at_once {
         let (client, address) = (client.clone(), server.address);

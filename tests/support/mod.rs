@@ -26,7 +26,7 @@ pub use self::{
     example::start,
     held::Held,
     multiplexed::{Multiplexed, data, rest},
-    probe::{MARK, Probe, Taken},
+    probe::{MARK, Taken, probed},
     raw::Raw,
     recorder::Recorder,
     script::{Script, Scripted, Step},
@@ -42,4 +42,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Awaits an event that must come.
 pub async fn soon<F: Future>(event: F) -> F::Output {
     tokio::time::timeout(PATIENCE, event).await.expect("the event that the test waits for should come")
+}
+
+/// Waits until the tasks of an open response would have been started, had they been released.
+pub async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
 }

@@ -1,19 +1,15 @@
-//! An IO that counts what the system below it has taken.
+//! Counts, below a server, the responses that the system has taken whole.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    task::{Context, Poll, ready},
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+use tokio_util::io::InspectWriter;
 
 /// The last byte of a body that is counted over HTTP/1. No head has it.
 pub const MARK: u8 = 0x7f;
@@ -76,54 +72,6 @@ impl Frames {
 }
 
 /// A stream whose writes are noted.
-pub struct Probe {
-    stream: TcpStream,
-    pub taken: Arc<Taken>,
-}
-
-impl Probe {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, taken: Arc::default() }
-    }
-}
-
-impl AsyncRead for Probe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Probe {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.taken.note(&bytes[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let taken = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
-        let mut left = taken;
-        for slice in slices {
-            let part = left.min(slice.len());
-            self.taken.note(&slice[..part]);
-            left -= part;
-        }
-        Poll::Ready(Ok(taken))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+pub fn probed(stream: TcpStream, taken: Arc<Taken>) -> impl AsyncRead + AsyncWrite + Unpin + Send {
+    InspectWriter::new(stream, move |bytes: &[u8]| taken.note(bytes))
 }

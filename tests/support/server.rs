@@ -10,7 +10,11 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinHandle,
+};
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
@@ -114,6 +118,25 @@ impl Server {
             graceful.shutdown().await;
         });
         Self { address, supervisor, witness, stopping, accept }
+    }
+
+    /// Serves each connection as the test does.
+    pub async fn each<F, Fut>(supervisor: Supervisor, witness: Witness, serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let accept = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("it listens");
+                stream.set_nodelay(true).expect("it is a TCP stream");
+                connections.spawn(serve(stream));
+            }
+        });
+        Self::running(address, accept, supervisor, witness)
     }
 
     /// A server that the test has started itself, which this stops.
