@@ -82,25 +82,26 @@ impl SentConnection {
 
     /// Whether the running task is the one that serves the connection.
     fn is_served_here(&self) -> bool {
-        let Some(task) = try_id() else { return false };
-        let here = LAST.try_with(|cell| {
-            let last = cell.take();
-            let here = last.as_ref().is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(&connection.0, &self.0));
-            cell.set(last);
-            here
-        });
-        here.unwrap_or(false)
+        try_id().is_some_and(|task| self.was_last(task))
     }
 
     /// The running task uses the IO.
     pub(crate) fn touch(&self) {
-        let Some(task) = try_id() else { return };
-        // On a thread that ends nobody asks.
-        let _ = LAST.try_with(|cell| {
+        if let Some(task) = try_id().filter(|task| !self.was_last(*task)) {
+            // On a thread that ends nobody asks.
+            let _ = LAST.try_with(|last| last.set(Some((task, self.clone()))));
+        }
+    }
+
+    /// Whether it was this connection whose IO was last used on this thread, and by this task.
+    fn was_last(&self, task: Id) -> bool {
+        let was = LAST.try_with(|cell| {
             let last = cell.take();
-            let same = last.as_ref().is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(&connection.0, &self.0));
-            cell.set(if same { last } else { Some((task, self.clone())) });
+            let was = last.as_ref().is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(&connection.0, &self.0));
+            cell.set(last);
+            was
         });
+        was.unwrap_or(false)
     }
 
     /// The server has read, and works on it until it reads again.
@@ -116,11 +117,15 @@ impl SentConnection {
     /// Everything was read, so what is queued comes next.
     pub(crate) fn turn(&self, cx: &Context<'_>) {
         let mut state = self.state();
+        let mut before = None;
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
+            before = state.waker.replace(cx.waker().clone());
         }
         state.waits.turn();
         self.note(&state);
+        drop(state);
+        // After the lock: it may be the last that holds another task.
+        drop(before);
     }
 
     /// All that the server had written is in the socket.

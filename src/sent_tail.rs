@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tail {
-    connection: Option<SentConnection>,
+    connection: SentConnection,
     multiplexed: bool,
     key: Option<Key>,
     /// An end was told by an empty frame.
@@ -35,59 +35,55 @@ impl Tail {
         let connection = request.extensions().get::<SentConnection>().cloned();
         let connection = connection.or_else(|| SentConnectInfo::take(request.extensions_mut()))?;
         let multiplexed = request.version() >= Version::HTTP_2;
-        Some(Self { connection: Some(connection), multiplexed, ..Self::default() })
+        Some(Self { connection, multiplexed, key: None, ended: false, owes_none: false })
     }
 
     /// The head is the last frame, or may be.
     pub(crate) fn head(&mut self, headers: &mut HeaderMap) {
-        if let Some(connection) = guarding(self.connection.as_ref(), self.multiplexed) {
-            guard_headers(headers, connection, &mut self.key);
+        // Over HTTP/1 a flush tells all.
+        if self.multiplexed {
+            guard_headers(headers, &self.connection, &mut self.key);
         }
     }
 
     /// Puts a guard into the last frame.
     pub(crate) fn last_frame<D: 'static>(&mut self, frame: Frame<D>) -> Frame<D> {
-        let Some(connection) = guarding(self.connection.as_ref(), self.multiplexed) else { return frame };
-        match frame.into_data() {
-            Ok(data) => {
-                let mut data = Some(data);
-                if let Some(Some(bytes)) = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>() {
-                    if let Some(guard) = connection.guard(&mut self.key) {
-                        let inner = std::mem::take(bytes);
-                        *bytes = Bytes::from_owner(Guarded { bytes: inner, _guard: guard });
-                    }
-                }
-                Frame::data(data.expect("it was only exchanged for another"))
-            }
-            Err(frame) => match frame.into_trailers() {
-                Ok(mut trailers) => {
-                    guard_headers(&mut trailers, connection, &mut self.key);
-                    Frame::trailers(trailers)
-                }
-                Err(frame) => frame,
-            },
+        if !self.multiplexed {
+            return frame;
         }
+        let (connection, key) = (&self.connection, &mut self.key);
+        let mut frame = frame.map_data(|mut data| {
+            if let Some(bytes) = (&mut data as &mut dyn Any).downcast_mut::<Bytes>() {
+                if let Some(guard) = connection.guard(key) {
+                    *bytes = guarded(std::mem::take(bytes), guard);
+                }
+            }
+            data
+        });
+        if let Some(trailers) = frame.trailers_mut() {
+            guard_headers(trailers, &self.connection, &mut self.key);
+        }
+        frame
     }
 
     /// An empty frame with a guard, which is the last: for a body whose end is known only from its `None`, so that the server
     /// has nothing to put a guard into. On the wire it is the frame by which the server tells the end anyway.
     pub(crate) fn end_frame<D: 'static>(&mut self) -> Option<Frame<D>> {
-        if self.key.is_some() {
+        if self.key.is_some() || !self.multiplexed {
             return None;
         }
-        let connection = guarding(self.connection.as_ref(), self.multiplexed)?;
         let mut data = None::<D>;
         let empty = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>()?;
-        let guard = connection.guard(&mut self.key)?;
-        *empty = Some(Bytes::from_owner(Guarded { bytes: Bytes::new(), _guard: guard }));
+        let guard = self.connection.guard(&mut self.key)?;
+        *empty = Some(guarded(Bytes::new(), guard));
         (self.ended, self.owes_none) = (true, true);
         data.map(Frame::data)
     }
 
     /// Somebody asks for what comes after the last frame, and so has that.
     pub(crate) fn asked(&self) {
-        if let Some((connection, key)) = self.connection.as_ref().zip(self.key) {
-            connection.asked(key);
+        if let Some(key) = self.key {
+            self.connection.asked(key);
         }
     }
 
@@ -101,23 +97,19 @@ impl Tail {
 
     /// Ends the response as soon as it is known what became of it.
     pub(crate) fn wait(mut self, tasks: BackgroundTasks, verdict: Verdict, mut progress: Progress) {
-        match self.connection.take() {
-            // A response that ended in any other way has nothing to wait for.
-            Some(connection) if verdict.0 == End::Complete => {
-                connection.wait(self.key.take(), self.multiplexed, tasks, verdict, progress);
-            }
-            connection => {
-                self.connection = connection;
-                tasks.end(&mut progress, Some(verdict));
-            }
+        // A response that ended in any other way has nothing to wait for.
+        if verdict.0 == End::Complete {
+            self.connection.wait(self.key.take(), self.multiplexed, tasks, verdict, progress);
+        } else {
+            tasks.end(&mut progress, Some(verdict));
         }
     }
 }
 
 impl Drop for Tail {
     fn drop(&mut self) {
-        if let Some((connection, key)) = self.connection.as_ref().zip(self.key) {
-            connection.forget(key);
+        if let Some(key) = self.key {
+            self.connection.forget(key);
         }
     }
 }
@@ -134,14 +126,18 @@ impl AsRef<[u8]> for Guarded {
     }
 }
 
+fn guarded(bytes: Bytes, guard: Guard) -> Bytes {
+    Bytes::from_owner(Guarded { bytes, _guard: guard })
+}
+
 /// Puts a guard into one of the values. It is marked as sensitive, as HTTP/2 would keep any other in a table.
 fn guard_headers(headers: &mut HeaderMap, connection: &SentConnection, key: &mut Option<Key>) {
     let Some((_, value)) = headers.iter_mut().find(|(name, _)| is_kept(name)) else { return };
     let Some(guard) = connection.guard(key) else { return };
     let bytes = Bytes::copy_from_slice(value.as_bytes());
-    if let Ok(mut guarded) = HeaderValue::from_maybe_shared(Bytes::from_owner(Guarded { bytes, _guard: guard })) {
-        guarded.set_sensitive(true);
-        *value = guarded;
+    if let Ok(mut marked) = HeaderValue::from_maybe_shared(guarded(bytes, guard)) {
+        marked.set_sensitive(true);
+        *value = marked;
     }
 }
 
@@ -149,9 +145,4 @@ fn guard_headers(headers: &mut HeaderMap, connection: &SentConnection, key: &mut
 fn is_kept(name: &HeaderName) -> bool {
     ![header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE].contains(name)
         && !["keep-alive", "proxy-connection"].contains(&name.as_str())
-}
-
-/// The connection, if a flush alone tells nothing of a response on it.
-fn guarding(connection: Option<&SentConnection>, multiplexed: bool) -> Option<&SentConnection> {
-    connection.filter(|_| multiplexed)
 }

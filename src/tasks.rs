@@ -110,8 +110,10 @@ impl BackgroundTasks {
     #[must_use]
     pub fn names(&self) -> Vec<Option<String>> {
         let slot = self.registry.slot();
-        let collected = if slot.released { None } else { Some(slot.queue.iter()) };
-        collected.into_iter().flatten().map(|task| task.name().map(str::to_owned)).collect()
+        if slot.released {
+            return Vec::new();
+        }
+        slot.queue.iter().map(|task| task.name().map(str::to_owned)).collect()
     }
 
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
