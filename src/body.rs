@@ -14,7 +14,8 @@ pin_project! {
     /// The response body of [`Background`](crate::Background): the inner one, frame by frame.
     ///
     /// The response is over, and its tasks start, when this body returns `None` or is dropped, whichever is first. A server
-    /// need not poll a body to `None` and often does not, so the end is noted when it is seen: see [`End`](crate::End).
+    /// need not poll a body to `None` and often does not, so the end is noted when it is seen: see [`End`](crate::End). With
+    /// [`Release::Sent`](crate::Release::Sent) its drop counts, and what becomes of the response after that.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         // Dropped before the lease, so that what this adds while it is dropped is still collected.

@@ -11,7 +11,7 @@ use crate::exchange::{Ended, Exchange};
 /// | | when |
 /// |---|---|
 /// | [`Complete`](Self::Complete) | the end of the body was seen, or the response can have no body, or (HTTP/1) the declared length was reached |
-/// | [`Aborted`](Self::Aborted) | the body was dropped before that: client gone, stream reset, server stopped |
+/// | [`Aborted`](Self::Aborted) | the body was dropped before that: client gone, stream reset, server stopped; with [`Release::Sent`](crate::Release::Sent), also after that, before the socket took all of it |
 /// | [`BodyError`](Self::BodyError) | the body failed, or what it yielded is not what its head had declared; see [`ResponseEnd::error`] |
 /// | [`ServiceError`](Self::ServiceError) | the service returned an error instead of a response |
 /// | [`Cancelled`](Self::Cancelled) | the response future was dropped before it had a head: client gone, an outer timeout |
@@ -33,9 +33,10 @@ use crate::exchange::{Ended, Exchange};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum End {
-    /// All of the response was handed to the server.
+    /// All of the response was handed to the server; with [`Release::Sent`](crate::Release::Sent) on a tracked connection, the
+    /// socket took it.
     Complete,
-    /// The body was dropped before its end.
+    /// The body was dropped before its end, or the connection died before all of it was sent.
     Aborted,
     /// The body failed, or contradicted its head.
     BodyError,
@@ -220,7 +221,7 @@ impl ResponseEnd {
         self.ended().at.saturating_duration_since(self.exchange().started)
     }
 
-    /// Whether all of the response was handed to the server: the end is [`End::Complete`].
+    /// Whether the response is whole: the end is [`End::Complete`].
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.kind() == End::Complete

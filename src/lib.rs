@@ -49,10 +49,11 @@
 //!
 //! An unfinished response is one that [`release_after`](SupervisorBuilder::release_after) did not wait for. A condition of
 //! one's own, by [`When::matches`], decides for any end. Whatever happens, each task that was added is in exactly one of the
-//! figures of [`Stats`], and the response itself passes through untouched.
+//! figures of [`Stats`], and the response itself passes through untouched, but for what [`Release::Sent`] tells.
 //!
 //! The end of a response is what the server sees: it has taken all of it, and writes the last of it to the socket at about
-//! that time. Tasks are started so that this write comes first as a rule, but no middleware can promise it.
+//! that time. Tasks are started so that this write comes first as a rule, but no middleware can promise it. With
+//! [`Release::Sent`], and the IO of a connection wrapped, they wait until the socket took the last byte.
 //!
 //! # Features
 //!
@@ -63,7 +64,7 @@
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
 //! | `sent-axum` | the same in one line for `axum::serve` |
-//! | `sent-tonic` | the same for tonic's `serve_with_incoming` |
+//! | `sent-tonic` | the same for tonic's `serve_with_incoming`; needs the Rust that tonic needs |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |

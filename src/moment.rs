@@ -22,6 +22,7 @@ pub enum Release {
     /// the response; on any other, when the body is dropped, also where it had returned `None` before, as below a layer that
     /// compresses.
     ///
-    /// A response whose connection dies before its last byte was taken ends as [`End::Aborted`](crate::End::Aborted).
+    /// A response whose connection dies before its last byte was taken ends as [`End::Aborted`](crate::End::Aborted). Over HTTP/2
+    /// the last frame of a tracked response is marked: see `guide::sent`.
     Sent,
 }
