@@ -5,15 +5,21 @@
 mod support;
 
 use std::{
+    convert::Infallible,
     error::Error,
     sync::{Arc, Mutex},
 };
 
 use axum::{Router, routing::get};
-use tokio::sync::{Barrier, Notify};
-use tower_background::{BackgroundTasks, BatchReport, Observer, Order, Supervisor, Task, TaskContext};
+use http::{Request, Response, Version};
+use http_body_util::BodyExt;
+use tokio::sync::{Barrier, Notify, mpsc};
+use tower::{Layer, Service, service_fn};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BatchReport, Observer, Order, Supervisor, Task, TaskContext,
+};
 
-use support::{Recorder, Server, soon};
+use support::{Recorder, Script, Server, Step, soon};
 
 fn named(name: &'static str, result: Result<(), &'static str>) -> Task {
     Task::new(async move { result }).named(name)
@@ -238,4 +244,36 @@ async fn what_has_not_started_can_be_taken_back() {
     soon(server.supervisor.idle()).await;
     assert_eq!(recorder.told("batch"), ["batch / collected=cancelled,first=succeeded,second=cancelled"]);
     assert_eq!(server.supervisor.stats().cancelled, 2);
+}
+
+/// Takes what it is told of a response's body, as a server does, drops that, and spawns something after it. Which runs first: the
+/// response's task, or what was spawned?
+async fn first_after(version: Version, body: Script, polls: usize) -> &'static str {
+    let mut body = Some(body);
+    let (told, mut first) = mpsc::unbounded_channel();
+    let task = told.clone();
+    let mut service = BackgroundLayer::new().layer(service_fn(move |request: Request<()>| {
+        let task = task.clone();
+        request.background_tasks().expect("the layer is there").add(async move { task.send("task").expect("the test is there") });
+        let body = body.take().expect("there is one request");
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    let request = Request::builder().version(version).body(()).expect("a request");
+    let mut response = service.call(request).await.expect("it answers");
+    for _ in 0..polls {
+        let _ = response.body_mut().frame().await;
+    }
+    drop(response);
+    tokio::spawn(async move { told.send("spawned").expect("the test is there") });
+    soon(first.recv()).await.expect("both are told")
+}
+
+#[tokio::test]
+async fn tasks_let_the_server_wake_others_first_where_it_has_to() {
+    let whole = || Script::new([Step::data("hello")]).sized(5).tells_end();
+    let stream = || Script::new([Step::data("hello")]);
+    assert_eq!(first_after(Version::HTTP_11, whole(), 1).await, "task", "hyper writes it before it turns to anything else");
+    assert_eq!(first_after(Version::HTTP_11, whole(), 2).await, "task", "whoever asked for more has had it whole");
+    assert_eq!(first_after(Version::HTTP_11, stream(), 2).await, "spawned", "who feeds the body may be woken first");
+    assert_eq!(first_after(Version::HTTP_2, whole(), 1).await, "spawned", "the connection has a task of its own");
 }

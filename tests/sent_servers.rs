@@ -4,14 +4,15 @@ mod support;
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
 
-use axum::{Router, routing::get};
+use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
 use futures_util::{Stream, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -86,6 +87,32 @@ async fn axum_serve() {
         assert_eq!(server.witness.next().await.end.kind(), end);
         soon(server.supervisor.idle()).await;
     }
+}
+
+#[tokio::test]
+async fn axum_tells_a_handler_its_client() {
+    let (listener, supervisor) = (listen().await, sent());
+    let address = listener.local_addr().expect("it is bound");
+    let told = |ConnectInfo(client): ConnectInfo<SocketAddr>, tasks: BackgroundTasks| {
+        tasks.add(async {});
+        std::future::ready(client.to_string())
+    };
+    let app = Router::new().route("/", get(told)).layer(BackgroundLayer::with(supervisor.clone()));
+    let app = SentMakeService::new(app.into_make_service_with_connect_info::<SocketAddr>());
+    let accept = tokio::spawn(async move {
+        axum::serve(SentListener::new(listener).tap_io(|_| ()), app).await.expect("it serves");
+    });
+    let server = Server::running(address, accept, supervisor, Witness::new());
+
+    let stream = TcpStream::connect(server.address).await.expect("the server listens");
+    let client = stream.local_addr().expect("it is connected");
+    let mut stream = stream;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("the server reads");
+    let mut read = String::new();
+    soon(stream.read_to_string(&mut read)).await.expect("the server closes");
+    assert!(read.ends_with(&format!("\r\n\r\n{client}")), "{read:?}");
+    soon(server.supervisor.idle()).await;
+    assert_eq!(server.supervisor.stats().succeeded, 1);
 }
 
 #[tokio::test]
@@ -185,17 +212,17 @@ async fn tonic_serve_with_incoming() {
     assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
 }
 
-/// Serves connections whose writes are noted below the wrapper; `early` counts tasks that started before their response was
-/// taken whole.
-async fn watched(early: Arc<AtomicUsize>) -> Server {
-    let supervisor = sent();
+/// Serves connections whose writes are noted below the wrapper; each response leaves a task, which shows what was noted when it
+/// starts.
+async fn watched<F>(supervisor: Supervisor, show: F) -> Server
+where
+    F: Fn(&Arc<Taken>) + Clone + Send + Sync + 'static,
+{
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
         let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
-        let early = early.clone();
+        let show = show.clone();
         let tasks = request.background_tasks().expect("the layer is there");
-        tasks.add(async move {
-            early.fetch_add(usize::from(taken.starts_early()), SeqCst);
-        });
+        tasks.add(async move { show(&taken) });
         let data = Step::data([b"hello".as_slice(), &[MARK]].concat());
         let body = match request.uri().path() {
             "/full" => Script::new([data]).sized(6).tells_end(),
@@ -227,7 +254,11 @@ async fn watched(early: Arc<AtomicUsize>) -> Server {
 /// Makes 5,000 requests, so many at once, and returns how many tasks started early.
 async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
     let early = Arc::new(AtomicUsize::new(0));
-    let server = watched(early.clone()).await;
+    let seen = early.clone();
+    let server = watched(sent(), move |taken| {
+        seen.fetch_add(usize::from(taken.starts_early()), SeqCst);
+    })
+    .await;
     let mut requests = JoinSet::new();
     for nth in 0..at_once {
         let (client, address) = (client.clone(), server.address);
@@ -255,4 +286,24 @@ async fn five_thousand_over_http1() {
 async fn five_thousand_over_http2() {
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     assert_eq!(load(client, &["/full", "/stream", "/trailers"], 20).await, 0);
+}
+
+#[tokio::test]
+async fn a_mark_adds_no_frame() {
+    for release in [Release::EndOfStream, Release::Sent] {
+        let shown = Arc::new(Mutex::new(None));
+        let show = shown.clone();
+        let server = watched(Supervisor::builder().release(release).build(), move |taken| {
+            show.lock().unwrap().replace(taken.clone());
+        })
+        .await;
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+        for path in ["/full", "/stream", "/trailers"] {
+            let response = soon(client.get(format!("http://{}{path}", server.address)).send()).await.expect("the server answers");
+            assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), 6);
+        }
+        soon(server.supervisor.idle()).await;
+        let taken = shown.lock().unwrap().take().expect("a task has run");
+        assert_eq!(taken.data(), [(true, 6), (false, 6), (true, 0), (false, 6)], "{release:?}");
+    }
 }

@@ -28,12 +28,18 @@ struct Frames {
     multiplexed: Option<bool>,
     header: Vec<u8>,
     payload: usize,
+    data: Vec<(bool, usize)>,
 }
 
 impl Taken {
     /// Notes that a task of a response has started, and says whether more have started than responses were taken whole.
     pub fn starts_early(&self) -> bool {
         self.started.fetch_add(1, SeqCst) + 1 > self.ended.load(SeqCst)
+    }
+
+    /// The frames of data that were taken: whether each ends its stream, and how many bytes it has.
+    pub fn data(&self) -> Vec<(bool, usize)> {
+        self.frames.lock().unwrap().data.clone()
     }
 
     fn note(&self, bytes: &[u8]) {
@@ -56,18 +62,27 @@ impl Frames {
         for byte in bytes {
             if self.header.len() < 9 {
                 self.header.push(*byte);
-                let length = &self.header[..self.header.len().min(3)];
-                self.payload = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+                if self.header.len() < 9 {
+                    continue;
+                }
+                self.payload = self.length();
             } else {
                 self.payload -= 1;
             }
-            if self.header.len() == 9 && self.payload == 0 {
-                let (kind, flags) = (self.header[3], self.header[4]);
-                ended += usize::from(kind <= 1 && flags & 1 == 1);
+            if self.payload == 0 {
+                let (kind, ends) = (self.header[3], self.header[4] & 1 == 1);
+                ended += usize::from(kind <= 1 && ends);
+                if kind == 0 {
+                    self.data.push((ends, self.length()));
+                }
                 self.header.clear();
             }
         }
         ended
+    }
+
+    fn length(&self) -> usize {
+        self.header[..3].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
     }
 }
 
