@@ -203,3 +203,52 @@ impl<T> Waits<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_apart_waits_for_a_turn_and_then_a_flush() {
+        let mut waits = Waits::default();
+        let key = waits.guard(None);
+        let known = key.expect("it is open");
+        assert_eq!(waits.dropped(known, Fate::Unknown), None);
+        waits.asked(known);
+        assert_eq!(waits.ended(key, "response", true), None);
+        assert_eq!(waits.flushed(), None, "the server may not have come to it");
+        waits.turn();
+        assert_eq!(waits.flushed(), Some("response"));
+        assert!(!waits.is_waiting());
+    }
+
+    #[test]
+    fn what_was_dropped_and_not_asked_for_more_is_lost() {
+        let mut waits = Waits::default();
+        let key = waits.guard(None);
+        assert_eq!(waits.dropped(key.expect("it is open"), Fate::Unknown), None);
+        assert_eq!(waits.ended(key, "response", true), Some(("response", false)));
+    }
+
+    #[test]
+    fn each_guard_counts() {
+        let mut waits = Waits::default();
+        let key = waits.guard(None);
+        let known = key.expect("it is open");
+        assert_eq!(waits.guard(key), key);
+        assert_eq!(waits.dropped(known, Fate::Written), None);
+        assert_eq!(waits.ended(key, "response", true), None);
+        assert_eq!(waits.flushed(), None, "one guard is still held");
+        assert_eq!(waits.dropped(known, Fate::Lost), Some("response"));
+    }
+
+    #[test]
+    fn a_connection_that_closes_loses_what_waits_and_takes_nothing_more() {
+        let mut waits = Waits::default();
+        assert_eq!(waits.ended(None, "one", false), None);
+        assert_eq!(waits.close(), Some("one"));
+        assert_eq!(waits.close(), None);
+        assert_eq!(waits.guard(None), None);
+        assert_eq!(waits.ended(None, "two", true), Some(("two", false)));
+    }
+}

@@ -31,7 +31,7 @@ use tower_background::{
     BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, MissingLayer, Supervisor, Task, TaskContext, When, defer,
 };
 
-use crate::support::{Server, Witness, soon};
+use crate::support::{Call, Server, Witness, soon};
 
 /// Where tasks note what they see.
 #[derive(Clone)]
@@ -460,4 +460,22 @@ async fn the_response_first_then_the_task() {
         soon(server.supervisor.idle()).await;
         assert_eq!(store.read(), (nth + 1).to_string());
     }
+}
+
+#[tokio::test]
+async fn names_are_told_in_the_order_added_until_the_release() {
+    let supervisor = Supervisor::new();
+    let call = Call::new(&supervisor, "/");
+    for name in ["one", "two", "three"] {
+        call.tasks.add(Task::new(async {}).named(name));
+    }
+    let names = |tasks: &BackgroundTasks| tasks.names().into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(names(&call.tasks), ["one", "two", "three"]);
+    assert_eq!(call.tasks.remove("two"), 1);
+    call.tasks.add(Task::new(async {}).named("four"));
+    assert_eq!(names(&call.tasks), ["one", "three", "four"]);
+    let tasks = call.tasks.clone();
+    drop(call.answer().await);
+    assert_eq!(names(&tasks), [""; 0], "they are released, and none has had a turn");
+    soon(supervisor.idle()).await;
 }

@@ -2,9 +2,17 @@
 
 mod support;
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Method, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -12,8 +20,9 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
-use tower::{Layer, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, End, Release, SentStream, Supervisor};
+use tokio::sync::mpsc;
+use tower::{Layer, Service, service_fn, util::MapResponseLayer};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, End, Release, ResponseBody, SentStream, Supervisor};
 
 const LARGE: usize = 16 << 20;
 
@@ -36,9 +45,24 @@ async fn serve(supervisor: Supervisor) -> Server {
     let witness = Witness::new();
     let watching = witness.clone();
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
-        watching.watch(&request.background_tasks().expect("the layer is there"));
+        let tasks = request.background_tasks().expect("the layer is there");
+        match request.uri().query() {
+            Some("sent") => assert!(tasks.release(Release::Sent)),
+            Some("end") => assert!(tasks.release(Release::EndOfStream)),
+            _ => {}
+        }
+        watching.watch(&tasks);
         std::future::ready(Ok::<_, Infallible>(Response::new(body(request.uri().path()))))
     }));
+    connections(supervisor, witness, service).await
+}
+
+/// Serves tracked connections.
+async fn connections<S, B>(supervisor: Supervisor, witness: Witness, service: S) -> Server
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
     Server::each(supervisor, witness, move |stream| {
         let stream = SentStream::new(stream);
         let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
@@ -136,22 +160,97 @@ async fn http2() {
 #[tokio::test]
 async fn http2_resets_and_leaves() {
     let server = sent().await;
-    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
-    for path in ["/full", "/stream", "/trailers", "/short"] {
-        for leave in [false, true] {
-            let mut client = Multiplexed::with(&server, &builder).await;
-            let (response, mut stream) = client.send(Method::GET, path).await;
-            let _response = soon(response).await.expect("there is a head");
-            settle().await;
-            assert_eq!(server.supervisor.stats().collected, 1, "{path}");
-            if leave {
-                client.leave().await;
-            } else {
-                stream.send_reset(h2::Reason::CANCEL);
+    // Without a window hyper holds the data in the stream's own task, with one the connection does.
+    for window in [0, 1] {
+        let builder = h2::client::Builder::new().initial_window_size(window).to_owned();
+        for path in ["/full", "/stream", "/trailers", "/short"] {
+            for leave in [false, true] {
+                let mut client = Multiplexed::with(&server, &builder).await;
+                let (response, mut stream) = client.send(Method::GET, path).await;
+                let _response = soon(response).await.expect("there is a head");
+                settle().await;
+                assert_eq!(server.supervisor.stats().collected, 1, "{path}, window of {window}");
+                if leave {
+                    client.leave().await;
+                } else {
+                    stream.send_reset(h2::Reason::CANCEL);
+                }
+                ends(&server, End::Aborted).await;
             }
-            ends(&server, End::Aborted).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_chooses_for_itself() {
+    let server = serve(Supervisor::new()).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.send("GET /full?sent HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    client.until("\r\n\r\n").await;
+    settle().await;
+    assert_eq!(server.supervisor.stats().collected, 1);
+    client.rest().await;
+    ends(&server, End::Complete).await;
+
+    let server = sent().await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/full?end").await;
+    client.until("\r\n\r\n").await;
+    ends(&server, End::Complete).await;
+}
+
+type Late = ResponseBody<Full<VecDeque<u8>>>;
+
+/// A body that is kept by the test when the server has dropped it.
+struct Kept {
+    body: Option<Late>,
+    keeper: mpsc::UnboundedSender<Late>,
+}
+
+impl Body for Kept {
+    type Data = VecDeque<u8>;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
+        Pin::new(self.body.as_mut().expect("it is there until the drop")).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_some_and(Body::is_end_stream)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.body.take().into_iter().for_each(|body| self.keeper.send(body).expect("the test is there"));
+    }
+}
+
+/// Data that can't be marked; and when the body is dropped the connection has nothing more to do.
+#[tokio::test]
+async fn a_body_that_is_kept_for_longer_than_its_stream() {
+    let (supervisor, witness) = (Supervisor::builder().release(Release::Sent).build(), Witness::new());
+    let (keeper, mut kept) = mpsc::unbounded_channel();
+    let watching = witness.clone();
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+        watching.watch(&request.background_tasks().expect("the layer is there"));
+        std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(VecDeque::from(*b"hello")))))
+    }));
+    let keeping = move |response: Response<Late>| {
+        let keeper = keeper.clone();
+        response.map(|body| Kept { body: Some(body), keeper })
+    };
+    let service = MapResponseLayer::new(keeping).layer(service);
+    let server = connections(supervisor, witness, service).await;
+
+    let mut client = Multiplexed::connect(&server).await;
+    let mut response = client.get("/").await;
+    assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"hello");
+    let body = soon(kept.recv()).await.expect("the server drops it");
+    settle().await;
+    assert_eq!(server.supervisor.stats().collected, 1);
+    drop(body);
+    ends(&server, End::Complete).await;
 }
 
 #[tokio::test]
