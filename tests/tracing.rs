@@ -25,7 +25,7 @@ use tower_http::{
     request_id::{MakeRequestId, RequestId},
     trace::TraceLayer,
 };
-use tracing::Level;
+use tracing::{Level, level_filters::LevelFilter};
 
 use crate::support::{Call, Entry, Events, Script, Server, Step, Witness, answered, get, soon};
 
@@ -89,6 +89,19 @@ async fn each_task_has_a_span_that_is_a_root_and_follows_from_where_it_was_added
     let request_closed = position(&events, |entry| *entry == Entry::Close { span: number, name: "request" });
     let first_start = position(&events, |entry| entry.message() == Some("a task started"));
     assert!(request_closed < first_start, "a task that is kept for later does not keep the request's span");
+}
+
+#[tokio::test]
+async fn a_failure_is_told_where_nobody_wants_spans() {
+    let (events, _guard) = Events::up_to(LevelFilter::ERROR);
+    let supervisor = Supervisor::new();
+    let call = Call::new(&supervisor, "/");
+    call.tasks.add(Task::new(async { Err::<(), _>("broken") }).named("mail"));
+    call.finish().await;
+    soon(supervisor.idle()).await;
+    let events = events.all();
+    assert_eq!(task_spans(&events), []);
+    assert_eq!(told(&events), [(Level::ERROR, "a task failed", None)]);
 }
 
 #[tokio::test]

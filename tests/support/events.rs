@@ -14,6 +14,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     Layer, Registry,
+    filter::LevelFilter,
     layer::{Context, SubscriberExt},
 };
 
@@ -53,11 +54,16 @@ pub struct Events(Arc<Mutex<Vec<Entry>>>);
 impl Events {
     /// Records for this thread, until the guard is dropped. A test's runtime has to run on it.
     pub fn record() -> (Self, DefaultGuard) {
+        Self::up_to(LevelFilter::TRACE)
+    }
+
+    /// The same, of spans and events up to this level.
+    pub fn up_to(level: LevelFilter) -> (Self, DefaultGuard) {
         // With a single subscriber, what logs first on a thread that has none is taken for something that nobody ever wants.
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
         LazyLock::force(&SECOND);
         let events = Self::default();
-        let guard = tracing::subscriber::set_default(Registry::default().with(events.clone()));
+        let guard = tracing::subscriber::set_default(Registry::default().with(level).with(events.clone()));
         (events, guard)
     }
 
