@@ -25,6 +25,8 @@ pub struct TaskContext {
     pub(crate) tasks: BackgroundTasks,
     pub(crate) name: Option<Name>,
     pub(crate) token: CancellationToken,
+    /// Whether the task is to be handed off, and not to run.
+    pub(crate) overflows: bool,
 }
 
 impl TaskContext {

@@ -130,6 +130,11 @@ impl Exchange {
         self.end.get().is_some()
     }
 
+    /// Whether there is what `ended` tells.
+    pub(crate) fn is_known(&self, unfinished: bool) -> bool {
+        if unfinished { self.unfinished().is_some() } else { self.is_over() }
+    }
+
     /// The end, or what was known of it at an earlier release.
     pub(crate) fn ended(&self, unfinished: bool) -> &Ended {
         let ended = if unfinished { self.unfinished() } else { self.end.get() };
@@ -158,8 +163,11 @@ impl Ended {
 
     /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
     pub(crate) fn is_success(&self) -> bool {
-        self.kind == End::Complete
-            && self.head.is_some_and(|head| head.status.as_u16() < 400)
-            && self.grpc_status().is_none_or(|status| status == 0)
+        self.kind == End::Complete && self.head.is_some_and(|head| is_success(head.status, self.grpc_status()))
     }
+}
+
+/// Whether neither status tells of an error.
+pub(crate) fn is_success(status: StatusCode, grpc_status: Option<i32>) -> bool {
+    status.as_u16() < 400 && grpc_status.is_none_or(|status| status == 0)
 }

@@ -10,16 +10,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bounds::{unless_aborted, within},
+    bounds::{unless, unless_aborted, within},
     context::TaskContext,
     current::Scope,
     lane::{InLine, Place},
     meter,
     name::Name,
-    outcome::Outcome,
+    outcome::{HandedOff, Outcome},
+    overflow::Overflow,
     panics::{caught, discard},
     report::TaskReport,
-    task::Task,
+    task::{Header, Task},
     tasks::BackgroundTasks,
     when::When,
     work::{BlockingWork, WorkResult},
@@ -58,12 +59,19 @@ impl Job {
             Ok(false) => return Err(self.end(Outcome::Skipped)),
             Err(message) => return Err(self.end(Outcome::Panicked(message))),
         }
+        if self.task.overflows(self.tasks.supervisor()) {
+            return Ok(Queued { job: self, place: Ok(None) });
+        }
         let place = self.tasks.supervisor().lane(self.task.work().is_blocking()).enter();
         if let (Err(_), Some(key)) = (&place, self.task.header().key) {
             self.tasks.stand_in_line(self.task.header().index, key, self.task.header().name.clone());
             self.in_line = true;
         }
         Ok(Queued { job: self, place })
+    }
+
+    pub(crate) fn name(&self) -> Option<&Name> {
+        self.task.header().name.as_ref()
     }
 
     fn is_wanted(&self) -> Result<bool, String> {
@@ -75,7 +83,15 @@ impl Job {
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
     async fn wait(&mut self, in_line: InLine) -> Option<Place> {
-        let place = unless_aborted(self.tasks.supervisor(), in_line).await;
+        let supervisor = self.tasks.supervisor();
+        let place = if self.task.header().overflow == Overflow::Never {
+            unless_aborted(supervisor, in_line).await
+        } else {
+            // What is handed off when the grace is over needs no place.
+            let place = unless(supervisor.cancel_token().cancelled(), in_line).await.unwrap_or_default();
+            self.task.overflows(supervisor);
+            Some(place)
+        };
         if self.leave_line() { place } else { None }
     }
 
@@ -123,7 +139,7 @@ impl Job {
             let poll = || {
                 if first {
                     let token = tasks.supervisor().cancel_token();
-                    work.as_mut().begin(&|| context(tasks, header.unfinished, header.name.clone(), token.clone()));
+                    work.as_mut().begin(&|| context(tasks, header, token.clone()));
                 }
                 work.as_mut().poll(cx)
             };
@@ -142,7 +158,8 @@ impl Job {
         }
     }
 
-    async fn run_async(&mut self) -> Outcome {
+    /// Runs a task that is no function to the outcome that it is to be ended with.
+    pub(crate) async fn run_async(&mut self) -> Outcome {
         let supervisor = self.tasks.supervisor().clone();
         match self.timeout() {
             None => unless_aborted(&supervisor, poll_fn(|cx| self.poll(cx))).await.unwrap_or(Outcome::Cancelled),
@@ -160,7 +177,7 @@ impl Job {
     async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> (Outcome, Place) {
         let supervisor = self.tasks.supervisor().clone();
         let token = supervisor.cancel_token().child_token();
-        let context = context(&self.tasks, self.task.header().unfinished, self.task.header().name.clone(), token.clone());
+        let context = context(&self.tasks, self.task.header(), token.clone());
         let mut scope = Scope::new(self.tasks.clone());
         let span = self.task.header().span.clone();
         let thread = tokio::task::spawn_blocking(move || {
@@ -202,7 +219,7 @@ impl Job {
         self.ended = true;
         self.leave_line();
         self.discard();
-        let failed = outcome.is_failure();
+        let failed = outcome.is_failure() && !self.task.header().first;
         let figure = outcome.figure();
         let supervisor = self.tasks.supervisor();
         let header = self.task.header();
@@ -222,7 +239,7 @@ impl Job {
             if supervisor.observers().is_empty() {
                 outcome.discard();
             } else {
-                let end = Some(self.tasks.response_end(self.task.header().unfinished));
+                let end = self.tasks.response_end_if_known(header.unfinished);
                 self.tasks.report(header.index, TaskReport { name: header.name.clone(), outcome, waited, ran, end });
             }
         } else {
@@ -293,13 +310,20 @@ impl Queued {
     }
 }
 
-fn context(tasks: &BackgroundTasks, unfinished: bool, name: Option<Name>, token: CancellationToken) -> TaskContext {
-    TaskContext { end: tasks.response_end(unfinished), tasks: tasks.clone(), name, token }
+fn context(tasks: &BackgroundTasks, header: &Header, token: CancellationToken) -> TaskContext {
+    TaskContext {
+        end: tasks.response_end(header.unfinished),
+        tasks: tasks.clone(),
+        name: header.name.clone(),
+        token,
+        overflows: header.overflow == Overflow::Due,
+    }
 }
 
 fn outcome_of(result: Result<WorkResult, String>) -> Outcome {
     match result {
         Ok(Ok(())) => Outcome::Succeeded,
+        Ok(Err(error)) if error.is::<HandedOff>() => Outcome::HandedOff,
         Ok(Err(error)) => Outcome::Failed(error),
         Err(message) => Outcome::Panicked(message),
     }

@@ -108,6 +108,11 @@ impl Ledger {
         Some(key)
     }
 
+    /// Counts a task as refused that is not even offered.
+    pub(crate) fn refuse(&self) {
+        self.books().stats.refused += 1;
+    }
+
     /// Collected tasks wait from now on.
     pub(crate) fn release(&self, tasks: &mut Queue) {
         let mut books = self.books();
@@ -178,6 +183,11 @@ impl Ledger {
     pub(crate) fn has_room(&self) -> bool {
         let books = self.books();
         books.phase > Phase::Open || books.stats.pending() < self.max_pending
+    }
+
+    /// Whether there are more tasks than the limit allows.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.is_limited() && self.stats().pending() > self.max_pending
     }
 
     pub(crate) fn room(&self) -> Arc<Notify> {

@@ -72,17 +72,22 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod before_head;
 mod body;
 mod bounds;
 mod builder;
 mod context;
 mod current;
+mod destination;
 mod end;
 mod error;
 mod exchange;
 mod future;
 mod gate;
 pub mod guide;
+mod hand_off;
+mod hand_off_error;
+mod hand_off_layer;
 mod job;
 mod lane;
 mod layer;
@@ -100,9 +105,12 @@ mod name;
 mod observer;
 mod order;
 mod outcome;
+mod overflow;
 mod panics;
 mod progress;
 mod queue;
+mod receipt;
+mod refusal;
 mod registry;
 mod release;
 mod report;
@@ -154,11 +162,15 @@ pub use self::{
     end::{BodyError, End, ResponseEnd},
     error::{BoxError, MissingLayer},
     future::ResponseFuture,
+    hand_off::HandOff,
+    hand_off_error::HandOffError,
+    hand_off_layer::{HandOffFuture, HandOffLayer, HandOffService},
     layer::BackgroundLayer,
     moment::Release,
     observer::Observer,
     order::Order,
     outcome::Outcome,
+    receipt::Receipt,
     report::{BatchReport, RunningTask, TaskReport, TaskState},
     request::BackgroundTasksExt,
     service::Background,

@@ -1,6 +1,6 @@
 //! [`Outcome`]: how a task ended.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 use crate::{
     error::BoxError,
@@ -36,6 +36,8 @@ pub enum Outcome {
     Skipped,
     /// It did not start, as the supervisor is closed.
     Refused,
+    /// A destination has taken its job; see [`HandOff`](crate::HandOff).
+    HandedOff,
 }
 
 impl Outcome {
@@ -56,9 +58,22 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Skipped => "skipped",
             Self::Refused => "refused",
+            Self::HandedOff => "handed_off",
         }
     }
 }
+
+/// The error by which the work of a task tells that its job was handed off.
+#[derive(Debug)]
+pub(crate) struct HandedOff;
+
+impl fmt::Display for HandedOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("handed off")
+    }
+}
+
+impl Error for HandedOff {}
 
 /// Where an outcome is counted.
 pub(crate) type Figure = fn(&mut Stats) -> &mut u64;
@@ -73,6 +88,7 @@ impl Outcome {
             Self::Cancelled => |stats| &mut stats.cancelled,
             Self::Skipped => |stats| &mut stats.skipped,
             Self::Refused => |stats| &mut stats.refused,
+            Self::HandedOff => |stats| &mut stats.handed_off,
         }
     }
 
@@ -88,8 +104,10 @@ impl Outcome {
         let task = name.map_or("", Name::as_str);
         match self {
             Self::Succeeded => crate::log::debug!(task = task, path = path, "a task succeeded"),
+            Self::HandedOff => crate::log::debug!(task = task, path = path, "a task's job was handed off"),
             Self::Skipped => crate::log::debug!(task = task, path = path, "a task was skipped: its condition did not hold"),
-            Self::Refused => crate::log::error!(task = task, path = path, "a task was refused: the supervisor is closed"),
+            // Told with its reason, by whoever refuses it.
+            Self::Refused => {}
             Self::Cancelled => crate::log::warn!(task = task, path = path, "a task was cancelled before its end"),
             Self::TimedOut => crate::log::error!(task = task, path = path, "a task ran longer than its timeout"),
             Self::Failed(error) => {
@@ -113,6 +131,7 @@ impl fmt::Display for Outcome {
             Self::Cancelled => f.write_str("cancelled"),
             Self::Skipped => f.write_str("skipped"),
             Self::Refused => f.write_str("refused"),
+            Self::HandedOff => f.write_str("handed off"),
         }
     }
 }

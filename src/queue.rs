@@ -19,6 +19,13 @@ impl Queue {
         self.len += 1;
     }
 
+    /// Puts the task before all others.
+    pub(crate) fn push_first(&mut self, mut task: Task) {
+        task.header_mut().link = self.out.take();
+        self.out = Some(task);
+        self.len += 1;
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Task> {
         if self.out.is_none() {
             while let Some(mut task) = self.into.take() {

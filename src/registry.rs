@@ -9,6 +9,7 @@ use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
     exchange::Exchange,
+    hand_off_error::HandOffError,
     moment::Release,
     name::Name,
     order::Order,
@@ -41,6 +42,7 @@ pub(crate) struct Slot {
     /// How many tasks were filed, and how many of them have no report yet.
     pub(crate) filed: u32,
     pub(crate) unreported: u32,
+    pub(crate) before_head: BeforeHead,
     /// What is collected, and what is released and was not yet come to.
     pub(crate) queue: Queue,
     pub(crate) runtime: Option<Handle>,
@@ -56,6 +58,20 @@ pub(crate) struct Rare {
     pub(crate) timer: Option<AbortHandle>,
     /// What the request has chosen instead of the supervisor's.
     pub(crate) release: Option<Release>,
+    /// Why the head can't tell of success, if a job that it was to wait for was refused.
+    pub(crate) refused: Option<HandOffError>,
+}
+
+/// Whether a head waits for the jobs that it is to wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum BeforeHead {
+    /// No layer makes it wait.
+    #[default]
+    Unknown,
+    /// So many layers do.
+    Awaited(u8),
+    /// It has passed.
+    Passed,
 }
 
 impl Registry {

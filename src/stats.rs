@@ -3,7 +3,7 @@
 /// A supervisor's figures, taken at one moment.
 ///
 /// Each task that was ever added is in exactly one of these figures, at every moment: it is collected, then waits, then runs,
-/// then has ended in one of seven ways.
+/// then has ended in one of eight ways.
 ///
 /// # Examples
 ///
@@ -36,6 +36,8 @@ pub struct Stats {
     pub skipped: u64,
     /// Tasks that were added to a closed supervisor.
     pub refused: u64,
+    /// Tasks whose job a destination has taken.
+    pub handed_off: u64,
 }
 
 impl Stats {
@@ -50,6 +52,7 @@ impl Stats {
             + self.cancelled
             + self.skipped
             + self.refused
+            + self.handed_off
     }
 
     /// How many tasks have not ended: collected, waiting and running.

@@ -16,6 +16,7 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
+    refusal::Refusal,
     registry::Registry,
     report::{BatchReport, TaskReport, TaskState},
     supervisor::Supervisor,
@@ -93,7 +94,10 @@ impl BackgroundTasks {
     #[must_use]
     pub fn detached(supervisor: &Supervisor) -> Self {
         let exchange = Exchange::new(&Request::new(()), false);
-        Self { registry: Registry::shared(supervisor.clone(), exchange, None, true) }
+        let tasks = Self { registry: Registry::shared(supervisor.clone(), exchange, None, true) };
+        // A handler's jobs are taken as if there were a head that waits for them.
+        tasks.await_before_head();
+        tasks
     }
 
     /// The names of the tasks that are collected, in the order added.
@@ -148,6 +152,8 @@ impl BackgroundTasks {
 
     fn add_task(&self, mut task: Task) -> bool {
         let registry = &*self.registry;
+        // What comes too late to run may still be handed off.
+        let admitted = registry.admitted || task.overflow();
         let header = task.header_mut();
         header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();
@@ -158,18 +164,30 @@ impl BackgroundTasks {
             header.added = Some(Instant::now());
             header.unfinished = !registry.exchange.is_over();
         }
-        let exchange = Arc::downgrade(&self.registry);
-        header.key = registry.supervisor.ledger().add(header.name.as_ref(), exchange, registry.admitted, header.added);
-        if header.key.is_none() {
+        let ledger = registry.supervisor.ledger();
+        if let Err(why) = slot.admit_before_head(header) {
+            ledger.refuse();
+            slot.note_refused(header, why);
             drop(slot);
-            self.refuse(&mut task);
+            self.refuse(&mut task, why);
+            return false;
+        }
+        header.key = ledger.add(header.name.as_ref(), Arc::downgrade(&self.registry) as _, admitted, header.added);
+        if header.key.is_none() {
+            slot.note_refused(header, Refusal::Closed);
+            drop(slot);
+            self.refuse(&mut task, Refusal::Closed);
             return false;
         }
         header.index = slot.filed;
         slot.filed += 1;
         slot.unreported += 1;
         let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
-        slot.queue.push(task);
+        if task.header().first {
+            slot.queue.push_first(task);
+        } else {
+            slot.queue.push(task);
+        }
         if state == TaskState::Waiting {
             // Nothing is being written now.
             self.start(1, true, slot);
@@ -183,8 +201,9 @@ impl BackgroundTasks {
         true
     }
 
-    fn refuse(&self, task: &mut Task) {
+    fn refuse(&self, task: &mut Task, why: Refusal) {
         task.discard();
+        task.in_span(|| why.log(task.name(), self.exchange().path()));
         if let Some(report) = self.end_unreleased(task, Outcome::Refused) {
             self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         }
@@ -195,10 +214,6 @@ impl BackgroundTasks {
         let name = task.header().name.clone();
         if let Some(span) = &task.header().span {
             span.outcome(outcome.label());
-        }
-        // A task is taken back because somebody asked for it: that is nothing to be warned of.
-        if matches!(outcome, Outcome::Refused) {
-            task.in_span(|| outcome.log(name.as_ref(), self.exchange().path()));
         }
         meter::ended(name.as_ref(), &outcome, Duration::ZERO, None);
         let observed = !self.supervisor().observers().is_empty();
@@ -293,7 +308,8 @@ impl BackgroundTasks {
         found
     }
 
-    fn take_back(&self, mut task: Task) {
+    /// Counts a task as cancelled that was not released.
+    pub(crate) fn take_back(&self, mut task: Task) {
         task.discard();
         let (key, index) = (task.header().key, task.header().index);
         if let Some(report) = self.end_unreleased(&task, Outcome::Cancelled) {
@@ -321,6 +337,11 @@ impl BackgroundTasks {
 
     pub(crate) fn exchange(&self) -> &Exchange {
         &self.registry.exchange
+    }
+
+    /// As `response_end`, where that is known.
+    pub(crate) fn response_end_if_known(&self, unfinished: bool) -> Option<ResponseEnd> {
+        self.exchange().is_known(unfinished).then(|| self.response_end(unfinished))
     }
 
     /// The response's end, or what was known of it at an earlier release.

@@ -4,6 +4,7 @@ use tonic::{Request, Status, server::NamedService};
 
 use crate::{
     error::MissingLayer,
+    hand_off_layer::HandOffService,
     request::{BackgroundTasksExt, with_request_id},
     service::Background,
     tasks::BackgroundTasks,
@@ -20,6 +21,10 @@ impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
         Self::internal(missing.logged().to_string())
     }
+}
+
+impl<S: NamedService, F> NamedService for HandOffService<S, F> {
+    const NAME: &'static str = S::NAME;
 }
 
 /// The name of the wrapped service, by which tonic routes to it.

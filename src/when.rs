@@ -2,9 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use http::StatusCode;
+
 use crate::{
     end::{End, ResponseEnd},
-    exchange::Ended,
+    exchange::{Ended, is_success},
 };
 
 /// The condition under which a task runs, judged when it is released.
@@ -57,6 +59,15 @@ impl When {
     /// ```
     pub fn matches(condition: impl Fn(&ResponseEnd) -> bool + Send + Sync + 'static) -> Self {
         Self::Matches(Arc::new(condition))
+    }
+
+    /// Judges by the head alone. Nothing if only the end can tell.
+    pub(crate) fn holds_before_head(&self, status: StatusCode, grpc_status: Option<i32>) -> Option<bool> {
+        match self {
+            Self::Responded | Self::Always => Some(true),
+            Self::Success => Some(is_success(status, grpc_status)),
+            Self::Complete | Self::Matches(_) => None,
+        }
     }
 
     /// Judges by what is known; a function is given it as `end` tells it.

@@ -37,7 +37,7 @@ impl Held {
 
     /// Tells that the task has started, and waits. It stands in line before it tells, so that who lets one go then does not let
     /// go one that starts later.
-    async fn hold(self, name: String) {
+    pub async fn hold(self, name: String) {
         let mut go = pin!(self.go.acquire());
         let at_once = poll_immediate(go.as_mut()).await;
         self.started.send(name).expect("the test is there");
