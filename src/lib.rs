@@ -61,6 +61,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `apalis` | [`ApalisQueue`]: any sink of apalis as a destination of jobs |
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
 //! | `sent-axum` | the same in one line for `axum::serve` |
@@ -138,6 +139,10 @@ mod tasks;
 mod when;
 mod work;
 
+#[cfg(feature = "apalis")]
+mod apalis;
+#[cfg(feature = "apalis")]
+mod apalis_jobs;
 #[cfg(feature = "axum")]
 mod axum;
 #[cfg(feature = "sent-axum")]
@@ -155,6 +160,8 @@ pub use self::meter::describe_metrics;
 pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
 #[cfg(feature = "tower")]
 pub use self::tower::ServiceBuilderExt;
+#[cfg(feature = "apalis")]
+pub use self::{apalis::ApalisQueue, apalis_jobs::IntoTasks};
 pub use self::{
     body::ResponseBody,
     builder::SupervisorBuilder,
