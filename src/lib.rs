@@ -63,9 +63,11 @@
 //! |---|---|
 //! | `apalis` | [`ApalisQueue`]: any sink of apalis as a destination of jobs |
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
+//! | `jobs` | [`JobQueue`], [`HeldQueue`] and [`JobWorker`]: what the stores have in common, and of no use without one |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
 //! | `sent-axum` | the same in one line for `axum::serve` |
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming`; needs the Rust that tonic needs |
+//! | `sqlite` | [`SqliteStore`]: queues in a file of SQLite's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |
@@ -90,6 +92,12 @@ mod hand_off;
 mod hand_off_error;
 mod hand_off_layer;
 mod job;
+#[cfg(feature = "jobs")]
+mod job_queue;
+#[cfg(feature = "jobs")]
+mod job_store;
+#[cfg(feature = "jobs")]
+mod job_worker;
 mod lane;
 mod layer;
 mod lease;
@@ -149,6 +157,8 @@ mod axum;
 mod sent_axum;
 #[cfg(feature = "sent-tonic")]
 mod sent_tonic;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[cfg(feature = "tonic")]
 mod tonic;
 #[cfg(feature = "tower")]
@@ -158,6 +168,8 @@ mod tower;
 pub use self::meter::describe_metrics;
 #[cfg(feature = "sent-axum")]
 pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
 #[cfg(feature = "tower")]
 pub use self::tower::ServiceBuilderExt;
 #[cfg(feature = "apalis")]
@@ -187,6 +199,12 @@ pub use self::{
     task::{Task, TaskOutput},
     tasks::{BackgroundTasks, defer},
     when::When,
+};
+#[cfg(feature = "jobs")]
+pub use self::{
+    job_queue::{HeldJobs, HeldQueue, JobQueue},
+    job_store::JobStore,
+    job_worker::{Job, JobWorker},
 };
 #[cfg(feature = "sent")]
 pub use self::{

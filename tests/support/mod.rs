@@ -10,6 +10,8 @@ mod client;
 mod events;
 mod example;
 mod held;
+#[cfg(feature = "jobs")]
+pub mod jobs;
 mod multiplexed;
 mod probe;
 mod raw;

@@ -1,0 +1,198 @@
+//! Jobs in a file of SQLite's: what is on disk when, who runs it, and what becomes of workers that meet what they should not.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use sqlx::{Connection, Row, SqlitePool};
+use support::{
+    jobs::{self, LONG, Working, worker},
+    soon,
+};
+use tower_background::{JobQueue, Receipt, SqliteStore};
+
+/// A file of the test's own, in a folder that goes when this does.
+struct File(PathBuf);
+
+impl File {
+    fn new() -> Self {
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("queue-{}-{}", std::process::id(), FILES.fetch_add(1, Relaxed));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).expect("the folder can be made");
+        Self(folder)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("jobs.db")
+    }
+
+    async fn open(&self) -> SqliteStore {
+        SqliteStore::open(self.path()).await.expect("the file can be opened")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The status and the attempts of each job, by its arguments.
+async fn states(pool: &SqlitePool) -> Vec<(String, String, i64)> {
+    let rows = sqlx::query("SELECT CAST(job AS TEXT), status, attempts FROM Jobs ORDER BY 1").fetch_all(pool).await;
+    rows.expect("there is a table").iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// The same test that other engines have.
+macro_rules! the_same {
+    ($($test:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            let file = File::new();
+            let store = file.open().await;
+            jobs::$test(&store.queue("jobs")).await;
+        }
+    )* };
+}
+
+the_same! {
+    what_is_pushed_runs_once,
+    held_jobs_wait_for_their_release,
+    held_jobs_run_when_their_grace_is_over,
+    a_release_keeps_to_a_start_time,
+    a_key_is_written_once,
+    what_fails_is_tried_again_and_stops_nobody,
+    jobs_of_the_dead_are_taken_up,
+    a_living_worker_keeps_its_jobs,
+    a_worker_that_is_stopped_ends_what_it_has_begun,
+}
+
+#[tokio::test]
+async fn what_is_committed_is_on_disk_on_every_connection() {
+    let file = File::new();
+    let store = file.open().await;
+    let mut connections = Vec::new();
+    for _ in 0..store.pool().options().get_max_connections() {
+        connections.push(store.pool().acquire().await.expect("there is one more"));
+    }
+    assert!(connections.len() > 1);
+    for connection in &mut connections {
+        let mut pragma = async |name| {
+            let row = sqlx::query(name).fetch_one(&mut **connection).await.expect("it is a pragma");
+            row.try_get_unchecked::<String, _>(0).unwrap_or_else(|_| row.get_unchecked::<i64, _>(0).to_string())
+        };
+        assert_eq!(pragma("PRAGMA synchronous").await, "2", "FULL");
+        assert_eq!(pragma("PRAGMA journal_mode").await, "wal");
+        assert_eq!(pragma("PRAGMA foreign_keys").await, "1");
+        assert_eq!(pragma("PRAGMA busy_timeout").await, "30000");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_start_at_once() {
+    for _ in 0..5 {
+        let file = File::new();
+        let opened: Vec<_> = (0..8)
+            .map(|_| {
+                let path = file.path();
+                tokio::spawn(async move { SqliteStore::open(path).await })
+            })
+            .collect();
+        for opened in opened {
+            let store = opened.await.expect("none panics").expect("none fails");
+            store.queue("jobs").push("job".to_owned()).await.expect("it is written");
+        }
+    }
+}
+
+#[tokio::test]
+async fn jobs_share_the_fate_of_their_transaction() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+
+    let mut transaction = store.pool().begin().await.expect("the file is there");
+    let plain = queue.push_in(&mut transaction, "plain".to_owned()).await.expect("it is written");
+    let lost = queue.held(LONG).push_in(&mut transaction, "held".to_owned()).await.expect("it is written");
+    assert_eq!((plain.len(), lost.ids().len()), (1, 1));
+    transaction.rollback().await.expect("it can be undone");
+    lost.release().await.expect("that there is nothing to release is no error");
+    assert_eq!(states(store.pool()).await, []);
+
+    let mut transaction = store.pool().begin().await.expect("the file is there");
+    let held = queue.held(LONG).push_in(&mut transaction, "held".to_owned()).await.expect("it is written");
+    transaction.commit().await.expect("it can be kept");
+    let mut working = Working::idle(&queue);
+    held.release().await.expect("the file is there");
+    assert_eq!(working.next().await.args(), "held");
+    working.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_is_written_as_one() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    let id = queue.push("there".to_owned()).await.expect("it is written").remove(0);
+    let again = apalis_core::task::builder::TaskBuilder::new("again".to_owned()).task_id(id).build();
+    let new = apalis_core::task::builder::TaskBuilder::new("new".to_owned()).build();
+    queue.push(vec![new, again]).await.expect_err("there is a job with this id");
+    assert_eq!(states(store.pool()).await, [("\"there\"".to_owned(), "Pending".to_owned(), 0)]);
+}
+
+/// Rows that no job of this queue should look like, and that end every worker of apalis' that meets them.
+#[tokio::test]
+async fn poison_is_put_aside() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    let insert = "INSERT INTO Jobs (job, id, job_type, status, priority) VALUES (?1, ?2, 'jobs', 'Pending', 9)";
+    for (job, id) in [(&b"{no json"[..], "01JZZZZZZZZZZZZZZZZZZZZZZZ"), (b"\"no ulid\"", "no ulid"), (b"5", "5")] {
+        sqlx::query(insert).bind(job).bind(id).execute(store.pool()).await.expect("nothing forbids it");
+    }
+    queue.push("good".to_owned()).await.expect("it is written");
+    let mut working = Working::idle(&queue);
+    assert_eq!(working.texts(2).await, ["good", "no ulid"]);
+    working.stop().await;
+    let states = states(store.pool()).await;
+    let states: Vec<_> = states.iter().map(|(job, status, _)| (job.as_str(), status.as_str())).collect();
+    assert_eq!(states, [("\"good\"", "Done"), ("\"no ulid\"", "Done"), ("5", "Killed"), ("{no json", "Killed")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_outlives_an_outage() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    queue.push("before".to_owned()).await.expect("it is written");
+
+    // The worker's connections wait for nobody, so that the file is as good as gone while another has locked it.
+    let impatient = SqliteStore::options(file.path()).busy_timeout(Duration::ZERO);
+    let impatient = SqliteStore::new(SqlitePool::connect_with(impatient).await.expect("the file is there"));
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut working = Working::start(worker(&impatient.queue("jobs")), move |_| {
+        let mut ended = ended.clone();
+        async move { Ok(ended.wait_for(|ended| *ended).await.map(drop)?) }
+    });
+    assert_eq!(working.next().await.args(), "before");
+
+    let mut other = store.pool().acquire().await.expect("there is one more");
+    let locked = other.begin_with("BEGIN EXCLUSIVE").await.expect("nobody is writing");
+    // The job ends, which the worker can not write. It keeps trying, and looks for jobs, all in vain.
+    end.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    locked.rollback().await.expect("it was locked");
+    drop(other);
+
+    queue.push("after".to_owned()).await.expect("it is written");
+    assert_eq!(working.next().await.args(), "after");
+    soon(working.stop()).await;
+    let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
+    assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
+}

@@ -1,0 +1,263 @@
+//! What holds for the queues of each engine: the same tests for all of them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use apalis_core::task::builder::TaskBuilder;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tower::ServiceExt;
+use tower_background::{BoxError, Job, JobQueue, JobStore, JobWorker, Receipt};
+
+use super::soon;
+
+/// As good as for ever, as far as a test goes.
+pub const LONG: Duration = Duration::from_secs(3600);
+
+pub type Jobs<S> = JobQueue<S, String>;
+
+/// A worker that runs beside the test, and tells each job that it has begun.
+pub struct Working {
+    pub begun: mpsc::UnboundedReceiver<Job<String>>,
+    stop: Option<oneshot::Sender<()>>,
+    run: JoinHandle<()>,
+}
+
+/// Quick enough for a test.
+pub fn worker<S: JobStore>(queue: &Jobs<S>) -> JobWorker<S, String> {
+    let worker = queue.worker("test").poll(Duration::from_millis(20)).dead_after(Duration::from_secs(2));
+    worker.retry(Duration::ZERO, Duration::ZERO)
+}
+
+impl Working {
+    /// Runs `handler` for each job, after it was told.
+    pub fn start<S, F>(worker: JobWorker<S, String>, handler: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        S: JobStore,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let (tell, begun) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let handle = move |job: Job<String>| {
+            let work = handler(job.args().clone());
+            drop(tell.send(job));
+            work
+        };
+        let run = tokio::spawn(worker.run(handle, async { drop(stopped.await) }));
+        Self { begun, stop: Some(stop), run }
+    }
+
+    /// One whose jobs succeed at once.
+    pub fn idle<S: JobStore>(queue: &Jobs<S>) -> Self {
+        Self::start(worker(queue), async |_| Ok(()))
+    }
+
+    /// The next job that it begins.
+    pub async fn next(&mut self) -> Job<String> {
+        soon(self.begun.recv()).await.expect("the worker runs")
+    }
+
+    /// The arguments of the next jobs, in the order of their text.
+    pub async fn texts(&mut self, jobs: usize) -> Vec<String> {
+        let mut texts = Vec::new();
+        for _ in 0..jobs {
+            texts.push(self.next().await.into_args());
+        }
+        texts.sort_unstable();
+        texts
+    }
+
+    /// Stops it, as one should: the jobs that run come to their end.
+    pub async fn stop(mut self) -> Vec<String> {
+        drop(self.stop.take());
+        soon(self.run).await.expect("no worker panics");
+        let mut begun = Vec::new();
+        while let Ok(job) = self.begun.try_recv() {
+            begun.push(job.into_args());
+        }
+        begun
+    }
+
+    /// Stops it as the death of its process does.
+    pub async fn die(self) {
+        self.run.abort();
+        assert!(soon(self.run).await.is_err_and(|error| error.is_cancelled()));
+    }
+}
+
+/// What begins until all that is due has begun. Two jobs tell that: what is due with the first is taken before the second.
+async fn last<S: JobStore>(queue: &Jobs<S>, working: &mut Working) -> Vec<String> {
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        queue.push("last".to_owned()).await.expect("it is written");
+        loop {
+            let job = working.next().await.into_args();
+            if job == "last" {
+                break;
+            }
+            before.push(job);
+        }
+    }
+    before
+}
+
+pub async fn what_is_pushed_runs_once<S: JobStore>(queue: &Jobs<S>) {
+    let id = queue.push("one".to_owned()).await.expect("it is written").remove(0).to_string();
+    queue.push(vec!["two".to_owned(), "three".to_owned()]).await.expect("they are written");
+    queue.clone().oneshot("four".to_owned()).await.expect("it is a service");
+
+    let mut working = Working::idle(queue);
+    let mut jobs = Vec::new();
+    for _ in 0..4 {
+        jobs.push(working.next().await);
+    }
+    let one = jobs.iter().find(|job| job.args() == "one").expect("it ran");
+    assert_eq!((one.id(), one.attempt()), (id.as_str(), 1));
+    let mut texts: Vec<_> = jobs.iter().map(|job| job.args().as_str()).collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["four", "one", "three", "two"]);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "each ran once");
+    working.stop().await;
+}
+
+pub async fn held_jobs_wait_for_their_release<S: JobStore>(queue: &Jobs<S>) {
+    let held = queue.held(LONG);
+    let first = held.push("first".to_owned()).await.expect("it is written");
+    let batch = held.clone().oneshot(vec!["second".to_owned(), "third".to_owned()]).await.expect("they are written");
+    let kept = held.push("kept".to_owned()).await.expect("it is written");
+    assert_eq!((first.ids().len(), batch.ids().len()), (1, 2));
+
+    let mut working = Working::idle(queue);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "they wait");
+    first.release().await.expect("the database is there");
+    assert_eq!(working.next().await.args(), "first");
+    batch.release().await.expect("the database is there");
+    assert_eq!(working.texts(2).await, ["second", "third"]);
+    drop(kept);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "a receipt that is dropped releases nothing");
+    working.stop().await;
+}
+
+pub async fn held_jobs_run_when_their_grace_is_over<S: JobStore>(queue: &Jobs<S>) {
+    let forgotten = queue.held(Duration::from_secs(1)).push("forgotten".to_owned()).await.expect("it is written");
+    let late = queue.held(Duration::from_secs(1)).push("late".to_owned()).await.expect("it is written");
+    drop(forgotten);
+    let mut working = Working::idle(queue);
+    assert_eq!(working.texts(2).await, ["forgotten", "late"]);
+    late.release().await.expect("it is no error that the job was started");
+    assert_eq!(last(queue, &mut working).await, [""; 0], "that started nothing again");
+    working.stop().await;
+}
+
+/// A start time of the job's own is later than the release, and is what counts then.
+pub async fn a_release_keeps_to_a_start_time<S: JobStore>(queue: &Jobs<S>) {
+    let tomorrow = TaskBuilder::new("tomorrow".to_owned()).run_in_hours(24).build();
+    let past = TaskBuilder::new("past".to_owned()).run_at_timestamp(1_000_000).build();
+    let held = queue.held(LONG).push(vec![tomorrow, past]).await.expect("they are written");
+    let mut working = Working::idle(queue);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "they wait");
+    held.release().await.expect("the database is there");
+    assert_eq!(working.next().await.args(), "past");
+    assert_eq!(last(queue, &mut working).await, [""; 0], "it is not tomorrow");
+    working.stop().await;
+}
+
+pub async fn a_key_is_written_once<S: JobStore>(queue: &Jobs<S>) {
+    let task = |text: &str| TaskBuilder::new(text.to_owned()).idempotency_key("key").build();
+    queue.push(task("first")).await.expect("it is written");
+    queue.push(vec![task("again"), TaskBuilder::new("other".to_owned()).build()]).await.expect("a key that is there is no error");
+    queue.held(LONG).push(task("held")).await.expect("nor here").release().await.expect("nor here");
+    let mut working = Working::idle(queue);
+    assert_eq!(working.texts(2).await, ["first", "other"]);
+    assert_eq!(last(queue, &mut working).await, [""; 0]);
+    working.stop().await;
+}
+
+pub async fn what_fails_is_tried_again_and_stops_nobody<S: JobStore>(queue: &Jobs<S>) {
+    let task = |text: &str| TaskBuilder::new(text.to_owned()).max_attempts(3).priority(1).build();
+    queue.push(vec![task("fails"), task("panics"), task("hangs")]).await.expect("they are written");
+    let mut working = Working::start(worker(queue).timeout(Duration::from_millis(50)), |text| async move {
+        match text.as_str() {
+            "fails" => Err("as it does".into()),
+            "panics" => panic!("as it does"),
+            "hangs" => std::future::pending().await,
+            _ => Ok(()),
+        }
+    });
+    let mut attempts = Vec::new();
+    for _ in 0..9 {
+        let job = working.next().await;
+        attempts.push((job.attempt(), job.into_args()));
+    }
+    attempts.sort();
+    let each = |attempt| ["fails", "hangs", "panics"].map(|text| (attempt, text.to_owned()));
+    assert_eq!(attempts, [each(1), each(2), each(3)].concat());
+    assert_eq!(last(queue, &mut working).await, [""; 0], "none is tried more often than it may");
+    working.stop().await;
+}
+
+pub async fn jobs_of_the_dead_are_taken_up<S: JobStore>(queue: &Jobs<S>) {
+    queue.push(TaskBuilder::new("unlucky".to_owned()).max_attempts(2).build()).await.expect("it is written");
+    // Both have the same name, as one that is started again has.
+    for attempt in 1..=2 {
+        let mut dying = Working::start(worker(queue), |_| std::future::pending());
+        assert_eq!(dying.next().await.attempt(), attempt);
+        dying.die().await;
+    }
+    // A job that kills each worker must not do so for ever.
+    queue.push("lucky".to_owned()).await.expect("it is written");
+    let mut dying = Working::start(worker(queue), |_| std::future::pending());
+    assert_eq!(dying.next().await.args(), "lucky");
+    dying.die().await;
+    let mut working = Working::idle(queue);
+    let lucky = working.next().await;
+    assert_eq!((lucky.args().as_str(), lucky.attempt()), ("lucky", 2));
+    assert_eq!(last(queue, &mut working).await, [""; 0]);
+    working.stop().await;
+}
+
+pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>) {
+    queue.push("long".to_owned()).await.expect("it is written");
+    let mut one = Working::start(worker(queue), |_| async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        Ok(())
+    });
+    assert_eq!(one.next().await.args(), "long");
+    let other = Working::idle(queue);
+    assert_eq!(one.stop().await, [""; 0], "it has ended the job");
+    assert_eq!(other.stop().await, [""; 0], "which nobody else has begun");
+}
+
+pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue: &Jobs<S>) {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let (release, released) = tokio::sync::watch::channel(false);
+    queue.push(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]).await.expect("they are written");
+    let counting = Arc::clone(&ended);
+    let mut working = Working::start(worker(queue).concurrency(2), move |_| {
+        let (ended, mut released) = (Arc::clone(&counting), released.clone());
+        async move {
+            released.wait_for(|released| *released).await?;
+            ended.fetch_add(1, SeqCst);
+            Ok(())
+        }
+    });
+    working.texts(2).await;
+    let stopped = tokio::spawn(working.stop());
+    super::settle().await;
+    assert!(!stopped.is_finished());
+    release.send_replace(true);
+    assert_eq!(soon(stopped).await.expect("no worker panics"), [""; 0], "it begins nothing more");
+    assert_eq!(ended.load(SeqCst), 2);
+    // And what it has not begun is there for another.
+    let mut working = Working::idle(queue);
+    assert_eq!(working.texts(1).await.len(), 1);
+    assert_eq!(last(queue, &mut working).await, [""; 0]);
+    working.stop().await;
+}
