@@ -64,6 +64,7 @@
 //! | `apalis` | [`ApalisQueue`]: any sink of apalis as a destination of jobs |
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
 //! | `jobs` | [`JobQueue`], [`HeldQueue`] and [`JobWorker`]: what the stores have in common, and of no use without one |
+//! | `postgres` | [`PostgresStore`]: queues in a database of PostgreSQL's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
 //! | `sent-axum` | the same in one line for `axum::serve` |
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming`; needs the Rust that tonic needs |
@@ -153,6 +154,8 @@ mod apalis;
 mod apalis_jobs;
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sent-axum")]
 mod sent_axum;
 #[cfg(feature = "sent-tonic")]
@@ -166,6 +169,8 @@ mod tower;
 
 #[cfg(feature = "metrics")]
 pub use self::meter::describe_metrics;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
 #[cfg(feature = "sent-axum")]
 pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
 #[cfg(feature = "sqlite")]

@@ -13,6 +13,8 @@ mod held;
 #[cfg(feature = "jobs")]
 pub mod jobs;
 mod multiplexed;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod probe;
 mod raw;
 mod recorder;
@@ -20,6 +22,8 @@ mod script;
 mod server;
 mod witness;
 
+#[cfg(feature = "postgres")]
+pub use self::postgres::Postgres;
 pub use self::{
     around::Around,
     call::{Call, answered},
