@@ -9,12 +9,18 @@ use std::{
     time::Duration,
 };
 
+use apalis_core::{
+    backend::ext::BackendExt,
+    worker::{builder::WorkerBuilder, context::WorkerContext},
+};
+use apalis_sqlite::{Config, SqliteStorage};
 use sqlx::{Connection, Row, SqlitePool};
 use support::{
     jobs::{self, LONG, Working, worker},
-    soon,
+    soon, start_with,
 };
-use tower_background::{JobQueue, Receipt, SqliteStore};
+use tokio::process::{Child, Command};
+use tower_background::{ApalisQueue, BoxError, JobQueue, Receipt, SqliteStore};
 
 /// A file of the test's own, in a folder that goes when this does.
 struct File(PathBuf);
@@ -195,4 +201,70 @@ async fn a_worker_outlives_an_outage() {
     soon(working.stop()).await;
     let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
+}
+
+/// A process that runs the jobs of this file, each for so long, once it is at work.
+async fn process(file: &File, takes: Duration) -> (Child, impl AsyncFnMut(&str) -> String) {
+    let path = file.path();
+    let takes = takes.as_millis().to_string();
+    let arguments = [path.to_str().expect("the path is text"), "2", &takes, "jobs"];
+    let (child, first, mut lines) = start_with("queue_worker_sqlite", "sqlite", &arguments).await;
+    assert_eq!(first, "working");
+    let next = async move |start: &str| {
+        let line = soon(lines.next_line()).await.expect("it prints text").expect("it goes on");
+        line.strip_prefix(start).unwrap_or_else(|| panic!("{line} should start with {start}")).to_owned()
+    };
+    (child, next)
+}
+
+#[tokio::test]
+async fn what_a_killed_process_has_begun_is_done_by_another() {
+    let file = File::new();
+    let queue: JobQueue<_, String> = file.open().await.queue("jobs");
+    let (mut killed, mut tells) = process(&file, LONG).await;
+    let id = queue.push("job".to_owned()).await.expect("it is written").remove(0);
+    assert_eq!(tells("begun ").await, format!("{id} 1 job"));
+    killed.kill().await.expect("it can be killed");
+
+    let (mut other, mut tells) = process(&file, Duration::ZERO).await;
+    assert_eq!(tells("begun ").await, format!("{id} 2 job"));
+    assert_eq!(tells("done ").await, format!("{id} 2 job"));
+    let other_id = other.id().expect("it runs").to_string();
+    assert!(Command::new("kill").arg(other_id).status().await.expect("there is kill").success());
+    assert_eq!(tells("stopped").await, "", "at SIGTERM it stops as it should");
+    assert!(other.wait().await.expect("it ends").success());
+}
+
+/// The tables are apalis': what is pushed here, its workers can run, and the other way about.
+#[tokio::test]
+async fn apalis_runs_these_jobs_and_these_workers_run_its() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    let storage = SqliteStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+
+    queue.held(LONG).push("to apalis".to_owned()).await.expect("it is written").release().await.expect("the file is there");
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let run = move |job: String, worker: WorkerContext| {
+        let tell = tell.clone();
+        async move {
+            tell.send(job)?;
+            worker.stop()?;
+            Ok::<_, BoxError>(())
+        }
+    };
+    let often = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some(((), ()))
+    });
+    let backend = storage.clone().poll_with_stream(Box::pin(often));
+    soon(WorkerBuilder::new("apalis").backend(backend).build(run).run()).await.expect("its worker stops when it is told to");
+    assert_eq!(told.recv().await.as_deref(), Some("to apalis"));
+
+    ApalisQueue::new(storage).push("from apalis".to_owned()).await.expect("it is written");
+    let mut working = Working::idle(&queue);
+    assert_eq!(working.next().await.args(), "from apalis");
+    working.stop().await;
+    let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
+    assert_eq!(states(store.pool()).await, [done("from apalis"), done("to apalis")]);
 }

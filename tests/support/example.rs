@@ -36,7 +36,13 @@ async fn example(name: &str, features: &str) -> PathBuf {
 
 /// A running example, the address that it has printed, and the rest of what it prints.
 pub async fn start(name: &str, features: &str) -> (Child, String, Lines<BufReader<ChildStdout>>) {
+    start_with(name, features, &[]).await
+}
+
+/// The same, with arguments. What it prints first may be something else than an address.
+pub async fn start_with(name: &str, features: &str, arguments: &[&str]) -> (Child, String, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(example(name, features).await)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
