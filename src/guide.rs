@@ -5,3 +5,22 @@ pub mod testing {}
 
 #[doc = include_str!("../docs/sent.md")]
 pub mod sent {}
+
+#[cfg(feature = "axum")]
+#[doc = include_str!("../docs/axum.md")]
+pub mod axum {}
+
+#[cfg(feature = "tonic")]
+#[doc = include_str!("../docs/tonic.md")]
+pub mod tonic {}
+
+#[doc = include_str!("../docs/hyper.md")]
+pub mod hyper {}
+
+#[cfg(feature = "axum")]
+#[doc = include_str!("../docs/shutdown.md")]
+pub mod shutdown {}
+
+#[cfg(all(feature = "axum", feature = "metrics", feature = "tracing"))]
+#[doc = include_str!("../docs/monitoring.md")]
+pub mod monitoring {}

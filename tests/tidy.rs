@@ -34,8 +34,8 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("loom::", &["models", "models_books", "sync"], "as above"),
     (
         "feature = ",
-        &["error", "lib", "log", "meter", "tail"],
-        "a feature is a module, or a shim of the log and the meter; call sites carry no `cfg`",
+        &["error", "guide", "lib", "log", "meter", "tail"],
+        "a feature is a module, or a shim of the log and the meter, or a guide whose code needs it; call sites carry no `cfg`",
     ),
 ];
 

@@ -1,7 +1,10 @@
 //! What the `metrics` facade is told: the figures that the documentation names, with its labels, units and descriptions, and
 //! gauges that return to 0.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod monitoring;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +20,7 @@ type Figure = (String, String, Vec<String>);
 
 /// The figures in the documentation of `describe_metrics`, each with its unit and description.
 fn documented() -> BTreeMap<Figure, (String, String)> {
-    let source = include_str!("../src/meter.rs");
+    let source = include_str!("../../src/meter.rs");
     let rows = source.lines().filter_map(|line| line.trim().strip_prefix("/// |")).skip(2);
     let rows = rows.map(|row| row.trim_end_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>());
     rows.map(|row| {
