@@ -52,3 +52,11 @@ pub async fn start_with(name: &str, features: &str, arguments: &[&str]) -> (Chil
     let address = lines.next_line().await.expect("it prints text").expect("it prints its address first");
     (child, address, lines)
 }
+
+/// What an example prints that comes to its end by itself.
+pub async fn output(name: &str, features: &str) -> String {
+    let output = Command::new(example(name, features).await).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = super::soon(output).await.expect("the example can be run");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("it prints text")
+}

@@ -29,7 +29,7 @@ pub use self::{
     call::{Call, answered},
     client::get,
     events::{Entry, Events, Fields},
-    example::{start, start_with},
+    example::{output, start, start_with},
     held::Held,
     multiplexed::{Multiplexed, data, rest},
     probe::{MARK, Taken, probed},

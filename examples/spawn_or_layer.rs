@@ -1,0 +1,127 @@
+//! What becomes of a mail that a handler leaves to `tokio::spawn`, and of one that it leaves to the layer.
+//!
+//! `cargo run --example spawn_or_layer --features axum` runs real servers and real requests, and prints what it saw.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, extract::State, http::StatusCode, routing::post};
+use tokio::{net::TcpListener, sync::oneshot};
+use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Observer, Supervisor, Task, TaskReport, When};
+
+#[derive(Clone, Copy)]
+enum Case {
+    /// The handler takes a moment to store the user.
+    Slow,
+    /// The user can't be stored.
+    Fails,
+    /// The mail server hangs up.
+    Refused,
+    /// The process is to end while the mail is sent.
+    Stops,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Spawn,
+    Layer,
+}
+
+/// What happened, in this order.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<String>>>);
+
+impl Events {
+    fn note(&self, what: impl Into<String>) {
+        self.0.lock().expect("nobody panics with it").push(what.into());
+    }
+
+    /// When it happened, if it did.
+    fn at(&self, what: &str) -> Option<usize> {
+        self.0.lock().expect("nobody panics with it").iter().position(|event| event.contains(what))
+    }
+}
+
+impl Observer for Events {
+    fn task_ended(&self, report: &TaskReport) {
+        self.note(format!("{} {}", report.name().unwrap_or_default(), report.outcome()));
+    }
+}
+
+async fn sign_up(State((case, way, events)): State<(Case, Way, Events)>, tasks: BackgroundTasks) -> StatusCode {
+    let mail = send_mail(case, events.clone());
+    match way {
+        Way::Spawn => drop(tokio::spawn(mail)),
+        Way::Layer => drop(tasks.add(Task::new(mail).named("welcome-mail").when(When::Success))),
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    events.note("answer");
+    if matches!(case, Case::Fails) { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED }
+}
+
+async fn send_mail(case: Case, events: Events) -> Result<(), BoxError> {
+    events.note("start");
+    match case {
+        Case::Refused => return Err("the mail server hung up".into()),
+        Case::Stops => tokio::time::sleep(Duration::from_millis(300)).await,
+        Case::Slow | Case::Fails => {}
+    }
+    events.note("sent");
+    Ok(())
+}
+
+/// Serves one request, and stops as a server should.
+async fn serve(case: Case, way: Way, events: Events) -> Result<(), BoxError> {
+    let supervisor = Supervisor::builder().observer(events.clone()).build();
+    let app = Router::new()
+        .route("/sign-up", post(sign_up))
+        .with_state((case, way, events))
+        .layer(BackgroundLayer::with(supervisor.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/sign-up", listener.local_addr()?);
+    let (stop, stopped) = oneshot::channel();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async { stopped.await.unwrap_or_default() });
+    let client = async {
+        reqwest::Client::new().post(url).send().await?.bytes().await?;
+        let _ = stop.send(());
+        Ok::<_, BoxError>(())
+    };
+    let (end, called) = tokio::join!(server, client);
+    end?;
+    called?;
+    supervisor.shutdown(Duration::from_secs(10)).await;
+    Ok(())
+}
+
+/// What the case was about, by what happened.
+fn told(case: Case, way: Way) -> Result<String, BoxError> {
+    let events = Events::default();
+    // A runtime of its own, which ends as that of a process does.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(case, way, events.clone()))?;
+    let sent = events.at("sent").is_some();
+    Ok(match case {
+        Case::Slow if events.at("start") < events.at("answer") => "before the answer".into(),
+        Case::Slow => "after the answer".into(),
+        Case::Fails if sent => "is sent all the same".into(),
+        Case::Fails => events.at("skipped").map_or("is lost", |_| "is skipped").into(),
+        Case::Refused => events.at("failed: ").map_or("nobody knows", |_| "is counted and reported").into(),
+        Case::Stops if sent => "is sent before the exit".into(),
+        Case::Stops => "is cut off".into(),
+    })
+}
+
+fn main() -> Result<(), BoxError> {
+    println!("{:<32}{:<24}tower-background", "a welcome mail, by", "tokio::spawn");
+    let cases = [
+        ("starts", Case::Slow),
+        ("when the sign-up then fails", Case::Fails),
+        ("when the mail server refuses", Case::Refused),
+        ("when the process is to stop", Case::Stops),
+    ];
+    for (what, case) in cases {
+        println!("{what:<32}{:<24}{}", told(case, Way::Spawn)?, told(case, Way::Layer)?);
+    }
+    Ok(())
+}
