@@ -69,11 +69,7 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
                 lease.pending();
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => {
-                lease.frame(&frame, at_end);
-                let last = at_end || frame.is_trailers();
-                Poll::Ready(Some(Ok(if last { lease.last_frame(frame) } else { frame })))
-            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(lease.frame(frame, at_end)))),
             Poll::Ready(Some(Err(error))) => {
                 lease.failed();
                 Poll::Ready(Some(Err(error)))

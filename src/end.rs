@@ -190,10 +190,35 @@ impl ResponseEnd {
         self.ended().head.map_or(self.exchange().version, |head| head.version)
     }
 
-    /// How many bytes of data the body had yielded. What was yielded may not have been sent.
+    /// How many bytes of data the body had yielded. What was yielded may not have been sent, see
+    /// [`bytes_sent`](Self::bytes_sent).
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.ended().bytes
+    }
+
+    /// How many bytes of the body's data the socket is known to have taken: all where the end is [`End::Complete`], at least so
+    /// many elsewhere. Known where the tasks wait for that, by [`Release::Sent`](crate::Release::Sent) on a connection that this
+    /// crate tracks; how near the figure is for each protocol is told in `guide::sent`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_background::{BackgroundTasks, Release, Task};
+    ///
+    /// fn download(tasks: &BackgroundTasks) {
+    ///     tasks.release(Release::Sent);
+    ///     tasks.add(Task::with_context(|cx| async move {
+    ///         if let (false, Some(sent)) = (cx.end().is_complete(), cx.end().bytes_sent()) {
+    ///             println!("at least {sent} of {} bytes went out", cx.end().bytes());
+    ///         }
+    ///     }));
+    /// }
+    /// # let _ = download;
+    /// ```
+    #[must_use]
+    pub fn bytes_sent(&self) -> Option<u64> {
+        self.ended().bytes_sent()
     }
 
     /// The body's trailers, if it yielded any.
@@ -244,6 +269,7 @@ impl fmt::Debug for ResponseEnd {
             .field("status", &self.status())
             .field("version", &self.version())
             .field("bytes", &self.bytes())
+            .field("bytes_sent", &self.bytes_sent())
             .field("trailers", &self.trailers())
             .field("grpc_status", &self.grpc_status())
             .field("time_to_head", &self.time_to_head())

@@ -46,6 +46,8 @@ pub(crate) struct Ended {
     pub(crate) kind: End,
     pub(crate) head: Option<Head>,
     pub(crate) bytes: u64,
+    /// Whether the socket is known to have taken all of these bytes.
+    pub(crate) all_sent: bool,
     pub(crate) at: Instant,
     pub(crate) rare: Option<Box<Rare>>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Ended {
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) error: Option<BodyError>,
+    /// What the socket took at least, where it may not have all.
+    pub(crate) bytes_sent: Option<u64>,
     /// A `content-length` that is sent beside a declared length that is not it.
     pub(crate) contradiction: Option<u64>,
     pub(crate) trailers: Option<HeaderMap>,
@@ -115,6 +119,7 @@ impl Exchange {
                 kind: End::Unfinished,
                 head,
                 bytes: early.bytes.load(Ordering::Relaxed),
+                all_sent: false,
                 at: Instant::now(),
                 rare: rare.map(Box::new),
             }
@@ -150,6 +155,10 @@ impl Exchange {
 impl Ended {
     pub(crate) fn error(&self) -> Option<BodyError> {
         self.rare.as_ref()?.error
+    }
+
+    pub(crate) fn bytes_sent(&self) -> Option<u64> {
+        if self.all_sent { Some(self.bytes) } else { self.rare.as_ref()?.bytes_sent }
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {

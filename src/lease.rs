@@ -99,11 +99,21 @@ impl Lease {
         self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent).then_some(tail)
     }
 
-    /// Notes a frame of the body, and whether the body is at its end now.
-    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool) {
-        let Some(tasks) = self.scope.tasks() else { return };
-        self.progress.frame(frame, at_end, || tasks.is_watched());
+    /// Notes a frame of the body, and whether the body is at its end now. Returns it such that its way to the socket can be
+    /// followed.
+    pub(crate) fn frame<D: Buf + 'static>(&mut self, frame: Frame<D>, at_end: bool) -> Frame<D> {
+        let Some(tasks) = self.scope.tasks() else { return frame };
+        let before = self.progress.bytes();
+        self.progress.frame(&frame, at_end, || tasks.is_watched());
         tasks.note_bytes(self.progress.bytes());
+        let last = at_end || frame.is_trailers();
+        match self.tail() {
+            Some(tail) => {
+                tail.comes_after(before);
+                tail.frame(frame, last)
+            }
+            None => frame,
+        }
     }
 
     /// Notes that the body has nothing yet.
@@ -114,14 +124,6 @@ impl Lease {
     /// Notes that the body failed.
     pub(crate) const fn failed(&mut self) {
         self.progress.failed();
-    }
-
-    /// The last frame, such that its way to the socket can be followed.
-    pub(crate) fn last_frame<D: 'static>(&mut self, frame: Frame<D>) -> Frame<D> {
-        match self.tail() {
-            Some(tail) => tail.last_frame(frame),
-            None => frame,
-        }
     }
 
     /// Notes that the body returned `None`. Returns whether that ends the response; otherwise its drop does, and an empty

@@ -130,6 +130,8 @@ mod runner;
 #[cfg(feature = "sent")]
 mod sent_connection;
 #[cfg(feature = "sent")]
+mod sent_gauge;
+#[cfg(feature = "sent")]
 mod sent_service;
 #[cfg(feature = "sent")]
 mod sent_stream;

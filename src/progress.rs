@@ -31,6 +31,8 @@ pub(crate) struct Progress {
     failed: bool,
     /// Whether more was asked of the body than one frame.
     streamed: bool,
+    /// Whether the socket took all of the data.
+    all_sent: bool,
     /// Whether `declared` is a length.
     is_declared: bool,
     declared: u64,
@@ -122,12 +124,25 @@ impl Progress {
         self.bytes
     }
 
+    /// How much of what was yielded a server can send: HTTP/1 cuts off what is beyond the declared length.
+    pub(crate) const fn sendable(&self) -> u64 {
+        if self.is_declared && !self.multiplexed && self.bytes > self.declared { self.declared } else { self.bytes }
+    }
+
+    /// Notes how much of the data the socket took at least, if that is known.
+    pub(crate) fn sent(&mut self, bytes: Option<u64>) {
+        self.all_sent = bytes == Some(self.bytes);
+        if bytes.is_some() && !self.all_sent {
+            self.rare().bytes_sent = bytes;
+        }
+    }
+
     /// The end, now, that `verdict` told.
     pub(crate) fn end(&mut self, (kind, error): Verdict) -> Ended {
         if error.is_some() {
             self.rare().error = error;
         }
-        Ended { kind, head: self.head, bytes: self.bytes, at: Instant::now(), rare: self.rare.take() }
+        Ended { kind, head: self.head, bytes: self.bytes, all_sent: self.all_sent, at: Instant::now(), rare: self.rare.take() }
     }
 
     /// Whether the server writes the rest of the response before it turns to anything else, as hyper's HTTP/1 does with a

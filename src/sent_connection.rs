@@ -2,9 +2,9 @@
 
 use std::{
     cell::Cell,
-    fmt,
+    fmt, io,
     sync::{Arc, PoisonError},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use http::Extensions;
@@ -13,7 +13,8 @@ use tokio::task::{Id, try_id};
 use crate::{
     end::End,
     progress::{Progress, Verdict},
-    sent_waits::{Fate, Key, Waits},
+    sent_gauge::{Gauge, Mark},
+    sent_waits::{Fate, Key, Known, Waits},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -52,6 +53,7 @@ struct Inner {
     waiting: AtomicBool,
     /// Whether the server works on what it has just read. What it drops then, it has not written.
     reading: AtomicBool,
+    gauge: Gauge,
 }
 
 #[derive(Default)]
@@ -62,15 +64,24 @@ struct State {
 }
 
 /// A response that the server has dropped.
-struct Ended {
-    tasks: BackgroundTasks,
-    verdict: Verdict,
-    progress: Progress,
+pub(crate) struct Ended {
+    pub(crate) tasks: BackgroundTasks,
+    pub(crate) verdict: Verdict,
+    pub(crate) progress: Progress,
+    /// Where it stands, over HTTP/1.
+    pub(crate) mark: Option<Mark>,
 }
 
 impl Ended {
-    fn release(mut self, sent: bool) {
-        let verdict = if sent { self.verdict } else { (End::Aborted, None) };
+    fn release(mut self, known: Known, gauge: &Gauge) {
+        let yielded = self.progress.sendable();
+        let (verdict, sent) = match (known, &mut self.mark) {
+            (Known::Sent, _) => (self.verdict, Some(yielded)),
+            (Known::Queued, _) => (self.verdict, None),
+            (Known::Lost(_), Some(mark)) => ((End::Aborted, None), Some(gauge.known(mark, yielded))),
+            (Known::Lost(sent), None) => ((End::Aborted, None), sent),
+        };
+        self.progress.sent(sent);
         self.tasks.end(&mut self.progress, Some(verdict));
     }
 }
@@ -114,6 +125,16 @@ impl SentConnection {
         self.0.reading.store(false, Ordering::Relaxed);
     }
 
+    /// The server has offered so many bytes to the socket, and this came of it.
+    pub(crate) fn offered(&self, bytes: usize, taken: &Poll<io::Result<usize>>) {
+        let taken = if let Poll::Ready(Ok(taken)) = taken { *taken } else { 0 };
+        self.0.gauge.offered(bytes, taken);
+    }
+
+    pub(crate) fn gauge(&self) -> &Gauge {
+        &self.0.gauge
+    }
+
     /// Everything was read, so what is queued comes next.
     pub(crate) fn turn(&self, cx: &Context<'_>) {
         let mut state = self.state();
@@ -130,6 +151,7 @@ impl SentConnection {
 
     /// All that the server had written is in the socket.
     pub(crate) fn flushed(&self) {
+        self.0.gauge.flushed();
         // Pairs with the store in `note`; what another thread adds at this moment waits for its own turn, and wakes for it.
         while self.0.waiting.load(Ordering::Acquire) {
             let mut state = self.state();
@@ -137,7 +159,7 @@ impl SentConnection {
             self.note(&state);
             drop(state);
             match sent {
-                Some(ended) => ended.release(true),
+                Some((ended, known)) => ended.release(known, &self.0.gauge),
                 None => return,
             }
         }
@@ -147,33 +169,40 @@ impl SentConnection {
     pub(crate) fn close(&self) {
         loop {
             let mut state = self.state();
-            let (lost, waker) = (state.waits.close(), state.waker.take());
+            let (lost, waker) = (state.waits.close(self.0.gauge.flushes()), state.waker.take());
             drop(state);
             drop(waker);
             match lost {
-                Some(ended) => ended.release(false),
+                Some((ended, known)) => ended.release(known, &self.0.gauge),
                 None => return,
             }
         }
     }
 
-    pub(crate) fn guard(&self, key: &mut Option<Key>) -> Option<Guard> {
-        *key = self.state().waits.guard(*key).or(*key);
-        key.map(|key| Guard { connection: self.clone(), key })
+    /// A guard for so much data, or for a frame without any.
+    pub(crate) fn guard(&self, key: &mut Option<Key>, bytes: usize, last: bool) -> Option<Guard> {
+        let guarded = self.state().waits.guard(*key, last);
+        *key = guarded.or(*key);
+        guarded.map(|key| Guard { connection: self.clone(), key, bytes: bytes as u64 })
     }
 
     /// Ends the response when it is known to be sent, or lost.
-    pub(crate) fn wait(&self, key: Option<Key>, multiplexed: bool, tasks: BackgroundTasks, verdict: Verdict, progress: Progress) {
+    pub(crate) fn wait(&self, key: Option<Key>, ended: Ended) {
+        let multiplexed = ended.mark.is_none();
         let mut state = self.state();
-        let settled = state.waits.ended(key, Ended { tasks, verdict, progress }, multiplexed);
+        let settled = state.waits.ended(key, ended, multiplexed, self.0.gauge.flushes());
         self.note(&state);
-        // A server with nothing to read or to write would not flush.
-        let waker = if multiplexed && settled.is_none() { state.waker.clone() } else { None };
+        let waker = Self::who_must_turn(&state);
         drop(state);
-        if let Some((ended, sent)) = settled {
-            ended.release(sent);
+        if let Some((ended, known)) = settled {
+            ended.release(known, &self.0.gauge);
         }
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// How much of the data of a response the socket took at least.
+    pub(crate) fn flushed_data(&self, key: Key) -> Option<u64> {
+        self.state().waits.flushed_data(key, self.0.gauge.flushes())
     }
 
     pub(crate) fn forget(&self, key: Key) {
@@ -184,19 +213,26 @@ impl SentConnection {
         self.state().waits.asked(key);
     }
 
-    fn dropped(&self, key: Key) {
+    fn dropped(&self, key: Key, bytes: u64) {
         let fate = match (self.is_served_here(), self.0.reading.load(Ordering::Relaxed)) {
             (false, _) => Fate::Unknown,
             (true, true) => Fate::Lost,
             (true, false) => Fate::Written,
         };
         let mut state = self.state();
-        let lost = state.waits.dropped(key, fate);
+        let lost = state.waits.dropped(key, fate, bytes, self.0.gauge.flushes());
         self.note(&state);
+        let waker = Self::who_must_turn(&state);
         drop(state);
-        if let Some(ended) = lost {
-            ended.release(false);
+        if let Some((ended, known)) = lost {
+            ended.release(known, &self.0.gauge);
         }
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whom to wake, as a server with nothing to read or to write would have no turn.
+    fn who_must_turn(state: &State) -> Option<Waker> {
+        state.waits.needs_turn().then(|| state.waker.clone()).flatten()
     }
 
     fn note(&self, state: &State) {
@@ -263,10 +299,12 @@ impl fmt::Debug for SentConnectInfo {
 pub(crate) struct Guard {
     connection: SentConnection,
     key: Key,
+    /// How much data it is of.
+    bytes: u64,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.connection.dropped(self.key);
+        self.connection.dropped(self.key, self.bytes);
     }
 }

@@ -86,14 +86,18 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
         let this = self.project();
         this.connection.touch();
         this.connection.not_reading();
-        this.inner.poll_write(cx, bytes)
+        let written = this.inner.poll_write(cx, bytes);
+        this.connection.offered(bytes.len(), &written);
+        written
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.project();
         this.connection.touch();
         this.connection.not_reading();
-        this.inner.poll_write_vectored(cx, bytes)
+        let written = this.inner.poll_write_vectored(cx, bytes);
+        this.connection.offered(bytes.iter().map(|slice| slice.len()).sum(), &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

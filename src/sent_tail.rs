@@ -1,19 +1,21 @@
 //! What becomes of a response behind the server, on a tracked connection.
 //!
 //! Over HTTP/1 a server holds one response at a time, so the flush after its drop is of all of it. Over HTTP/2 it queues, and
-//! writes when the client lets it; so a guard goes into the last frame: the owner of its bytes, or of a value of the head or
-//! the trailers where these are the last frame.
+//! writes when the client lets it; so a guard goes into each frame of data, as the owner of its bytes, and into a value of the
+//! head or the trailers where these are the last frame. The last guard tells when the response was written, the others how far
+//! it was if it is lost.
 
 use std::any::Any;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body::Frame;
 
 use crate::{
     end::End,
     progress::{Progress, Verdict},
-    sent_connection::{Guard, SentConnectInfo, SentConnection},
+    sent_connection::{Ended, Guard, SentConnectInfo, SentConnection},
+    sent_gauge::Mark,
     sent_waits::Key,
     tasks::BackgroundTasks,
 };
@@ -22,8 +24,11 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Tail {
     connection: SentConnection,
-    multiplexed: bool,
+    /// Where the response stands, over HTTP/1.
+    mark: Option<Mark>,
     key: Option<Key>,
+    /// The last frame has passed, or is the head.
+    passed: bool,
     /// An end was told by an empty frame.
     ended: bool,
     /// And the body's `None` is still to come.
@@ -34,28 +39,43 @@ impl Tail {
     pub(crate) fn open<B>(request: &mut Request<B>) -> Option<Self> {
         let connection = request.extensions().get::<SentConnection>().cloned();
         let connection = connection.or_else(|| SentConnectInfo::take(request.extensions_mut()))?;
-        let multiplexed = request.version() >= Version::HTTP_2;
-        Some(Self { connection, multiplexed, key: None, ended: false, owes_none: false })
+        let mark = (request.version() < Version::HTTP_2).then(|| connection.gauge().begin());
+        Some(Self { connection, mark, key: None, passed: false, ended: false, owes_none: false })
+    }
+
+    const fn is_multiplexed(&self) -> bool {
+        self.mark.is_none()
     }
 
     /// The head is the last frame, or may be.
     pub(crate) fn head(&mut self, headers: &mut HeaderMap) {
+        self.passed = true;
         // Over HTTP/1 a flush tells all.
-        if self.multiplexed {
+        if self.is_multiplexed() {
             guard_headers(headers, &self.connection, &mut self.key);
         }
     }
 
-    /// Puts a guard into the last frame.
-    pub(crate) fn last_frame<D: 'static>(&mut self, frame: Frame<D>) -> Frame<D> {
-        if !self.multiplexed {
+    /// A frame comes after so much data.
+    pub(crate) fn comes_after(&mut self, yielded: u64) {
+        if let Some(mark) = &mut self.mark {
+            self.connection.gauge().known(mark, yielded);
+        }
+    }
+
+    /// Puts a guard into a frame.
+    pub(crate) fn frame<D: Buf + 'static>(&mut self, frame: Frame<D>, last: bool) -> Frame<D> {
+        self.passed |= last;
+        if !self.is_multiplexed() {
             return frame;
         }
         let (connection, key) = (&self.connection, &mut self.key);
         let mut frame = frame.map_data(|mut data| {
             if let Some(bytes) = (&mut data as &mut dyn Any).downcast_mut::<Bytes>() {
-                if let Some(guard) = connection.guard(key) {
-                    *bytes = guarded(std::mem::take(bytes), guard);
+                if last || !bytes.is_empty() {
+                    if let Some(guard) = connection.guard(key, bytes.len(), last) {
+                        *bytes = guarded(std::mem::take(bytes), guard);
+                    }
                 }
             }
             data
@@ -69,12 +89,12 @@ impl Tail {
     /// An empty frame with a guard, which is the last: for a body whose end is known only from its `None`, so that the server
     /// has nothing to put a guard into. On the wire it is the frame by which the server tells the end anyway.
     pub(crate) fn end_frame<D: 'static>(&mut self) -> Option<Frame<D>> {
-        if self.key.is_some() || !self.multiplexed {
+        if self.passed || !self.is_multiplexed() {
             return None;
         }
         let mut data = None::<D>;
         let empty = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>()?;
-        let guard = self.connection.guard(&mut self.key)?;
+        let guard = self.connection.guard(&mut self.key, 0, true)?;
         *empty = Some(guarded(Bytes::new(), guard));
         (self.ended, self.owes_none) = (true, true);
         data.map(Frame::data)
@@ -97,12 +117,17 @@ impl Tail {
 
     /// Ends the response as soon as it is known what became of it.
     pub(crate) fn wait(mut self, tasks: BackgroundTasks, verdict: Verdict, mut progress: Progress) {
-        // A response that ended in any other way has nothing to wait for.
         if verdict.0 == End::Complete {
-            self.connection.wait(self.key.take(), self.multiplexed, tasks, verdict, progress);
-        } else {
-            tasks.end(&mut progress, Some(verdict));
+            return self.connection.wait(self.key.take(), Ended { tasks, verdict, progress, mark: self.mark });
         }
+        // A response that ended in any other way has nothing to wait for.
+        let sent = match (&mut self.mark, self.key) {
+            (Some(mark), _) => Some(self.connection.gauge().known(mark, progress.sendable())),
+            (None, Some(key)) => self.connection.flushed_data(key),
+            (None, None) => (progress.bytes() == 0).then_some(0),
+        };
+        progress.sent(sent);
+        tasks.end(&mut progress, Some(verdict));
     }
 }
 
@@ -133,7 +158,7 @@ fn guarded(bytes: Bytes, guard: Guard) -> Bytes {
 /// Puts a guard into one of the values. It is marked as sensitive, as HTTP/2 would keep any other in a table.
 fn guard_headers(headers: &mut HeaderMap, connection: &SentConnection, key: &mut Option<Key>) {
     let Some((_, value)) = headers.iter_mut().find(|(name, _)| is_kept(name)) else { return };
-    let Some(guard) = connection.guard(key) else { return };
+    let Some(guard) = connection.guard(key, 0, true) else { return };
     let bytes = Bytes::copy_from_slice(value.as_bytes());
     if let Ok(mut marked) = HeaderValue::from_maybe_shared(guarded(bytes, guard)) {
         marked.set_sensitive(true);

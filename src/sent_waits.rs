@@ -24,6 +24,17 @@ pub(crate) enum Fate {
     Unknown,
 }
 
+/// What is known of a response when it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The socket took all of it.
+    Sent,
+    /// The server had it whole, and has flushed since; how much of it that was, no guard told.
+    Queued,
+    /// It is lost. So many bytes of its data the socket took at least, where guards told that.
+    Lost(Option<u64>),
+}
+
 /// Where a response stands that has no guard any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -42,6 +53,8 @@ enum Stage {
 struct Wait<T> {
     serial: u64,
     guards: usize,
+    /// Whether one of the guards is in the last frame.
+    last: bool,
     lost: bool,
     unknown: bool,
     /// Whether somebody took the last frame apart and went on.
@@ -50,6 +63,33 @@ struct Wait<T> {
     /// What is to be done, once the server has dropped the response.
     ended: Option<T>,
     forgotten: bool,
+    data: Data,
+}
+
+/// How much of the data of a response was written, by the guards in it.
+#[derive(Debug, Default)]
+struct Data {
+    /// What was put into what the server writes, in bytes, and what the socket took of that.
+    written: u64,
+    flushed: u64,
+    /// How often the connection had been flushed when more was written.
+    flushes: u64,
+}
+
+impl Data {
+    /// The connection has been flushed so often.
+    fn settle(&mut self, flushes: u64) {
+        if std::mem::replace(&mut self.flushes, flushes) != flushes {
+            self.flushed = self.written;
+        }
+    }
+}
+
+impl<T> Wait<T> {
+    /// What is known of a response that was flushed.
+    const fn known(&self) -> Known {
+        if self.last && !self.unknown { Known::Sent } else { Known::Queued }
+    }
 }
 
 /// The responses of a connection.
@@ -69,34 +109,49 @@ impl<T> Default for Waits<T> {
 }
 
 impl<T> Waits<T> {
-    /// A guard for a response, of which this is the first if it has no key. Nothing if the connection is gone.
-    pub(crate) fn guard(&mut self, key: Option<Key>) -> Option<Key> {
+    /// A guard for a frame of a response, of which this is the first if it has no key. Nothing if the connection is gone.
+    pub(crate) fn guard(&mut self, key: Option<Key>, last: bool) -> Option<Key> {
         if self.closed {
             return None;
         }
         let key = key.unwrap_or_else(|| self.insert(Stage::Guarded));
         let wait = self.get(key)?;
         wait.guards += 1;
+        wait.last |= last;
         wait.stage = Stage::Guarded;
         Some(key)
     }
 
-    /// A guard was dropped. Returns what is to be done for a response that is lost by that.
-    pub(crate) fn dropped(&mut self, key: Key, fate: Fate) -> Option<T> {
+    /// A guard of so much data was dropped, when the connection had been flushed so often. Returns what is to be done for a
+    /// response that is lost by that.
+    pub(crate) fn dropped(&mut self, key: Key, fate: Fate, bytes: u64, flushes: u64) -> Option<(T, Known)> {
         let wait = self.get(key)?;
         wait.guards -= 1;
-        wait.lost |= fate == Fate::Lost;
-        wait.unknown |= fate == Fate::Unknown;
+        wait.data.settle(flushes);
+        match fate {
+            Fate::Written => wait.data.written += bytes,
+            Fate::Lost => wait.lost = true,
+            // It is asked anew whether somebody goes on.
+            Fate::Unknown => (wait.unknown, wait.asked) = (true, false),
+        }
         if wait.guards > 0 {
             return None;
         }
         if wait.forgotten || (wait.lost && wait.ended.is_some()) {
-            return self.responses.remove(key.place).ended;
+            let wait = self.responses.remove(key.place);
+            return wait.ended.map(|ended| (ended, Known::Lost(Some(wait.data.flushed))));
         }
-        if !wait.lost {
+        if !wait.lost && (wait.last || wait.ended.is_some()) {
             self.queue(key);
         }
         None
+    }
+
+    /// How much of the data of a response the socket took at least, when the connection has been flushed so often.
+    pub(crate) fn flushed_data(&mut self, key: Key, flushes: u64) -> Option<u64> {
+        let wait = self.get(key)?;
+        wait.data.settle(flushes);
+        Some(wait.data.flushed)
     }
 
     /// Somebody asks for what comes after the last frame.
@@ -106,22 +161,26 @@ impl<T> Waits<T> {
         }
     }
 
-    /// The server has dropped a response. Returns it, and whether it was sent, if that is settled.
-    pub(crate) fn ended(&mut self, key: Option<Key>, ended: T, multiplexed: bool) -> Option<(T, bool)> {
-        if self.closed {
-            return Some((ended, false));
-        }
-        let key = key.unwrap_or_else(|| self.insert(if multiplexed { Stage::Turn } else { Stage::Flush }));
-        let Some(wait) = self.get(key) else { return Some((ended, false)) };
+    /// The server has dropped a response, when the connection had been flushed so often. Returns it, and what is known of it,
+    /// if that is settled.
+    pub(crate) fn ended(&mut self, key: Option<Key>, ended: T, multiplexed: bool, flushes: u64) -> Option<(T, Known)> {
+        let key = match key {
+            _ if self.closed => key,
+            None => Some(self.insert(if multiplexed { Stage::Turn } else { Stage::Flush })),
+            key => key,
+        };
+        let Some((key, wait)) = key.and_then(|key| Some((key, self.get(key)?))) else {
+            return Some((ended, Known::Lost(None)));
+        };
         // What was taken apart on the way is asked for what comes after it. A server that gives up asks for nothing.
         wait.lost |= wait.unknown && !wait.asked;
         if wait.guards == 0 && (wait.lost || wait.stage == Stage::Sent) {
-            let sent = !wait.lost;
-            self.responses.remove(key.place);
-            return Some((ended, sent));
+            wait.data.settle(flushes);
+            let wait = self.responses.remove(key.place);
+            return Some((ended, if wait.lost { Known::Lost(Some(wait.data.flushed)) } else { wait.known() }));
         }
         wait.ended = Some(ended);
-        if wait.guards == 0 && (wait.stage == Stage::Turn || !multiplexed) {
+        if wait.guards == 0 && (wait.stage == Stage::Turn || !wait.last || !multiplexed) {
             self.queue(key);
         }
         None
@@ -147,7 +206,7 @@ impl<T> Waits<T> {
     }
 
     /// The connection was flushed: returns a response that was sent by that, until there is no other.
-    pub(crate) fn flushed(&mut self) -> Option<T> {
+    pub(crate) fn flushed(&mut self) -> Option<(T, Known)> {
         while let Some(key) = self.flush.pop() {
             let Some(wait) = self.get(key) else { continue };
             // A guard may have been added since.
@@ -155,21 +214,28 @@ impl<T> Waits<T> {
                 continue;
             }
             wait.stage = Stage::Sent;
-            if wait.ended.is_some() {
-                return self.responses.remove(key.place).ended;
+            if let Some(ended) = wait.ended.take() {
+                let known = wait.known();
+                self.responses.remove(key.place);
+                return Some((ended, known));
             }
         }
         None
     }
 
-    /// The connection is gone: returns a response that is lost by that, until there is no other.
-    pub(crate) fn close(&mut self) -> Option<T> {
+    /// The connection is gone, which had been flushed so often: returns a response that is lost by that, until there is no
+    /// other. What the server has not dropped yet is lost when it does.
+    pub(crate) fn close(&mut self, flushes: u64) -> Option<(T, Known)> {
         self.closed = true;
         self.turn.clear();
         self.flush.clear();
-        while let Some((place, _)) = self.responses.iter().next() {
-            if let Some(ended) = self.responses.remove(place).ended {
-                return Some(ended);
+        for (place, wait) in &mut self.responses {
+            wait.lost = true;
+            wait.data.settle(flushes);
+            if let Some(ended) = wait.ended.take() {
+                let known = Known::Lost(Some(wait.data.flushed));
+                self.responses.remove(place);
+                return Some((ended, known));
             }
         }
         None
@@ -177,13 +243,30 @@ impl<T> Waits<T> {
 
     /// Whether a turn or a flush changes anything.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.turn.is_empty() || !self.flush.is_empty()
+        self.needs_turn() || !self.flush.is_empty()
+    }
+
+    /// Whether the server has to have a turn, which it may not have by itself.
+    pub(crate) fn needs_turn(&self) -> bool {
+        !self.turn.is_empty()
     }
 
     fn insert(&mut self, stage: Stage) -> Key {
         self.serial += 1;
         let serial = self.serial;
-        let wait = Wait { serial, guards: 0, lost: false, unknown: false, asked: false, stage, ended: None, forgotten: false };
+        let wait = Wait {
+            serial,
+            guards: 0,
+            // What waits for a flush alone is known to be whole by that.
+            last: stage == Stage::Flush,
+            lost: false,
+            unknown: false,
+            asked: false,
+            stage,
+            ended: None,
+            forgotten: false,
+            data: Data::default(),
+        };
         Key { place: self.responses.insert(wait), serial }
     }
 
@@ -194,7 +277,7 @@ impl<T> Waits<T> {
     fn queue(&mut self, key: Key) {
         let Some(wait) = self.get(key) else { return };
         // What is unknown is at the earliest queued when the server has dropped the response.
-        let turn = wait.stage == Stage::Turn || wait.unknown;
+        let turn = wait.unknown || !wait.last;
         wait.stage = if turn { Stage::Turn } else { Stage::Flush };
         if !turn {
             self.flush.push(key);
@@ -205,50 +288,5 @@ impl<T> Waits<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_taken_apart_waits_for_a_turn_and_then_a_flush() {
-        let mut waits = Waits::default();
-        let key = waits.guard(None);
-        let known = key.expect("it is open");
-        assert_eq!(waits.dropped(known, Fate::Unknown), None);
-        waits.asked(known);
-        assert_eq!(waits.ended(key, "response", true), None);
-        assert_eq!(waits.flushed(), None, "the server may not have come to it");
-        waits.turn();
-        assert_eq!(waits.flushed(), Some("response"));
-        assert!(!waits.is_waiting());
-    }
-
-    #[test]
-    fn what_was_dropped_and_not_asked_for_more_is_lost() {
-        let mut waits = Waits::default();
-        let key = waits.guard(None);
-        assert_eq!(waits.dropped(key.expect("it is open"), Fate::Unknown), None);
-        assert_eq!(waits.ended(key, "response", true), Some(("response", false)));
-    }
-
-    #[test]
-    fn each_guard_counts() {
-        let mut waits = Waits::default();
-        let key = waits.guard(None);
-        let known = key.expect("it is open");
-        assert_eq!(waits.guard(key), key);
-        assert_eq!(waits.dropped(known, Fate::Written), None);
-        assert_eq!(waits.ended(key, "response", true), None);
-        assert_eq!(waits.flushed(), None, "one guard is still held");
-        assert_eq!(waits.dropped(known, Fate::Lost), Some("response"));
-    }
-
-    #[test]
-    fn a_connection_that_closes_loses_what_waits_and_takes_nothing_more() {
-        let mut waits = Waits::default();
-        assert_eq!(waits.ended(None, "one", false), None);
-        assert_eq!(waits.close(), Some("one"));
-        assert_eq!(waits.close(), None);
-        assert_eq!(waits.guard(None), None);
-        assert_eq!(waits.ended(None, "two", true), Some(("two", false)));
-    }
-}
+#[path = "sent_waits_tests.rs"]
+mod tests;

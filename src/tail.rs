@@ -15,6 +15,9 @@ mod untracked {
         tasks::BackgroundTasks,
     };
 
+    // What tells of sent bytes has no other user, and is no dead code.
+    const _: (fn(&mut Progress, Option<u64>), fn(&Progress) -> u64) = (Progress::sent, Progress::sendable);
+
     /// No connection is tracked, so there is none: a response is over when the server has dropped it.
     #[derive(Debug)]
     pub(crate) enum Tail {}
@@ -28,7 +31,11 @@ mod untracked {
             match *self {}
         }
 
-        pub(crate) fn last_frame<D>(&mut self, _frame: Frame<D>) -> Frame<D> {
+        pub(crate) const fn comes_after(&mut self, _yielded: u64) {
+            match *self {}
+        }
+
+        pub(crate) fn frame<D>(&mut self, _frame: Frame<D>, _last: bool) -> Frame<D> {
             match *self {}
         }
 
