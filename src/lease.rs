@@ -80,16 +80,20 @@ impl Lease {
         let Some(tasks) = self.scope.tasks() else { return };
         let (head, grpc_status) = self.progress.head(tasks.exchange(), response);
         tasks.note_head(head, grpc_status);
-        let may_lose_body = grpc_status.is_some() || tasks.exchange().method == Method::HEAD;
+        let to_head = tasks.exchange().method == Method::HEAD;
+        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
+        let head_is_last = self.progress.has_ended() || to_head;
+        let is_held = self.tail().is_some_and(|tail| {
+            tail.head(response.headers_mut(), head_is_last);
+            tail.is_held()
+        });
+        let Some(tasks) = self.scope.tasks() else { return };
+        // A layer farther out may have all of a body before the head is sent.
+        let may_lose_body = grpc_status.is_some() || to_head || (tasks.wait_for_sent() && !is_held);
         if may_lose_body && tasks.is_watched() {
             let (marker, link) = HeadMarker::new();
             response.extensions_mut().insert(marker);
             self.aside.get_or_insert_default().marker = Some(link);
-        }
-        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
-        let head_is_last = self.progress.has_ended() || tasks.exchange().method == Method::HEAD;
-        if let Some(tail) = self.tail().filter(|_| head_is_last) {
-            tail.head(response.headers_mut());
         }
     }
 
@@ -108,10 +112,7 @@ impl Lease {
         tasks.note_bytes(self.progress.bytes());
         let last = at_end || frame.is_trailers();
         match self.tail() {
-            Some(tail) => {
-                tail.comes_after(before);
-                tail.frame(frame, last)
-            }
+            Some(tail) => tail.frame(frame, last, before),
             None => frame,
         }
     }

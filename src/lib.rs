@@ -128,7 +128,11 @@ mod request;
 mod room;
 mod runner;
 #[cfg(feature = "sent")]
+mod sent_body;
+#[cfg(feature = "sent")]
 mod sent_connection;
+#[cfg(feature = "sent")]
+mod sent_frames;
 #[cfg(feature = "sent")]
 mod sent_gauge;
 #[cfg(feature = "sent")]
@@ -177,6 +181,7 @@ pub use self::postgres::PostgresStore;
 pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
+pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture};
 #[cfg(feature = "tower")]
 pub use self::tower::ServiceBuilderExt;
 #[cfg(feature = "apalis")]
@@ -215,8 +220,9 @@ pub use self::{
 };
 #[cfg(feature = "sent")]
 pub use self::{
+    sent_body::SentBody,
     sent_connection::{SentConnectInfo, SentConnection},
-    sent_service::SentService,
+    sent_service::{SentFuture, SentService},
     sent_stream::SentStream,
 };
 

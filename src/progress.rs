@@ -196,7 +196,7 @@ fn protocol(request: Version, response: Version) -> Version {
 }
 
 /// Whether a response can have no body, by [RFC 9110, section 6.4.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.4.1).
-fn bodyless(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn bodyless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
@@ -204,7 +204,7 @@ fn bodyless(method: &Method, status: StatusCode) -> bool {
         || (method == Method::CONNECT && status.is_success())
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
     // `parse` takes a sign, too, which servers and clients do not.
     length.bytes().all(|byte| byte.is_ascii_digit()).then_some(length)?.parse().ok()

@@ -6,13 +6,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::serve::{IncomingStream, Listener};
+use axum::{
+    body::Body,
+    serve::{IncomingStream, Listener},
+};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{sent_connection::SentConnection, sent_service::SentService, sent_stream::SentStream};
+use crate::{
+    sent_body::SentBody,
+    sent_connection::SentConnection,
+    sent_service::{SentFuture, SentService},
+    sent_stream::SentStream,
+};
 
 /// A listener for `axum::serve` whose connections are tracked, for [`Release::Sent`](crate::Release::Sent).
 ///
@@ -84,7 +93,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     M: Service<IncomingStream<'a, L>>,
 {
-    type Response = SentService<M::Response>;
+    type Response = SentRouter<M::Response>;
     type Error = M::Error;
     type Future = SentMakeFuture<M::Future>;
 
@@ -109,11 +118,55 @@ pin_project! {
 }
 
 impl<F: Future<Output = Result<S, E>>, S, E> Future for SentMakeFuture<F> {
-    type Output = Result<SentService<S>, E>;
+    type Output = Result<SentRouter<S>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let service = ready!(this.inner.poll(cx))?;
-        Poll::Ready(Ok(this.connection.layer(service)))
+        Poll::Ready(Ok(SentRouter { inner: this.connection.layer(service) }))
+    }
+}
+
+/// The service of one tracked connection of `axum::serve`: a [`SentService`] with axum's type of body.
+#[derive(Debug, Clone)]
+pub struct SentRouter<S> {
+    inner: SentService<S>,
+}
+
+impl<S, B> Service<Request<B>> for SentRouter<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = SentRouterFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        SentRouterFuture { inner: self.inner.call(request) }
+    }
+}
+
+pin_project! {
+    /// The future of [`SentRouter`].
+    #[derive(Debug)]
+    pub struct SentRouterFuture<F> {
+        #[pin]
+        inner: SentFuture<F>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for SentRouterFuture<F> {
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.project().inner.poll(cx))?;
+        Poll::Ready(Ok(response.map(|body| match body {
+            SentBody { held: None, inner } => inner,
+            held => Body::new(held),
+        })))
     }
 }

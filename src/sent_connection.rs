@@ -179,20 +179,37 @@ impl SentConnection {
         }
     }
 
+    /// A response that the server is to get. Nothing if the connection is gone.
+    pub(crate) fn hold(&self, multiplexed: bool) -> Option<Hold> {
+        let key = self.state().waits.hold(multiplexed)?;
+        Some(Hold { connection: self.clone(), key, whole: false })
+    }
+
+    /// Tasks wait for a response. Nothing if there are some already.
+    pub(crate) fn claim(&self, key: Key) -> Option<Key> {
+        self.state().waits.claim(key)
+    }
+
     /// A guard for so much data, or for a frame without any.
     pub(crate) fn guard(&self, key: &mut Option<Key>, bytes: usize, last: bool) -> Option<Guard> {
         let guarded = self.state().waits.guard(*key, last);
         *key = guarded.or(*key);
-        guarded.map(|key| Guard { connection: self.clone(), key, bytes: bytes as u64 })
+        guarded.map(|key| Guard { connection: self.clone(), key, last, bytes: bytes as u64 })
     }
 
     /// Ends the response when it is known to be sent, or lost.
     pub(crate) fn wait(&self, key: Option<Key>, ended: Ended) {
         let multiplexed = ended.mark.is_none();
+        self.change(|waits, flushes| waits.ended(key, ended, multiplexed, flushes));
+    }
+
+    /// Changes what is waited for, and ends the response that is settled by that.
+    fn change(&self, change: impl FnOnce(&mut Waits<Ended>, u64) -> Option<(Ended, Known)>) {
         let mut state = self.state();
-        let settled = state.waits.ended(key, ended, multiplexed, self.0.gauge.flushes());
+        let settled = change(&mut state.waits, self.0.gauge.flushes());
         self.note(&state);
-        let waker = Self::who_must_turn(&state);
+        // A server with nothing to read or to write would have no turn.
+        let waker = state.waits.needs_turn().then(|| state.waker.clone()).flatten();
         drop(state);
         if let Some((ended, known)) = settled {
             ended.release(known, &self.0.gauge);
@@ -213,26 +230,13 @@ impl SentConnection {
         self.state().waits.asked(key);
     }
 
-    fn dropped(&self, key: Key, bytes: u64) {
+    fn dropped(&self, guard: &Guard) {
         let fate = match (self.is_served_here(), self.0.reading.load(Ordering::Relaxed)) {
             (false, _) => Fate::Unknown,
             (true, true) => Fate::Lost,
             (true, false) => Fate::Written,
         };
-        let mut state = self.state();
-        let lost = state.waits.dropped(key, fate, bytes, self.0.gauge.flushes());
-        self.note(&state);
-        let waker = Self::who_must_turn(&state);
-        drop(state);
-        if let Some((ended, known)) = lost {
-            ended.release(known, &self.0.gauge);
-        }
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    /// Whom to wake, as a server with nothing to read or to write would have no turn.
-    fn who_must_turn(state: &State) -> Option<Waker> {
-        state.waits.needs_turn().then(|| state.waker.clone()).flatten()
+        self.change(|waits, flushes| waits.dropped(guard.key, fate, guard.last, guard.bytes, flushes));
     }
 
     fn note(&self, state: &State) {
@@ -299,12 +303,45 @@ impl fmt::Debug for SentConnectInfo {
 pub(crate) struct Guard {
     connection: SentConnection,
     key: Key,
+    last: bool,
     /// How much data it is of.
     bytes: u64,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.connection.dropped(self.key, self.bytes);
+        self.connection.dropped(self);
+    }
+}
+
+/// Is with what the server has of a response, outside of all layers, and tells when that is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) connection: SentConnection,
+    pub(crate) key: Key,
+    /// Whether the server had all of the response.
+    pub(crate) whole: bool,
+}
+
+impl Hold {
+    /// Whether tasks wait for the response.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.connection.state().waits.is_claimed(self.key)
+    }
+
+    /// The server asks for what comes next, and so has what was before.
+    pub(crate) fn asked(&self) {
+        self.connection.asked(self.key);
+    }
+
+    /// A guard for the last frame.
+    pub(crate) fn last_guard(&self) -> Option<Guard> {
+        self.connection.guard(&mut Some(self.key), 0, true)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.connection.change(|waits, flushes| waits.let_go(self.key, self.whole, flushes));
     }
 }

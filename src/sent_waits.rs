@@ -1,8 +1,9 @@
 //! Which responses of one connection wait for their last byte, and what each still waits for: a state machine without a lock.
 //!
-//! A response may have guards: values that lie in what the server holds of it, and are dropped with that. It is sent when its
-//! guards were dropped as written, and the connection has been flushed after that. One without guards that is known only to
-//! be queued waits for the server's next turn first, in which that comes to the front.
+//! A response may have guards: values that lie in what the server holds of it, and are dropped with that. And it may be held:
+//! what the server itself has of it, outside of all layers, is not dropped yet. It is sent when it is not held, the guard in its
+//! last frame was dropped as written, and the connection has been flushed after that. One without a guard there is known only to
+//! be queued when it is let go of, and waits for the server's next turn first, in which that comes to the front.
 
 use slab::Slab;
 
@@ -52,17 +53,23 @@ enum Stage {
 #[derive(Debug)]
 struct Wait<T> {
     serial: u64,
+    /// Whether its connection has several responses at once, and queues.
+    multiplexed: bool,
+    /// Whether the server has the response, or is to get it.
+    held: bool,
+    /// Whether tasks wait for it.
+    claimed: bool,
     guards: usize,
-    /// Whether one of the guards is in the last frame.
+    /// How many of these are in a last frame, and whether there was one.
+    last_guards: usize,
     last: bool,
     lost: bool,
     unknown: bool,
     /// Whether somebody took the last frame apart and went on.
     asked: bool,
     stage: Stage,
-    /// What is to be done, once the server has dropped the response.
+    /// What is to be done, once the layer has let go of the response.
     ended: Option<T>,
-    forgotten: bool,
     data: Data,
 }
 
@@ -88,7 +95,18 @@ impl Data {
 impl<T> Wait<T> {
     /// What is known of a response that was flushed.
     const fn known(&self) -> Known {
-        if self.last && !self.unknown { Known::Sent } else { Known::Queued }
+        let guarded = self.last && !self.unknown;
+        if guarded || !self.multiplexed { Known::Sent } else { Known::Queued }
+    }
+
+    /// Whether the guards that count were dropped: the one in the last frame, or where there is none all.
+    const fn is_unguarded(&self) -> bool {
+        if self.last { self.last_guards == 0 } else { self.guards == 0 }
+    }
+
+    /// What was taken apart on the way is asked for what comes after it. A server that gives up asks for nothing.
+    const fn given_up(&self) -> bool {
+        self.unknown && !self.asked
     }
 }
 
@@ -109,14 +127,36 @@ impl<T> Default for Waits<T> {
 }
 
 impl<T> Waits<T> {
+    /// A response that the server is to get.
+    pub(crate) fn hold(&mut self, multiplexed: bool) -> Option<Key> {
+        if self.closed {
+            return None;
+        }
+        let key = self.insert(multiplexed);
+        self.get(key)?.held = true;
+        Some(key)
+    }
+
+    /// Tasks wait for a response. Nothing if there are some already, which another layer has.
+    pub(crate) fn claim(&mut self, key: Key) -> Option<Key> {
+        let wait = self.get(key)?;
+        (!std::mem::replace(&mut wait.claimed, true)).then_some(key)
+    }
+
+    pub(crate) fn is_claimed(&mut self, key: Key) -> bool {
+        self.get(key).is_some_and(|wait| wait.claimed)
+    }
+
     /// A guard for a frame of a response, of which this is the first if it has no key. Nothing if the connection is gone.
     pub(crate) fn guard(&mut self, key: Option<Key>, last: bool) -> Option<Key> {
         if self.closed {
             return None;
         }
-        let key = key.unwrap_or_else(|| self.insert(Stage::Guarded));
+        let key = key.unwrap_or_else(|| self.insert(true));
         let wait = self.get(key)?;
+        wait.claimed = true;
         wait.guards += 1;
+        wait.last_guards += usize::from(last);
         wait.last |= last;
         wait.stage = Stage::Guarded;
         Some(key)
@@ -124,27 +164,19 @@ impl<T> Waits<T> {
 
     /// A guard of so much data was dropped, when the connection had been flushed so often. Returns what is to be done for a
     /// response that is lost by that.
-    pub(crate) fn dropped(&mut self, key: Key, fate: Fate, bytes: u64, flushes: u64) -> Option<(T, Known)> {
+    pub(crate) fn dropped(&mut self, key: Key, fate: Fate, last: bool, bytes: u64, flushes: u64) -> Option<(T, Known)> {
         let wait = self.get(key)?;
         wait.guards -= 1;
+        wait.last_guards -= usize::from(last);
         wait.data.settle(flushes);
         match fate {
             Fate::Written => wait.data.written += bytes,
             Fate::Lost => wait.lost = true,
             // It is asked anew whether somebody goes on.
-            Fate::Unknown => (wait.unknown, wait.asked) = (true, false),
+            Fate::Unknown if last => (wait.unknown, wait.asked) = (true, false),
+            Fate::Unknown => {}
         }
-        if wait.guards > 0 {
-            return None;
-        }
-        if wait.forgotten || (wait.lost && wait.ended.is_some()) {
-            let wait = self.responses.remove(key.place);
-            return wait.ended.map(|ended| (ended, Known::Lost(Some(wait.data.flushed))));
-        }
-        if !wait.lost && (wait.last || wait.ended.is_some()) {
-            self.queue(key);
-        }
-        None
+        self.settle(key, flushes)
     }
 
     /// How much of the data of a response the socket took at least, when the connection has been flushed so often.
@@ -161,44 +193,66 @@ impl<T> Waits<T> {
         }
     }
 
-    /// The server has dropped a response, when the connection had been flushed so often. Returns it, and what is known of it,
-    /// if that is settled.
+    /// The layer has let go of a response, when the connection had been flushed so often. Returns it, and what is known of it, if
+    /// that is settled.
     pub(crate) fn ended(&mut self, key: Option<Key>, ended: T, multiplexed: bool, flushes: u64) -> Option<(T, Known)> {
-        let key = match key {
-            _ if self.closed => key,
-            None => Some(self.insert(if multiplexed { Stage::Turn } else { Stage::Flush })),
-            key => key,
-        };
+        let known = key.filter(|key| self.get(*key).is_some());
+        let key = if self.closed { known } else { known.or_else(|| Some(self.insert(multiplexed))) };
         let Some((key, wait)) = key.and_then(|key| Some((key, self.get(key)?))) else {
             return Some((ended, Known::Lost(None)));
         };
-        // What was taken apart on the way is asked for what comes after it. A server that gives up asks for nothing.
-        wait.lost |= wait.unknown && !wait.asked;
-        if wait.guards == 0 && (wait.lost || wait.stage == Stage::Sent) {
-            wait.data.settle(flushes);
-            let wait = self.responses.remove(key.place);
-            return Some((ended, if wait.lost { Known::Lost(Some(wait.data.flushed)) } else { wait.known() }));
-        }
+        wait.claimed = true;
+        // Where the server has it still, it is the server that may give up.
+        wait.lost |= wait.given_up() && !wait.held;
         wait.ended = Some(ended);
-        if wait.guards == 0 && (wait.stage == Stage::Turn || !wait.last || !multiplexed) {
-            self.queue(key);
+        self.settle(key, flushes)
+    }
+
+    /// The server has let go of a response, and has all of it or not, when the connection had been flushed so often. Returns it,
+    /// and what is known of it, if that is settled.
+    pub(crate) fn let_go(&mut self, key: Key, whole: bool, flushes: u64) -> Option<(T, Known)> {
+        let wait = self.get(key)?;
+        if !wait.claimed {
+            self.responses.remove(key.place);
+            return None;
         }
-        None
+        wait.held = false;
+        wait.lost |= !whole || wait.given_up();
+        self.settle(key, flushes)
     }
 
     /// A response is over in another way.
     pub(crate) fn forget(&mut self, key: Key) {
-        let Some(wait) = self.get(key) else { return };
-        wait.forgotten = true;
-        if wait.guards == 0 {
+        if self.get(key).is_some() {
             self.responses.remove(key.place);
         }
+    }
+
+    /// Does what is to be done for a response when something has changed.
+    fn settle(&mut self, key: Key, flushes: u64) -> Option<(T, Known)> {
+        let wait = self.get(key)?;
+        if !wait.is_unguarded() || wait.held {
+            // A frame may be written and flushed before the layers or the server let go.
+            if wait.is_unguarded() && wait.last && !wait.lost {
+                self.queue(key);
+            }
+            return None;
+        }
+        if wait.lost || wait.stage == Stage::Sent {
+            let ended = wait.ended.take()?;
+            wait.data.settle(flushes);
+            let known = if wait.lost { Known::Lost(Some(wait.data.flushed)) } else { wait.known() };
+            self.responses.remove(key.place);
+            return Some((ended, known));
+        }
+        self.queue(key);
+        None
     }
 
     /// The server has a turn: what was queued before it comes to the front in it.
     pub(crate) fn turn(&mut self) {
         while let Some(key) = self.turn.pop() {
-            if let Some(wait) = self.get(key) {
+            if let Some(wait) = self.get(key).filter(|wait| wait.stage == Stage::Turn) {
                 wait.stage = Stage::Flush;
                 self.flush.push(key);
             }
@@ -214,6 +268,9 @@ impl<T> Waits<T> {
                 continue;
             }
             wait.stage = Stage::Sent;
+            if wait.held {
+                continue;
+            }
             if let Some(ended) = wait.ended.take() {
                 let known = wait.known();
                 self.responses.remove(key.place);
@@ -251,20 +308,22 @@ impl<T> Waits<T> {
         !self.turn.is_empty()
     }
 
-    fn insert(&mut self, stage: Stage) -> Key {
+    fn insert(&mut self, multiplexed: bool) -> Key {
         self.serial += 1;
         let serial = self.serial;
         let wait = Wait {
             serial,
+            multiplexed,
+            held: false,
+            claimed: false,
             guards: 0,
-            // What waits for a flush alone is known to be whole by that.
-            last: stage == Stage::Flush,
+            last_guards: 0,
+            last: false,
             lost: false,
             unknown: false,
             asked: false,
-            stage,
+            stage: Stage::Guarded,
             ended: None,
-            forgotten: false,
             data: Data::default(),
         };
         Key { place: self.responses.insert(wait), serial }
@@ -274,15 +333,21 @@ impl<T> Waits<T> {
         self.responses.get_mut(key.place).filter(|wait| wait.serial == key.serial)
     }
 
+    /// Has a response wait for what comes next, if it does not wait yet.
     fn queue(&mut self, key: Key) {
         let Some(wait) = self.get(key) else { return };
-        // What is unknown is at the earliest queued when the server has dropped the response.
-        let turn = wait.unknown || !wait.last;
-        wait.stage = if turn { Stage::Turn } else { Stage::Flush };
-        if !turn {
-            self.flush.push(key);
-        } else if wait.ended.is_some() {
-            self.turn.push(key);
+        // Without a guard that tells, it is at the earliest queued when it was let go of.
+        let turn = wait.known() == Known::Queued;
+        match (wait.stage, turn) {
+            (Stage::Guarded | Stage::Turn, false) => {
+                wait.stage = Stage::Flush;
+                self.flush.push(key);
+            }
+            (Stage::Guarded, true) if wait.ended.is_some() && !wait.held => {
+                wait.stage = Stage::Turn;
+                self.turn.push(key);
+            }
+            _ => {}
         }
     }
 }

@@ -16,7 +16,8 @@ mod untracked {
     };
 
     // What tells of sent bytes has no other user, and is no dead code.
-    const _: (fn(&mut Progress, Option<u64>), fn(&Progress) -> u64) = (Progress::sent, Progress::sendable);
+    const _: fn(&mut Progress, Option<u64>) = Progress::sent;
+    const _: fn(&Progress) -> u64 = Progress::sendable;
 
     /// No connection is tracked, so there is none: a response is over when the server has dropped it.
     #[derive(Debug)]
@@ -27,15 +28,15 @@ mod untracked {
             None
         }
 
-        pub(crate) const fn head(&mut self, _headers: &mut HeaderMap) {
+        pub(crate) const fn is_held(&self) -> bool {
             match *self {}
         }
 
-        pub(crate) const fn comes_after(&mut self, _yielded: u64) {
+        pub(crate) const fn head(&mut self, _headers: &mut HeaderMap, _last: bool) {
             match *self {}
         }
 
-        pub(crate) fn frame<D>(&mut self, _frame: Frame<D>, _last: bool) -> Frame<D> {
+        pub(crate) fn frame<D>(&mut self, _frame: Frame<D>, _last: bool, _yielded: u64) -> Frame<D> {
             match *self {}
         }
 

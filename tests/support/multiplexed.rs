@@ -5,7 +5,7 @@ use h2::{
     RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, request};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 
 use super::{Server, soon};
@@ -39,8 +39,17 @@ impl Multiplexed {
 
     /// Sends a request without a body; the stream is there for resets.
     pub async fn send(&mut self, method: Method, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+        self.request(Request::builder().method(method), path).await
+    }
+
+    /// Sends a `GET` that has this header.
+    pub async fn ask(&mut self, path: &str, name: &str, value: &str) -> (ResponseFuture, SendStream<Bytes>) {
+        self.request(Request::builder().header(name, value), path).await
+    }
+
+    async fn request(&mut self, request: request::Builder, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
         let uri = format!("http://localhost{path}");
-        let request = Request::builder().method(method).uri(uri).body(()).expect("the tests ask for what there is");
+        let request = request.uri(uri).body(()).expect("the tests ask for what there is");
         let mut requests = soon(self.requests.clone().ready()).await.expect("the connection is open");
         requests.send_request(request, true).expect("the connection is open")
     }

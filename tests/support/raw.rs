@@ -50,6 +50,13 @@ impl Raw {
         read
     }
 
+    /// Reads until the server closes what need not be text.
+    pub async fn bytes(&mut self) -> Vec<u8> {
+        let mut read = Vec::new();
+        soon(self.0.read_to_end(&mut read)).await.expect("the server closes");
+        read
+    }
+
     /// Says that nothing more will be sent, and still reads.
     pub async fn finish(&mut self) {
         self.0.shutdown().await.expect("the server is there");
