@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -36,7 +36,8 @@ fn body(path: &str) -> Script {
         "/short" => Script::new([short()]).tells_end(),
         "/short-stream" => Script::new([short()]),
         "/short-trailers" => Script::new([short(), Step::trailer("grpc-status", "0")]),
-        "/empty" => Script::new([]).tells_end(),
+        "/empty" | "/204" | "/304" | "/101" => Script::new([]).tells_end(),
+        "/204-body" => Script::new([short()]),
         _ => unreachable!("the tests ask for what there is"),
     }
 }
@@ -52,7 +53,20 @@ async fn serve(supervisor: Supervisor) -> Server {
             _ => {}
         }
         watching.watch(&tasks);
-        std::future::ready(Ok::<_, Infallible>(Response::new(body(request.uri().path()))))
+        let mut response = Response::new(body(request.uri().path()));
+        let status = request.uri().path().get(1..4).and_then(|path| path.parse().ok());
+        *response.status_mut() = status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert("upgrade", HeaderValue::from_static("echo"));
+            response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+            tokio::spawn(async move {
+                let upgraded = hyper::upgrade::on(request).await.expect("the server upgrades");
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+                // The client ends it.
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+        std::future::ready(Ok::<_, Infallible>(response))
     }));
     connections(supervisor, witness, service).await
 }
@@ -68,7 +82,8 @@ where
         let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
         async move {
             // How a connection ends is for the client of the test to look at.
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         }
     })
     .await
@@ -91,6 +106,17 @@ async fn http1_at_the_end_of_the_stream_is_early() {
     client.get("/full").await;
     client.until("\r\n\r\n").await;
     ends(&server, End::Complete).await;
+}
+
+#[tokio::test]
+async fn http2_at_the_end_of_the_stream_is_early() {
+    let server = serve(Supervisor::new()).await;
+    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
+    let mut client = Multiplexed::with(&server, &builder).await;
+    for path in ["/full", "/stream", "/short", "/short-stream"] {
+        let _stalled = client.get(path).await;
+        ends(&server, End::Complete).await;
+    }
 }
 
 #[tokio::test]
@@ -179,6 +205,58 @@ async fn http2_resets_and_leaves() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn http2_with_a_window_that_opens_byte_by_byte() {
+    let server = sent().await;
+    let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+    for path in ["/short", "/short-stream", "/short-trailers"] {
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.get(path).await;
+        for window in 1..=5 {
+            settle().await;
+            assert_eq!(server.supervisor.stats().collected, 1, "{path}, window of {window}");
+            client.set_window(window);
+            assert_eq!(soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len(), 1);
+        }
+        ends(&server, End::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn responses_without_a_body() {
+    let server = sent().await;
+    let mut many = Multiplexed::connect(&server).await;
+    for (path, end) in [("/204", End::Complete), ("/304", End::Complete), ("/204-body", End::BodyError)] {
+        let mut one = Raw::connect(server.address).await;
+        one.get(path).await;
+        one.until("\r\n\r\n").await;
+        ends(&server, End::Complete).await;
+        // Over HTTP/2 the server sends what must not be there.
+        let mut response = many.get(path).await;
+        let (read, _) = rest(response.body_mut()).await.expect("this client takes it");
+        assert_eq!(read.is_empty(), end == End::Complete, "{path}: {read:?}");
+        ends(&server, end).await;
+    }
+    let mut one = Raw::connect(server.address).await;
+    one.send("HEAD /full HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    one.until("\r\n\r\n").await;
+    ends(&server, End::Complete).await;
+    let (response, _) = many.send(Method::HEAD, "/empty").await;
+    soon(response).await.expect("there is a head");
+    ends(&server, End::Complete).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_is_over_when_its_head_was_sent() {
+    let server = sent().await;
+    let mut client = Raw::connect(server.address).await;
+    client.send("GET /101 HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
+    assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 101"));
+    ends(&server, End::Complete).await;
+    client.send("hello").await;
+    client.until("hello").await;
 }
 
 #[tokio::test]

@@ -21,18 +21,11 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{MARK, Raw, Script, Server, Step, Taken, Witness, probed, settle, soon};
+use support::{MARK, Multiplexed, Raw, Script, Server, Step, Taken, Witness, probed, settle, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-};
-use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
-    rustls::{
-        self,
-        pki_types::{PrivateKeyDer, ServerName},
-    },
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Status, transport::Endpoint};
@@ -115,49 +108,6 @@ async fn axum_tells_a_handler_its_client() {
     assert_eq!(server.supervisor.stats().succeeded, 1);
 }
 
-#[tokio::test]
-async fn above_tls() {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("it is the key that was made");
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
-    let acceptor = TlsAcceptor::from(Arc::new(config.expect("the key is of the certificate")));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert.der().clone()).expect("it is a certificate");
-    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
-
-    let (supervisor, witness) = (sent(), Witness::new());
-    let watching = witness.clone();
-    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
-        watching.watch(&request.background_tasks().expect("the layer is there"));
-        let body = Script::new([Step::data(vec![b'.'; LARGE])]).sized(LARGE as u64).tells_end();
-        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
-    }));
-    let server = Server::each(supervisor, witness, move |stream| {
-        let (acceptor, service) = (acceptor.clone(), service.clone());
-        async move {
-            let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
-            let service = TowerToHyperService::new(stream.connection().layer(service));
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            connection.await.expect("the client reads all");
-        }
-    })
-    .await;
-
-    let stream = TcpStream::connect(server.address).await.expect("the server listens");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let mut client = soon(connector.connect(name, stream)).await.expect("the certificate is trusted");
-    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    client.write_all(request).await.expect("the server reads");
-    soon(client.read_u8()).await.expect("there is a head");
-    settle().await;
-    assert_eq!(server.supervisor.stats().collected, 1);
-    let mut read = Vec::new();
-    soon(client.read_to_end(&mut read)).await.expect("the server closes well");
-    assert!(read.len() > LARGE);
-    assert_eq!(server.witness.next().await.end.kind(), End::Complete);
-}
-
 struct Watched(Witness);
 
 #[tonic::async_trait]
@@ -206,15 +156,61 @@ async fn tonic_serve_with_incoming() {
     assert_eq!((end.kind(), end.grpc_status()), (End::Complete, Some(0)));
     soon(server.supervisor.idle()).await;
 
+    // The first is a reset of the stream, the second the end of the connection.
     let gone = soon(client.watch(HealthCheckRequest::default())).await.expect("there is a head");
     settle().await;
     drop(gone);
     assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
+    let gone = soon(client.watch(HealthCheckRequest::default())).await.expect("there is a head");
+    settle().await;
+    drop((gone, client));
+    assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
+}
+
+/// A gRPC client whose window opens byte by byte.
+#[tokio::test]
+async fn tonic_with_a_window_that_opens_byte_by_byte() {
+    for (release, early) in [(Release::EndOfStream, true), (Release::Sent, false)] {
+        let (listener, witness) = (listen().await, Witness::new());
+        let supervisor = Supervisor::builder().release(release).build();
+        let address = listener.local_addr().expect("it is bound");
+        let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new));
+        let serving = tonic::transport::Server::builder()
+            .layer(BackgroundLayer::with(supervisor.clone()))
+            .add_service(HealthServer::new(Watched(witness.clone())))
+            .serve_with_incoming(incoming);
+        let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+        let server = Server::running(address, accept, supervisor, witness);
+
+        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.call("/grpc.health.v1.Health/Check", &[0; 5]).await;
+        // A frame of 5 bytes, and a message of 2.
+        for window in 1..=7 {
+            settle().await;
+            // With the first byte of the message the server has all of it, and asks for the trailers.
+            let waits = !early || window == 1;
+            assert_eq!(server.supervisor.stats().collected, u64::from(waits), "{release:?}, window of {window}");
+            client.set_window(window);
+            assert_eq!(soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len(), 1);
+        }
+        let trailers = soon(response.body_mut().trailers()).await.expect("it is whole").expect("there are trailers");
+        assert_eq!(trailers["grpc-status"], "0");
+        let end = server.witness.next().await.end;
+        assert_eq!((end.kind(), end.bytes_sent()), (End::Complete, (!early).then_some(7)));
+    }
 }
 
 /// Serves connections whose writes are noted below the wrapper; each response leaves a task, which shows what was noted when it
 /// starts.
 async fn watched<F>(supervisor: Supervisor, show: F) -> Server
+where
+    F: Fn(&Arc<Taken>) + Clone + Send + Sync + 'static,
+{
+    watched_by(supervisor, auto::Builder::new(TokioExecutor::new()), show).await
+}
+
+async fn watched_by<F>(supervisor: Supervisor, builder: auto::Builder<TokioExecutor>, show: F) -> Server
 where
     F: Fn(&Arc<Taken>) + Clone + Send + Sync + 'static,
 {
@@ -242,16 +238,17 @@ where
                 request
             }))
             .service(service.clone());
+        let builder = builder.clone();
         async move {
             // How a connection ends is for the client of the test to look at.
             let service = TowerToHyperService::new(service);
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         }
     })
     .await
 }
 
-/// Makes 5,000 requests, so many at once, and returns how many tasks started early.
+/// Makes 10,000 requests, so many at once, and returns how many tasks started early.
 async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
     let early = Arc::new(AtomicUsize::new(0));
     let seen = early.clone();
@@ -263,7 +260,7 @@ async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -
     for nth in 0..at_once {
         let (client, address) = (client.clone(), server.address);
         requests.spawn(async move {
-            for request in 0..5_000 / at_once {
+            for request in 0..10_000 / at_once {
                 let path = paths[(nth + request) % paths.len()];
                 let response = soon(client.get(format!("http://{address}{path}")).send()).await.expect("the server answers");
                 assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), 6);
@@ -273,19 +270,46 @@ async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -
     soon(requests.join_all()).await;
     soon(server.supervisor.idle()).await;
     let stats = server.supervisor.stats();
-    assert_eq!((stats.succeeded, stats.added()), (5_000, 5_000), "{stats:?}");
+    assert_eq!((stats.succeeded, stats.added()), (10_000, 10_000), "{stats:?}");
     early.load(SeqCst)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_over_http1() {
+async fn ten_thousand_over_http1() {
     assert_eq!(load(reqwest::Client::new(), &["/full"], 8).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_over_http2() {
+async fn ten_thousand_over_http2() {
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     assert_eq!(load(client, &["/full", "/stream", "/trailers"], 20).await, 0);
+}
+
+/// Several requests in one segment, to servers that answer them one by one, and that put the answers together.
+#[tokio::test]
+async fn pipelined_requests() {
+    for together in [false, true] {
+        let early = Arc::new(AtomicUsize::new(0));
+        let seen = early.clone();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().pipeline_flush(together);
+        let server = watched_by(sent(), builder, move |taken| {
+            seen.fetch_add(usize::from(taken.starts_early()), SeqCst);
+        })
+        .await;
+        let mut client = Raw::connect(server.address).await;
+        for _ in 0..50 {
+            let paths = ["/full", "/stream", "/full"];
+            let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+            client.send(requests.concat()).await;
+            for _ in paths {
+                client.until("hello\u{7f}").await;
+            }
+        }
+        drop(client);
+        soon(server.supervisor.idle()).await;
+        assert_eq!((server.supervisor.stats().succeeded, early.load(SeqCst)), (150, 0), "together: {together}");
+    }
 }
 
 #[tokio::test]

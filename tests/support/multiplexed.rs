@@ -47,6 +47,16 @@ impl Multiplexed {
         self.request(Request::builder().header(name, value), path).await
     }
 
+    /// Calls a method of gRPC with this message, and returns the head of the answer.
+    pub async fn call(&mut self, path: &str, message: &'static [u8]) -> Response<RecvStream> {
+        let request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(()).expect("the tests ask for what there is");
+        let mut requests = soon(self.requests.clone().ready()).await.expect("the connection is open");
+        let (response, mut stream) = requests.send_request(request, false).expect("the connection is open");
+        stream.send_data(Bytes::from_static(message), true).expect("the server has a window");
+        soon(response).await.expect("there is a head")
+    }
+
     async fn request(&mut self, request: request::Builder, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
         let uri = format!("http://localhost{path}");
         let request = request.uri(uri).body(()).expect("the tests ask for what there is");

@@ -1,0 +1,218 @@
+//! `Release::Sent` with TLS by rustls: the wrapper above it, and below it.
+
+mod support;
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use support::{Script, Server, Step, Witness, settle, soon};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self,
+        pki_types::{PrivateKeyDer, ServerName},
+    },
+};
+use tower::{Layer, Service, service_fn};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, End, Release, ResponseBody, SentConnection, SentStream, Supervisor};
+
+const LARGE: usize = 16 << 20;
+
+/// A server with TLS, and what its clients need.
+struct Secured {
+    server: Server,
+    connector: TlsConnector,
+}
+
+async fn serve(above: bool) -> Secured {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("it is the key that was made");
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.expect("the key is of the certificate")));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("it is a certificate");
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+
+    let (supervisor, witness) = (Supervisor::builder().release(Release::Sent).build(), Witness::new());
+    let watching = witness.clone();
+    let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+        watching.watch(&request.background_tasks().expect("the layer is there"));
+        let large = Step::data(vec![b'.'; LARGE]);
+        let body = match request.uri().path() {
+            "/full" => Script::new([large]).sized(LARGE as u64).tells_end(),
+            "/stream" => Script::new([large]),
+            "/short" => Script::new([Step::data("hello")]).tells_end(),
+            _ => unreachable!("the tests ask for what there is"),
+        };
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    let server = Server::each(supervisor, witness, move |stream| {
+        let (acceptor, service) = (acceptor.clone(), service.clone());
+        async move {
+            if above {
+                let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
+                let connection = stream.connection();
+                answer(stream, &connection, service).await;
+            } else {
+                let stream = SentStream::new(stream);
+                let connection = stream.connection();
+                answer(acceptor.accept(stream).await.expect("the client speaks TLS"), &connection, service).await;
+            }
+        }
+    })
+    .await;
+    Secured { server, connector }
+}
+
+async fn answer<T, S>(stream: T, connection: &SentConnection, service: S)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<ResponseBody<Script>>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    let service = TowerToHyperService::new(connection.layer(service));
+    // How a connection ends is for the client of the test to look at.
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+impl Secured {
+    /// A client that takes little that it does not read.
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().expect("there are sockets");
+        socket.set_recv_buffer_size(16 * 1024).expect("the system lets it be small");
+        let stream = socket.connect(self.server.address).await.expect("the server listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        soon(self.connector.connect(name, stream)).await.expect("the certificate is trusted")
+    }
+
+    /// A client that has asked for a path and read one byte, whose response waits.
+    async fn stalled(&self, path: &str) -> TlsStream<TcpStream> {
+        let mut client = self.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.expect("the server reads");
+        soon(client.read_u8()).await.expect("there is a head");
+        settle().await;
+        assert_eq!(self.server.supervisor.stats().collected, 1);
+        client
+    }
+
+    async fn ends(&self, end: End) {
+        assert_eq!(self.server.witness.next().await.end.kind(), end);
+        soon(self.server.supervisor.idle()).await;
+        self.server.witness.nothing_else().await;
+    }
+}
+
+#[tokio::test]
+async fn http1_above_and_below() {
+    for above in [true, false] {
+        let secured = serve(above).await;
+        for path in ["/full", "/stream"] {
+            let mut client = secured.stalled(path).await;
+            for _ in 0..100 {
+                soon(client.read_u8()).await.expect("there is more");
+                assert_eq!(secured.server.supervisor.stats().collected, 1);
+            }
+            let mut read = Vec::new();
+            soon(client.read_to_end(&mut read)).await.expect("the server closes well");
+            assert!(101 + read.len() > LARGE);
+            secured.ends(End::Complete).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_with_and_without_a_word() {
+    for above in [true, false] {
+        let secured = serve(above).await;
+        for path in ["/full", "/stream"] {
+            let mut client = secured.stalled(path).await;
+            // TLS has a word for it.
+            client.shutdown().await.expect("the server is there");
+            drop(client);
+            secured.ends(End::Aborted).await;
+
+            let client = secured.stalled(path).await;
+            client.get_ref().0.set_zero_linger().expect("the socket is open");
+            drop(client);
+            secured.ends(End::Aborted).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn http2_above() {
+    let secured = serve(true).await;
+    for path in ["/full", "/stream", "/short"] {
+        for leave in [None, Some(false), Some(true)] {
+            let stream = secured.connect().await;
+            let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
+            let (requests, connection) = builder.handshake::<_, bytes::Bytes>(stream).await.expect("it speaks HTTP/2");
+            let connection = tokio::spawn(connection);
+            let mut requests = soon(requests.ready()).await.expect("the connection is open");
+            let request = Request::get(format!("https://localhost{path}")).body(()).expect("it is a request");
+            let (response, mut stream) = requests.send_request(request, true).expect("the connection is open");
+            let mut response = soon(response).await.expect("there is a head");
+            for _ in 0..3 {
+                let data = soon(response.body_mut().data()).await.expect("there is more").expect("the server sends");
+                settle().await;
+                assert_eq!(secured.server.supervisor.stats().collected, 1, "{path}");
+                response.body_mut().flow_control().release_capacity(data.len()).expect("it was received");
+            }
+            match leave {
+                None if path == "/short" => {
+                    while let Some(data) = soon(response.body_mut().data()).await {
+                        let length = data.expect("the server sends").len();
+                        response.body_mut().flow_control().release_capacity(length).expect("it was received");
+                    }
+                    secured.ends(End::Complete).await;
+                    continue;
+                }
+                // Sixteen million windows are too many.
+                None | Some(true) => connection.abort(),
+                Some(false) => stream.send_reset(h2::Reason::CANCEL),
+            }
+            secured.ends(End::Aborted).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn http2_below() {
+    let secured = serve(false).await;
+    let stream = secured.connect().await;
+    let builder = h2::client::Builder::new().initial_window_size(4).to_owned();
+    let (requests, connection) = builder.handshake::<_, bytes::Bytes>(stream).await.expect("it speaks HTTP/2");
+    let connection = tokio::spawn(connection);
+    let mut requests = soon(requests.ready()).await.expect("the connection is open");
+    let request = || Request::get("https://localhost/short").body(()).expect("it is a request");
+    let (response, _) = requests.send_request(request(), true).expect("the connection is open");
+    let mut response = soon(response).await.expect("there is a head");
+    let data = soon(response.body_mut().data()).await.expect("there is more").expect("the server sends");
+    assert_eq!(data.len(), 4);
+    settle().await;
+    assert_eq!(secured.server.supervisor.stats().collected, 1);
+    response.body_mut().flow_control().release_capacity(4).expect("it was received");
+    assert!(soon(response.body_mut().data()).await.is_some());
+    secured.ends(End::Complete).await;
+
+    let (response, _) = requests.send_request(request(), true).expect("the connection is open");
+    let _stalled = soon(response).await.expect("there is a head");
+    settle().await;
+    connection.abort();
+    secured.ends(End::Aborted).await;
+}
