@@ -21,7 +21,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{MARK, Multiplexed, Raw, Script, Server, Step, Taken, Witness, probed, settle, soon};
+use support::{Multiplexed, NUMBERED, Raw, Script, Server, Step, Taken, Witness, numbered, probed, settle, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -202,26 +202,28 @@ async fn tonic_with_a_window_that_opens_byte_by_byte() {
 }
 
 /// Serves connections whose writes are noted below the wrapper; each response leaves a task, which shows what was noted when it
-/// starts.
+/// starts, and whether its own response was taken whole.
 async fn watched<F>(supervisor: Supervisor, show: F) -> Server
 where
-    F: Fn(&Arc<Taken>) + Clone + Send + Sync + 'static,
+    F: Fn(&Arc<Taken>, bool) + Clone + Send + Sync + 'static,
 {
     watched_by(supervisor, auto::Builder::new(TokioExecutor::new()), show).await
 }
 
 async fn watched_by<F>(supervisor: Supervisor, builder: auto::Builder<TokioExecutor>, show: F) -> Server
 where
-    F: Fn(&Arc<Taken>) + Clone + Send + Sync + 'static,
+    F: Fn(&Arc<Taken>, bool) + Clone + Send + Sync + 'static,
 {
+    let numbers = Arc::new(AtomicUsize::new(0));
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
         let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
         let show = show.clone();
         let tasks = request.background_tasks().expect("the layer is there");
-        tasks.add(async move { show(&taken) });
-        let data = Step::data([b"hello".as_slice(), &[MARK]].concat());
+        let number = numbers.fetch_add(1, SeqCst);
+        tasks.add(async move { show(&taken, taken.has(number)) });
+        let data = Step::data(numbered(number));
         let body = match request.uri().path() {
-            "/full" => Script::new([data]).sized(6).tells_end(),
+            "/full" => Script::new([data]).sized(NUMBERED as u64).tells_end(),
             "/stream" => Script::new([data]),
             "/trailers" => Script::new([data, Step::trailer("grpc-status", "0")]),
             _ => unreachable!("the tests ask for what there is"),
@@ -252,8 +254,8 @@ where
 async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
     let early = Arc::new(AtomicUsize::new(0));
     let seen = early.clone();
-    let server = watched(sent(), move |taken| {
-        seen.fetch_add(usize::from(taken.starts_early()), SeqCst);
+    let server = watched(sent(), move |_, whole| {
+        seen.fetch_add(usize::from(!whole), SeqCst);
     })
     .await;
     let mut requests = JoinSet::new();
@@ -263,7 +265,7 @@ async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -
             for request in 0..10_000 / at_once {
                 let path = paths[(nth + request) % paths.len()];
                 let response = soon(client.get(format!("http://{address}{path}")).send()).await.expect("the server answers");
-                assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), 6);
+                assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), NUMBERED);
             }
         });
     }
@@ -276,7 +278,7 @@ async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_over_http1() {
-    assert_eq!(load(reqwest::Client::new(), &["/full"], 8).await, 0);
+    assert_eq!(load(reqwest::Client::new(), &["/full", "/stream"], 8).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,8 +295,8 @@ async fn pipelined_requests() {
         let seen = early.clone();
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().pipeline_flush(together);
-        let server = watched_by(sent(), builder, move |taken| {
-            seen.fetch_add(usize::from(taken.starts_early()), SeqCst);
+        let server = watched_by(sent(), builder, move |_, whole| {
+            seen.fetch_add(usize::from(!whole), SeqCst);
         })
         .await;
         let mut client = Raw::connect(server.address).await;
@@ -303,7 +305,9 @@ async fn pipelined_requests() {
             let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
             client.send(requests.concat()).await;
             for _ in paths {
-                client.until("hello\u{7f}").await;
+                let head = client.until("\r\n\r\n").await;
+                let end = if head.contains("chunked") { "\r\n0\r\n\r\n" } else { "hello" };
+                client.until(end).await;
             }
         }
         drop(client);
@@ -317,17 +321,17 @@ async fn a_mark_adds_no_frame() {
     for release in [Release::EndOfStream, Release::Sent] {
         let shown = Arc::new(Mutex::new(None));
         let show = shown.clone();
-        let server = watched(Supervisor::builder().release(release).build(), move |taken| {
+        let server = watched(Supervisor::builder().release(release).build(), move |taken, _| {
             show.lock().unwrap().replace(taken.clone());
         })
         .await;
         let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
         for path in ["/full", "/stream", "/trailers"] {
             let response = soon(client.get(format!("http://{}{path}", server.address)).send()).await.expect("the server answers");
-            assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), 6);
+            assert_eq!(soon(response.bytes()).await.expect("it is whole").len(), NUMBERED);
         }
         soon(server.supervisor.idle()).await;
         let taken = shown.lock().unwrap().take().expect("a task has run");
-        assert_eq!(taken.data(), [(true, 6), (false, 6), (true, 0), (false, 6)], "{release:?}");
+        assert_eq!(taken.data(), [(true, NUMBERED), (false, NUMBERED), (true, 0), (false, NUMBERED)], "{release:?}");
     }
 }
