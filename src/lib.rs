@@ -178,10 +178,9 @@ pub use self::meter::describe_metrics;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "sent-axum")]
-pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService};
+pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
-pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture};
 #[cfg(feature = "tower")]
 pub use self::tower::ServiceBuilderExt;
 #[cfg(feature = "apalis")]
