@@ -110,6 +110,8 @@ mod meter;
 mod models;
 #[cfg(all(test, background_loom))]
 mod models_books;
+#[cfg(all(test, background_loom, feature = "sent"))]
+mod models_sent;
 mod moment;
 mod name;
 mod observer;

@@ -1,8 +1,8 @@
 //! Models of what happens to a response at once: loom runs each in every order that threads could take, on the code that ships.
 //!
-//! `RUSTC_WORKSPACE_WRAPPER="$PWD/.ci/with-loom" cargo test --lib models` runs them. The tasks run on a runtime of tokio's that
-//! a model's thread drives. What tokio does in itself is taken as given: loom sees its notifications, as `sync.rs` has them, and
-//! nothing else of it; so it is with `Arc<Registry>`.
+//! `RUSTC_WORKSPACE_WRAPPER="$PWD/.ci/with-loom" cargo test --features sent --lib models` runs them. The tasks run on a runtime
+//! of tokio's that a model's thread drives. What tokio does in itself is taken as given: loom sees its notifications, as
+//! `sync.rs` has them, and nothing else of it; so it is with `Arc<Registry>`.
 
 use std::{
     convert::Infallible,

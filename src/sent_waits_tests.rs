@@ -55,6 +55,17 @@ fn each_guard_counts() {
 }
 
 #[test]
+fn a_flush_is_not_of_a_frame_that_comes_after_it() {
+    let (mut waits, key) = guarded();
+    assert_eq!(waits.dropped(key, Fate::Written, LAST, 0, 0), None);
+    assert_eq!(waits.guard(Some(key), LAST), Some(key));
+    assert_eq!(waits.ended(Some(key), ONE, true, 0), None);
+    assert_eq!(waits.flushed(), None, "the other is still held");
+    assert_eq!(waits.dropped(key, Fate::Written, LAST, 0, 1), None);
+    assert_eq!(waits.flushed(), Some((ONE, Known::Sent)));
+}
+
+#[test]
 fn what_was_written_is_known_to_be_taken_after_a_flush() {
     let mut waits = Waits::default();
     let key = waits.guard(None, MORE);
