@@ -19,10 +19,11 @@ pub enum Release {
     #[default]
     EndOfStream,
     /// As late as can be known: on a connection that this crate tracks (feature `sent`), when the socket took the last byte of
-    /// the response; on any other, when the body is dropped, also where it had returned `None` before, as below a layer that
-    /// compresses.
+    /// the response; on any other, when the body was dropped and the head was sent, also where the body had returned `None`
+    /// before, as below a layer that compresses.
     ///
-    /// A response whose connection dies before its last byte was taken ends as [`End::Aborted`](crate::End::Aborted). Over HTTP/2
-    /// the last frame of a tracked response is marked: see `guide::sent`.
+    /// A response whose connection dies before its last byte was taken ends as [`End::Aborted`](crate::End::Aborted), and
+    /// [`bytes_sent`](crate::ResponseEnd::bytes_sent) tells how much was. Over HTTP/2 the last frame of a tracked response is
+    /// marked: see `guide::sent`.
     Sent,
 }

@@ -14,7 +14,7 @@ use std::{
 
 use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
 use futures_util::{Stream, StreamExt};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -38,6 +38,7 @@ use tower::{Layer, ServiceBuilder, service_fn, util::MapRequestLayer};
 use tower_background::{
     BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, SentListener, SentMakeService, SentStream, Supervisor,
 };
+use tower_http::compression::CompressionLayer;
 
 const LARGE: usize = 16 << 20;
 
@@ -80,6 +81,44 @@ async fn axum_serve() {
         assert_eq!(server.witness.next().await.end.kind(), end);
         soon(server.supervisor.idle()).await;
     }
+}
+
+/// axum answers `HEAD` by a body of its own, outside of its layers; its compression changes all others.
+#[tokio::test]
+async fn axum_with_bodies_of_its_own() {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let watching = witness.clone();
+    let answer = move |tasks: BackgroundTasks| {
+        watching.watch(&tasks);
+        std::future::ready("hello".repeat(100))
+    };
+    let app = Router::new().route("/", get(answer)).layer(BackgroundLayer::with(supervisor.clone()));
+    let app = app.layer(CompressionLayer::new());
+    let accept = tokio::spawn(async move {
+        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+    });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    let mut one = Raw::connect(server.address).await;
+    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
+    let mut many = Multiplexed::with(&server, &builder).await;
+    for method in ["HEAD", "GET"] {
+        one.send(format!("{method} / HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\n\r\n")).await;
+        assert_eq!(server.witness.next().await.end.kind(), End::Complete);
+    }
+    let (response, _) = many.send(Method::HEAD, "/").await;
+    soon(response).await.expect("there is a head");
+    assert_eq!(server.witness.next().await.end.kind(), End::Complete);
+
+    let (response, _) = many.ask("/", "accept-encoding", "gzip").await;
+    let mut response = soon(response).await.expect("there is a head");
+    assert!(soon(response.body_mut().data()).await.expect("there is more").is_ok());
+    settle().await;
+    assert_eq!(server.supervisor.stats().collected, 1);
+    many.set_window(1 << 20);
+    support::rest(response.body_mut()).await.expect("it is whole");
+    assert_eq!(server.witness.next().await.end.kind(), End::Complete);
 }
 
 #[tokio::test]
