@@ -24,3 +24,7 @@ pub mod shutdown {}
 #[cfg(all(feature = "axum", feature = "metrics", feature = "tracing"))]
 #[doc = include_str!("../docs/monitoring.md")]
 pub mod monitoring {}
+
+#[cfg(feature = "axum")]
+#[doc = include_str!("../docs/moving.md")]
+pub mod moving {}

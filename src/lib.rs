@@ -228,6 +228,6 @@ pub use self::{
 };
 
 /// The code of the README.
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "metrics"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
