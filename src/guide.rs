@@ -1,4 +1,4 @@
-//! Guides.
+//! Guides. Those whose code needs a feature are there with that: all of them on docs.rs.
 
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}

@@ -3,7 +3,15 @@
 //! A handler often has work that its client need not wait for: a mail, a cache to fill, a line in an audit log. Awaited in the
 //! handler, it delays the answer. Spawned, it competes with the answer that is not yet written, nobody knows whether that
 //! answer went out, and nobody sees the work fail. Here the handler adds the work to the request's [`BackgroundTasks`]; it runs
-//! when the response is over, knows how that went, and is counted until its end.
+//! when the response is over, knows how that went, and is counted until its end. The example `spawn_or_layer` prints:
+//!
+//! ```text
+//! a welcome mail, by              tokio::spawn            tower-background
+//! starts                          before the answer       after the answer
+//! when the sign-up then fails     is sent all the same    is skipped
+//! when the mail server refuses    nobody knows            is counted and reported
+//! when the process is to stop     is cut off              is sent before the exit
+//! ```
 //!
 #![cfg_attr(feature = "axum", doc = "```")]
 #![cfg_attr(not(feature = "axum"), doc = "```ignore")]
@@ -73,6 +81,18 @@
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |
 //! | `metrics` | counters, gauges and histograms through the `metrics` facade |
+//!
+//! # Guides
+//!
+//! The module [`guide`] has one for axum, tonic and hyper each, for tests, for a stop at SIGTERM under Kubernetes and systemd,
+//! for logs, figures, alerts and a dashboard, and for those who move here from `tokio::spawn`, FastAPI or PHP. The README has a
+//! whole service, a comparison with what others do, and what a request costs.
+//!
+//! # What it is not
+//!
+//! No queue: tasks live in the process and end with it. What must survive a crash belongs into a database or a queue. No proof of
+//! delivery: a response is complete when the server, or with [`Release::Sent`] the socket, took all of it. No scheduler: it runs
+//! nothing at a time, and nothing twice.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

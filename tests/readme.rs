@@ -23,6 +23,8 @@ fn block(begin: &str) -> &'static str {
 async fn the_comparison_with_spawn() {
     let printed = support::output("spawn_or_layer", "axum").await;
     assert_eq!(printed, block("```console\n$ cargo run --example spawn_or_layer --features axum\n"));
+    let front: String = include_str!("../src/lib.rs").split_inclusive('\n').map(|line| line.trim_start_matches("//! ")).collect();
+    assert!(front.contains(&format!("```text\n{printed}```\n")), "the documentation of the crate shows it, too");
 }
 
 #[test]
