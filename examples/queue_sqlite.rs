@@ -1,8 +1,8 @@
 //! A sign-up whose mail outlives the process: a web server and its worker, over one file of SQLite's. Nothing is to be installed.
 //!
-//! `cargo run --example queue_sqlite --features axum,sqlite` starts both, signs up once, and tells what happened. Then it serves until
-//! Ctrl-C. Arguments: a file (without one, it is made anew in a folder for temporary files), `--once` to stop after the first call,
-//! and `--web` to run no worker: then `queue_worker_sqlite` with the same file is one, in a process of its own.
+//! `cargo run --example queue_sqlite --features axum,sqlite` starts both, signs up once, and tells what happened. Then it serves
+//! until Ctrl-C. Arguments: a file (without one, it is made anew in a folder for temporary files), `--once` to stop after the
+//! first call, and `--web` to run no worker: then `queue_worker_sqlite` with the same file is one, in a process of its own.
 //!
 //! The user and the job are written in one transaction before the answer goes out: there is no user without a mail, and no mail
 //! without a user. The job is held until the answer is out. Should the process die in between, it runs when its grace is over.

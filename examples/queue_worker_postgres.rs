@@ -1,7 +1,8 @@
-//! A worker in a process of its own, for jobs in a database of PostgreSQL's. It runs until Ctrl-C or SIGTERM, and then ends what it has begun.
+//! A worker in a process of its own, for jobs in a database of PostgreSQL's. It runs until Ctrl-C or SIGTERM, and then ends
+//! what it has begun.
 //!
-//! `cargo run --example queue_worker_postgres --features postgres -- postgres://localhost/mails`. More arguments: after how many
-//! seconds of silence a worker counts as dead (60), how many milliseconds a job takes (0), and the queue ("mails").
+//! `cargo run --example queue_worker_postgres --features postgres -- postgres://localhost/mails`. More arguments: after
+//! how many seconds of silence a worker counts as dead (60), how many milliseconds a job takes (0), and the queue ("mails").
 
 use std::{env, time::Duration};
 

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use apalis_core::{
-    backend::ext::BackendExt,
-    worker::{builder::WorkerBuilder, context::WorkerContext},
-};
+use apalis_core::worker::{builder::WorkerBuilder, context::WorkerContext};
 use apalis_sqlite::{Config, SqliteStorage};
 use sqlx::{Connection, Row, SqlitePool};
 use support::{
@@ -241,7 +238,9 @@ async fn apalis_runs_these_jobs_and_these_workers_run_its() {
     let file = File::new();
     let store = file.open().await;
     let queue: JobQueue<_, String> = store.queue("jobs");
-    let storage = SqliteStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+    // Its worker looks for jobs with each heartbeat only. One that is to look more often may miss its wake-ups.
+    let config = Config::default().queue("jobs").heartbeat_interval(Duration::from_secs(1));
+    let storage = SqliteStorage::<String>::new(store.pool()).with_config(config);
 
     queue.held(LONG).push("to apalis".to_owned()).await.expect("it is written").release().await.expect("the file is there");
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -253,12 +252,9 @@ async fn apalis_runs_these_jobs_and_these_workers_run_its() {
             Ok::<_, BoxError>(())
         }
     };
-    let often = futures_util::stream::unfold((), |()| async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Some(((), ()))
-    });
-    let backend = storage.clone().poll_with_stream(Box::pin(often));
-    soon(WorkerBuilder::new("apalis").backend(backend).build(run).run()).await.expect("its worker stops when it is told to");
+    soon(WorkerBuilder::new("apalis").backend(storage.clone()).build(run).run())
+        .await
+        .expect("its worker stops when it is told to");
     assert_eq!(told.recv().await.as_deref(), Some("to apalis"));
 
     ApalisQueue::new(storage).push("from apalis".to_owned()).await.expect("it is written");
