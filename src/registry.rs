@@ -1,11 +1,8 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::BTreeMap, sync::PoisonError};
 
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use crate::{
     exchange::Exchange,
@@ -16,18 +13,24 @@ use crate::{
     queue::Queue,
     report::TaskReport,
     supervisor::Supervisor,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Key,
     tasks::BackgroundTasks,
 };
 
 pub(crate) struct Registry {
-    pub(crate) supervisor: Supervisor,
+    /// It is there while the registry serves a request.
+    supervisor: Option<Supervisor>,
     /// Whether the request came before the supervisor was shut down.
     pub(crate) admitted: bool,
     /// The registry of another supervisor's layer, which this one has replaced in the request's extensions.
     pub(crate) outer: Option<BackgroundTasks>,
     pub(crate) exchange: Exchange,
+    /// Whether the tasks wait for the last byte. Changed under the lock of the slot, and read without it.
+    waits_for_sent: AtomicBool,
     slot: Mutex<Slot>,
 }
 
@@ -54,20 +57,57 @@ pub(crate) struct Rare {
     pub(crate) in_line: BTreeMap<u32, (Key, Option<Name>)>,
     pub(crate) reports: Vec<(u32, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
-    /// What the request has chosen instead of the supervisor's.
-    pub(crate) release: Option<Release>,
 }
 
 impl Registry {
-    // Inlined, and whole in one place, so that it is built where it stays: it is large.
+    /// One that serves no request yet.
+    pub(crate) fn new(started: Instant) -> Self {
+        Self {
+            supervisor: None,
+            admitted: false,
+            outer: None,
+            exchange: Exchange::new(started),
+            waits_for_sent: AtomicBool::new(false),
+            slot: Mutex::default(),
+        }
+    }
+
+    /// Takes up the service of a request.
     #[inline]
-    pub(crate) fn shared(
-        supervisor: Supervisor,
-        exchange: Exchange,
-        outer: Option<BackgroundTasks>,
-        admitted: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self { supervisor, admitted, outer, exchange, slot: Mutex::default() })
+    pub(crate) fn serve(&mut self, supervisor: &Supervisor, admitted: bool, outer: Option<BackgroundTasks>) {
+        self.waits_for_sent = AtomicBool::new(supervisor.policy().release == Release::Sent);
+        self.supervisor = Some(supervisor.clone());
+        self.admitted = admitted;
+        self.outer = outer;
+    }
+
+    /// Whether no task was added, and nothing was chosen.
+    #[inline]
+    pub(crate) fn is_untouched(&mut self) -> bool {
+        let slot = self.slot_mut();
+        slot.filed == 0 && slot.runtime.is_none() && slot.order.is_none() && slot.rare.is_none()
+    }
+
+    /// Lets go of all that is a request's, so that an untouched one can serve another.
+    #[inline]
+    pub(crate) fn retire(&mut self) {
+        self.exchange.forget();
+        self.outer = None;
+        self.supervisor = None;
+    }
+
+    #[inline]
+    pub(crate) fn supervisor(&self) -> &Supervisor {
+        self.supervisor.as_ref().expect("a registry serves a request while it is in use")
+    }
+
+    pub(crate) fn choose(&self, release: Release) {
+        // Whoever chooses in time does so before the body ends; what orders the two orders this as well.
+        self.waits_for_sent.store(release == Release::Sent, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waits_for_sent(&self) -> bool {
+        self.waits_for_sent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -92,7 +132,7 @@ impl Drop for Registry {
         while let Some(mut task) = self.slot_mut().queue.pop() {
             task.discard();
             if let Some(key) = task.header().key {
-                self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
+                self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
             }
         }
     }
