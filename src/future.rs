@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::Response;
@@ -53,18 +53,14 @@ where
             return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, Lease::none())));
         };
         let entered = open.enter();
-        let polled = this.inner.poll(cx);
+        let mut polled = this.inner.poll(cx);
         entered.returned();
-        Poll::Ready(match ready!(polled) {
-            Ok(mut response) => {
-                open.head(&mut response);
-                let lease = std::mem::take(this.lease);
-                Ok(response.map(|body| ResponseBody::new(body, lease)))
-            }
-            Err(error) => {
-                std::mem::take(this.lease).service_failed();
-                Err(error)
-            }
-        })
+        // Where it lies: a response is large, and each move of it costs as much as the rest of this.
+        match &mut polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(response)) => open.head(response),
+            Poll::Ready(Err(_)) => std::mem::take(this.lease).service_failed(),
+        }
+        polled.map_ok(|response| response.map(|body| ResponseBody::new(body, std::mem::take(this.lease))))
     }
 }

@@ -170,6 +170,7 @@ impl Ledger {
     }
 
     /// Whether a limit is set for the tasks that have not ended.
+    #[inline]
     pub(crate) const fn is_limited(&self) -> bool {
         self.max_pending != u64::MAX
     }

@@ -197,7 +197,12 @@ fn bodyless(method: &Method, status: StatusCode) -> bool {
         || (method == Method::CONNECT && status.is_success())
 }
 
+#[inline]
 fn content_length(headers: &HeaderMap) -> Option<u64> {
+    if headers.is_empty() { None } else { parsed_length(headers) }
+}
+
+fn parsed_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
     // `parse` takes a sign, too, which servers and clients do not.
     length.bytes().all(|byte| byte.is_ascii_digit()).then_some(length)?.parse().ok()

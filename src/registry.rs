@@ -106,6 +106,7 @@ impl Registry {
         self.waits_for_sent.store(release == Release::Sent, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn waits_for_sent(&self) -> bool {
         self.waits_for_sent.load(Ordering::Relaxed)
     }

@@ -203,6 +203,7 @@ impl Supervisor {
     }
 
     /// Enters a response. Returns whether its tasks are taken.
+    #[inline]
     pub(crate) fn open_response(&self) -> bool {
         self.inner.gate.enter()
     }

@@ -256,6 +256,7 @@ impl BackgroundTasks {
     }
 
     /// Whether the tasks wait for the last byte.
+    #[inline]
     pub(crate) fn wait_for_sent(&self) -> bool {
         self.registry.waits_for_sent()
     }
