@@ -82,6 +82,11 @@ impl Exchange {
         }
     }
 
+    /// Lets go of the end.
+    pub(crate) fn forget_end(&mut self) {
+        self.end = OnceLock::new();
+    }
+
     /// Lets go of a request without an end.
     #[inline]
     pub(crate) fn forget(&mut self) {

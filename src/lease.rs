@@ -84,7 +84,7 @@ impl Lease {
             return Self::none();
         }
         let mut open = spare::take().unwrap_or_default();
-        let spare = open.scope.take();
+        let spare = open.take_spare();
         let tasks = BackgroundTasks::open(spare, supervisor, request, found.cloned());
         open.aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
         request.extensions_mut().insert(tasks.clone());
@@ -254,12 +254,22 @@ impl Open {
         self.aside.as_ref().and_then(|aside| aside.tail.as_ref()).is_some_and(Tail::at_end)
     }
 
+    /// The registry that an earlier response has left.
+    #[inline]
+    pub(crate) fn take_spare(&mut self) -> Option<BackgroundTasks> {
+        self.scope.take()
+    }
+
+    /// Leaves a registry that can serve another response.
+    pub(crate) fn put_spare(&mut self, tasks: BackgroundTasks) {
+        self.scope.put(tasks);
+    }
+
     /// Ends the response. Only the drop of its lease does.
     fn end(mut self: Box<Self>) {
         self.scope.leave();
         if self.aside.is_none() && self.scope.tasks_mut().is_some_and(BackgroundTasks::end_unwatched) {
-            self.progress = Progress::default();
-            return spare::keep(self);
+            return self.keep();
         }
         let mut verdict = None;
         if let Some(mut aside) = self.aside.take() {
@@ -279,6 +289,14 @@ impl Open {
         if let Some(tasks) = self.scope.take() {
             tasks.end(&mut self.progress, verdict);
         }
+        self.keep();
+    }
+
+    /// Leaves the memory to another response.
+    #[inline]
+    fn keep(mut self: Box<Self>) {
+        (self.progress, self.over) = (Progress::default(), false);
+        spare::keep(self);
     }
 
     #[inline]

@@ -88,6 +88,17 @@ impl Registry {
         slot.filed == 0 && slot.runtime.is_none() && slot.order.is_none() && slot.rare.is_none()
     }
 
+    /// Lets go of all that is a request's, also where tasks were added. Returns whether it can serve another.
+    pub(crate) fn retire_used(&mut self) -> bool {
+        if !self.slot_mut().queue.is_empty() {
+            return false;
+        }
+        *self.slot_mut() = Slot::default();
+        self.exchange.forget_end();
+        self.retire();
+        true
+    }
+
     /// Lets go of all that is a request's, so that an untouched one can serve another.
     #[inline]
     pub(crate) fn retire(&mut self) {

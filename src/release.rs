@@ -8,7 +8,7 @@ use crate::{
     meter,
     order::Order,
     progress::{Progress, Verdict},
-    registry::Slot,
+    registry::{Registry, Slot},
     report::TaskState,
     runner::Runner,
     sync::MutexGuard,
@@ -41,6 +41,11 @@ impl BackgroundTasks {
         }
         self.release_collected(false, at_once);
         self.supervisor().close_response(self.registry.admitted);
+    }
+
+    /// Lets go of the request, if nobody else can ask for it any more. Returns whether this can serve another one.
+    pub(crate) fn retire(&mut self) -> bool {
+        Arc::get_mut(&mut self.registry).is_some_and(Registry::retire_used)
     }
 
     /// Releases the tasks of a response that may still be open.

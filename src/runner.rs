@@ -15,6 +15,7 @@ use crate::{
     job::{Job, Queued},
     order::Order,
     outcome::Outcome,
+    spare,
     task::Task,
     tasks::BackgroundTasks,
 };
@@ -139,5 +140,9 @@ impl Drop for Runner {
     fn drop(&mut self) {
         // Finds tasks only if nothing will run them: there is no runtime, or it went down.
         self.end_rest(|| Outcome::Cancelled);
+        // As a rule nobody else has the registry when the last task is over.
+        if self.tasks.retire() {
+            spare::keep_registry(self.tasks.clone());
+        }
     }
 }

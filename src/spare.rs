@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::{lease::Open, sync};
+use crate::{lease::Open, sync, tasks::BackgroundTasks};
 
 thread_local! {
     static SPARE: Cell<Option<Box<Open>>> = const { Cell::new(None) };
@@ -21,4 +21,11 @@ pub(crate) fn keep(open: Box<Open>) {
     if sync::KEEPS_SPARES {
         let _ = SPARE.try_with(|spare| spare.set(Some(open)));
     }
+}
+
+/// Leaves a registry that serves no request any more.
+pub(crate) fn keep_registry(tasks: BackgroundTasks) {
+    let mut open = take().unwrap_or_default();
+    open.put_spare(tasks);
+    keep(open);
 }
