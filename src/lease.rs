@@ -159,13 +159,20 @@ impl Open {
         let head = Head { status, version: protocol(exchange.version, version), at: Instant::now() };
         let grpc_status = self.progress.head(exchange, head, headers, body);
         tasks.note_head(head, grpc_status);
-        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
         let is_head = exchange.method == Method::HEAD;
         let may_lose_body = grpc_status.is_some() || is_head;
-        let marker = (may_lose_body && tasks.is_watched()).then(HeadMarker::new).map(|(marker, link)| {
+        if may_lose_body || self.aside.is_some() { self.follow_head(is_head, may_lose_body, headers) } else { None }
+    }
+
+    /// Looks after a body that may be dropped, or replaced, before the head is sent, and after a head that may be the last.
+    #[inline(never)]
+    fn follow_head(&mut self, is_head: bool, may_lose_body: bool, headers: &mut HeaderMap) -> Option<HeadMarker> {
+        let is_watched = self.scope.tasks().is_some_and(BackgroundTasks::is_watched);
+        let marker = (may_lose_body && is_watched).then(HeadMarker::new).map(|(marker, link)| {
             self.aside.get_or_insert_default().marker = Some(link);
             marker
         });
+        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
         let head_is_last = self.progress.has_ended() || is_head;
         if let Some(tail) = self.tail().filter(|_| head_is_last) {
             tail.head(headers);
@@ -269,8 +276,15 @@ impl Open {
     fn end(mut self: Box<Self>) {
         self.scope.leave();
         if self.aside.is_none() && self.scope.tasks_mut().is_some_and(BackgroundTasks::end_unwatched) {
-            return self.keep();
+            self.keep();
+        } else {
+            self.end_watched();
         }
+    }
+
+    /// Ends the response as somebody could see it. Apart from the above, which most responses come to.
+    #[inline(never)]
+    fn end_watched(mut self: Box<Self>) {
         let mut verdict = None;
         if let Some(mut aside) = self.aside.take() {
             verdict = aside.verdict;

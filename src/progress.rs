@@ -56,13 +56,18 @@ impl Progress {
         let declared = hinted.or(header);
         self.is_declared = declared.is_some();
         self.declared = declared.unwrap_or_default();
+        if ended || header.is_some() { self.rare_head(header, declared, headers) } else { None }
+    }
+
+    /// Notes what only a head with a length tells, or one without a body.
+    fn rare_head(&mut self, header: Option<u64>, declared: Option<u64>, headers: &HeaderMap) -> Option<i32> {
         // hyper's HTTP/1 leaves the header out beside a body that is at its end.
-        let sent = self.multiplexed || !ended;
+        let sent = self.multiplexed || !self.ended;
         if sent && header.is_some() && header != declared {
             self.rare().contradiction = header;
         }
         // A gRPC status stands in the head only of a response without a body.
-        let grpc_status = if ended { grpc_status(headers) } else { None };
+        let grpc_status = if self.ended { grpc_status(headers) } else { None };
         if grpc_status.is_some() {
             self.rare().grpc_status_in_head = grpc_status;
         }

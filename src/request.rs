@@ -28,6 +28,7 @@ pub trait BackgroundTasksExt {
 }
 
 impl BackgroundTasksExt for Extensions {
+    #[inline]
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         self.get().cloned().ok_or(MissingLayer)
     }
