@@ -20,6 +20,7 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
+    #[inline]
     pub(crate) const fn new(tasks: BackgroundTasks) -> Self {
         Self { tasks: Some(tasks), entered_until_drop: false }
     }
@@ -55,6 +56,7 @@ impl Scope {
     }
 
     /// Runs `f` with this registry as the current one.
+    #[inline]
     pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()

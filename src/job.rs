@@ -49,6 +49,7 @@ impl Job {
     /// # Errors
     ///
     /// The task is over by that; the value says whether it failed.
+    #[inline]
     pub(crate) fn line_up(mut self) -> Result<Queued, bool> {
         if self.tasks.supervisor().is_aborted() {
             return Err(self.end(Outcome::Cancelled));
@@ -66,6 +67,7 @@ impl Job {
         Ok(Queued { job: self, place })
     }
 
+    #[inline]
     fn is_wanted(&self) -> Result<bool, String> {
         let ended = self.tasks.exchange().ended(self.task.header().unfinished);
         let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.task.header().unfinished));
@@ -80,6 +82,7 @@ impl Job {
     }
 
     /// Returns whether the task was not taken back. If it was, its line in the books is closed, and may be another task's.
+    #[inline]
     fn leave_line(&mut self) -> bool {
         let index = self.task.header().index;
         if std::mem::take(&mut self.in_line) && !self.tasks.leave_line(index) {
@@ -88,6 +91,7 @@ impl Job {
         self.task.header().key.is_some()
     }
 
+    #[inline]
     fn start(&mut self) {
         let timed = self.timeout().is_some();
         let supervisor = self.tasks.supervisor();
@@ -106,11 +110,13 @@ impl Job {
         self.task.in_span(|| crate::log::debug!("a task started"));
     }
 
+    #[inline]
     fn timeout(&self) -> Option<Duration> {
         self.task.header().timeout.or(self.tasks.supervisor().policy().task_timeout)
     }
 
     /// Starts the task if it has not started, and polls it.
+    #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let first = !self.task.header().begun;
         if first {
@@ -193,11 +199,13 @@ impl Job {
     }
 
     /// Ends the task, and returns whether it failed.
+    #[inline]
     pub(crate) fn end(mut self, outcome: Outcome) -> bool {
         self.end_once(outcome)
     }
 
     /// The one place where a released task gets its outcome.
+    #[inline]
     fn end_once(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         self.leave_line();
@@ -236,6 +244,7 @@ impl Job {
     }
 
     /// Drops what the user gave, with the registry as the current one.
+    #[inline]
     fn discard(&mut self) {
         if !self.task.is_discarded() {
             Scope::new(self.tasks.clone()).run(|| self.task.discard());
@@ -258,6 +267,7 @@ impl Queued {
     /// # Errors
     ///
     /// The task is over by that; the value says whether it failed.
+    #[inline]
     pub(crate) fn poll_first(mut self, cx: &mut Context<'_>) -> Result<Self, bool> {
         if self.place.is_err() || self.job.task.work().is_blocking() {
             return Ok(self);

@@ -275,42 +275,37 @@ impl Open {
     /// Ends the response. Only the drop of its lease does.
     fn end(mut self: Box<Self>) {
         self.scope.leave();
-        if self.aside.is_none() && self.scope.tasks_mut().is_some_and(BackgroundTasks::end_unwatched) {
-            self.keep();
-        } else {
-            self.end_watched();
+        let unwatched = self.aside.is_none() && self.scope.tasks_mut().is_some_and(BackgroundTasks::end_unwatched);
+        let ended = if unwatched { Some(self) } else { self.end_watched() };
+        if let Some(mut open) = ended {
+            // The memory is left to another response.
+            (open.progress, open.over) = (Progress::default(), false);
+            spare::keep(open);
         }
     }
 
-    /// Ends the response as somebody could see it. Apart from the above, which most responses come to.
+    /// Ends the response as somebody could see it, apart from what most responses come to. Nothing if it does not end yet.
     #[inline(never)]
-    fn end_watched(mut self: Box<Self>) {
+    fn end_watched(mut self: Box<Self>) -> Option<Box<Self>> {
         let mut verdict = None;
         if let Some(mut aside) = self.aside.take() {
             verdict = aside.verdict;
             if let Some(marker) = aside.marker.take() {
                 aside.verdict = verdict.or_else(|| Some(self.progress.verdict()));
                 self.aside = Some(aside);
-                return marker.hand_over(Lease(Some(self)));
+                marker.hand_over(Lease(Some(self)));
+                return None;
             }
             if let Some(tail) = aside.tail.take().filter(|_| self.waits_for_sent()) {
-                let Some(tasks) = self.scope.take() else { return };
+                let tasks = self.scope.take()?;
                 let progress = std::mem::take(&mut self.progress);
                 let verdict = verdict.unwrap_or_else(|| progress.verdict());
-                return tail.wait(tasks, verdict, progress);
+                tail.wait(tasks, verdict, progress);
+                return Some(self);
             }
         }
-        if let Some(tasks) = self.scope.take() {
-            tasks.end(&mut self.progress, verdict);
-        }
-        self.keep();
-    }
-
-    /// Leaves the memory to another response.
-    #[inline]
-    fn keep(mut self: Box<Self>) {
-        (self.progress, self.over) = (Progress::default(), false);
-        spare::keep(self);
+        self.scope.take()?.end(&mut self.progress, verdict);
+        Some(self)
     }
 
     #[inline]

@@ -136,6 +136,7 @@ impl Progress {
     }
 
     /// The end, now, that `verdict` told.
+    #[inline]
     pub(crate) fn end(&mut self, (kind, error): Verdict) -> Ended {
         if error.is_some() {
             self.rare().error = error;
@@ -150,6 +151,7 @@ impl Progress {
     }
 
     /// How the response ends if nothing more comes of it.
+    #[inline]
     pub(crate) fn verdict(&self) -> Verdict {
         if self.panicked || std::thread::panicking() {
             return (End::Panicked, None);

@@ -122,6 +122,7 @@ impl Registry {
         self.waits_for_sent.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn slot(&self) -> MutexGuard<'_, Slot> {
         // Nothing that can panic runs under this lock.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)

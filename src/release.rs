@@ -55,6 +55,7 @@ impl BackgroundTasks {
     }
 
     /// The one place where collected tasks are released.
+    #[inline]
     fn release_collected(&self, unfinished: bool, at_once: bool) {
         let mut slot = self.registry.slot();
         if std::mem::replace(&mut slot.released, true) {
@@ -78,6 +79,7 @@ impl BackgroundTasks {
     }
 
     /// Has so many released tasks started that were queued last, in the order that is set.
+    #[inline]
     pub(crate) fn start(&self, released: u32, at_once: bool, mut slot: MutexGuard<'_, Slot>) {
         let policy = self.supervisor().policy();
         let order = slot.order.unwrap_or(policy.order);

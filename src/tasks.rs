@@ -357,6 +357,7 @@ impl BackgroundTasks {
     }
 
     /// The next task that was released and not yet come to.
+    #[inline]
     pub(crate) fn next_in_queue(&self) -> Option<Task> {
         self.registry.slot().queue.pop()
     }
