@@ -90,10 +90,15 @@ impl Registry {
 
     /// Lets go of all that is a request's, also where tasks were added. Returns whether it can serve another.
     pub(crate) fn retire_used(&mut self) -> bool {
-        if !self.slot_mut().queue.is_empty() {
+        let slot = self.slot_mut();
+        if !slot.queue.is_empty() {
             return false;
         }
-        *self.slot_mut() = Slot::default();
+        (slot.released, slot.in_sequence, slot.order, slot.runtime) = (false, false, None, None);
+        (slot.filed, slot.unreported) = (0, 0);
+        if slot.rare.is_some() {
+            slot.rare = None;
+        }
         self.exchange.forget_end();
         self.retire();
         true
