@@ -21,6 +21,7 @@ use crate::{
     tasks::BackgroundTasks,
 };
 
+/// It serves one request, and then another one if nobody has it any more.
 pub(crate) struct Registry {
     /// It is there while the registry serves a request.
     supervisor: Option<Supervisor>,

@@ -1,4 +1,7 @@
 //! What an ended response leaves for the next one on the same thread: its memory, so that most requests need none of their own.
+//!
+//! A thread keeps one: responses begin and end in turn on it, also where many are open at once. What is kept holds nothing of
+//! its request, nor the supervisor.
 
 use std::cell::Cell;
 

@@ -135,11 +135,11 @@ async fn what_is_left_holds_nothing_of_the_request() {
         assert!(released.upgrade().is_none(), "what a task captured is held");
     }
     let observer = Arc::new(Quiet);
-    let observed = Arc::downgrade(&observer);
+    let told = Arc::downgrade(&observer);
     let supervisor = Supervisor::builder().observer(observer).build();
     call(&supervisor, "/", |tasks| assert!(tasks.add(async {}))).await;
     drop(supervisor);
-    assert!(observed.upgrade().is_none(), "the supervisor is held");
+    assert!(told.upgrade().is_none(), "the supervisor is held");
 }
 
 /// An observer that holds nothing.
