@@ -31,40 +31,44 @@ pub(crate) struct Job {
     tasks: BackgroundTasks,
     in_line: bool,
     ended: bool,
-}
-
-/// A released task that runs when it has a place.
-pub(crate) struct Queued {
-    job: Job,
-    place: Result<Place, InLine>,
+    /// Dropped last, so that a place is free when all is told of the task that had it.
+    place: Place,
+    line: Option<InLine>,
 }
 
 impl Job {
     pub(crate) const fn new(task: Task, tasks: BackgroundTasks) -> Self {
-        Self { task, tasks, in_line: false, ended: false }
+        Self { task, tasks, in_line: false, ended: false, place: None, line: None }
     }
 
-    /// Judges whether the task is to run, and takes a place for it or a place in line.
-    ///
-    /// # Errors
-    ///
-    /// The task is over by that; the value says whether it failed.
+    /// Judges whether the task is to run, takes a place for it or a place in line, and polls it if it has a place and can be
+    /// polled. The task is over where this has an outcome.
     #[inline]
-    pub(crate) fn line_up(mut self) -> Result<Queued, bool> {
+    pub(crate) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if self.tasks.supervisor().is_aborted() {
-            return Err(self.end(Outcome::Cancelled));
+            return Poll::Ready(Outcome::Cancelled);
         }
         match self.is_wanted() {
             Ok(true) => {}
-            Ok(false) => return Err(self.end(Outcome::Skipped)),
-            Err(message) => return Err(self.end(Outcome::Panicked(message))),
+            Ok(false) => return Poll::Ready(Outcome::Skipped),
+            Err(message) => return Poll::Ready(Outcome::Panicked(message)),
         }
-        let place = self.tasks.supervisor().lane(self.task.work().is_blocking()).enter();
-        if let (Err(_), Some(key)) = (&place, self.task.header().key) {
-            self.tasks.stand_in_line(self.task.header().index, key, self.task.header().name.clone());
+        let is_blocking = self.task.work().is_blocking();
+        match self.tasks.supervisor().lane(is_blocking).enter() {
+            Ok(place) => self.place = place,
+            Err(line) => return self.stand_in_line(line),
+        }
+        if is_blocking { Poll::Pending } else { self.poll(cx) }
+    }
+
+    fn stand_in_line(&mut self, line: InLine) -> Poll<Outcome> {
+        let header = self.task.header();
+        if let Some(key) = header.key {
+            self.tasks.stand_in_line(header.index, key, header.name.clone());
             self.in_line = true;
         }
-        Ok(Queued { job: self, place })
+        self.line = Some(line);
+        Poll::Pending
     }
 
     #[inline]
@@ -198,6 +202,32 @@ impl Job {
         (outcome, None)
     }
 
+    /// Runs the task to its end. Returns whether it failed.
+    pub(crate) async fn run(mut self) -> bool {
+        if let Some(line) = self.line.take() {
+            match Box::pin(self.wait(line)).await {
+                Some(place) => self.place = place,
+                None => return self.end(Outcome::Cancelled),
+            }
+        }
+        // What an abort drops may leave its place to a task that the abort has not come to.
+        if self.tasks.supervisor().is_aborted() {
+            return self.end(Outcome::Cancelled);
+        }
+        let blocking = self.task.parts_mut().1.take_blocking();
+        let outcome = match blocking {
+            Some(work) => {
+                self.start();
+                let place = self.place.take();
+                let (outcome, place) = Box::pin(self.run_blocking(work, place)).await;
+                self.place = place;
+                outcome
+            }
+            None => self.run_async().await,
+        };
+        self.end(outcome)
+    }
+
     /// Ends the task, and returns whether it failed.
     #[inline]
     pub(crate) fn end(mut self, outcome: Outcome) -> bool {
@@ -258,48 +288,6 @@ impl Drop for Job {
             // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
             self.end_once(Outcome::Cancelled);
         }
-    }
-}
-
-impl Queued {
-    /// Polls the task, if it has a place and can be polled.
-    ///
-    /// # Errors
-    ///
-    /// The task is over by that; the value says whether it failed.
-    #[inline]
-    pub(crate) fn poll_first(mut self, cx: &mut Context<'_>) -> Result<Self, bool> {
-        if self.place.is_err() || self.job.task.work().is_blocking() {
-            return Ok(self);
-        }
-        match self.job.poll(cx) {
-            Poll::Ready(outcome) => Err(self.job.end(outcome)),
-            Poll::Pending => Ok(self),
-        }
-    }
-
-    /// Runs the task to its end. Returns whether it failed.
-    pub(crate) async fn run(self) -> bool {
-        let Self { mut job, place } = self;
-        let place = match place {
-            Ok(place) => Some(place),
-            Err(in_line) => Box::pin(job.wait(in_line)).await,
-        };
-        // What an abort drops may leave its place to a task that the abort has not come to.
-        let Some(place) = place.filter(|_| !job.tasks.supervisor().is_aborted()) else {
-            return job.end(Outcome::Cancelled);
-        };
-        let blocking = job.task.parts_mut().1.take_blocking();
-        let (outcome, place) = match blocking {
-            Some(work) => {
-                job.start();
-                Box::pin(job.run_blocking(work, place)).await
-            }
-            None => (job.run_async().await, place),
-        };
-        let failed = job.end(outcome);
-        drop(place);
-        failed
     }
 }
 
