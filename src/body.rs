@@ -8,7 +8,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::lease::Lease;
+use crate::lease::{Lease, Open};
 
 pin_project! {
     /// The response body of [`Background`](crate::Background): the inner one, frame by frame.
@@ -21,20 +21,18 @@ pin_project! {
         // Dropped before the lease, so that what this adds while it is dropped is still collected.
         #[pin]
         inner: B,
-        lease: Option<Lease>,
+        lease: Lease,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(lease) = this.project().lease {
-                lease.enter_until_drop();
-            }
+            this.project().lease.enter_until_drop();
         }
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(crate) const fn new(inner: B, lease: Option<Lease>) -> Self {
+    pub(crate) const fn new(inner: B, lease: Lease) -> Self {
         Self { inner, lease }
     }
 }
@@ -43,7 +41,7 @@ impl<B> ResponseBody<B> {
 /// as tower-http's timeouts do.
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::new(B::default(), None)
+        Self::new(B::default(), Lease::none())
     }
 }
 
@@ -51,33 +49,34 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        let Some(lease) = this.lease.as_mut() else {
+        let Some(open) = this.lease.get_mut() else {
             return this.inner.poll_frame(cx);
         };
-        lease.asked();
-        if lease.is_over() {
-            return if lease.owes_none() { Poll::Ready(None) } else { this.inner.poll_frame(cx) };
+        open.asked();
+        if open.is_over() {
+            return if open.owes_none() { Poll::Ready(None) } else { this.inner.poll_frame(cx) };
         }
-        let entered = lease.enter();
+        let entered = open.enter();
         let polled = this.inner.as_mut().poll_frame(cx);
         let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && this.inner.is_end_stream();
         entered.returned();
         match polled {
             Poll::Pending => {
-                lease.pending();
+                open.pending();
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(lease.frame(frame, at_end)))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(open.frame(frame, at_end)))),
             Poll::Ready(Some(Err(error))) => {
-                lease.failed();
+                open.failed();
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
-                let (over, frame) = lease.ended();
+                let (over, frame) = open.ended();
                 if over {
-                    *this.lease = None;
+                    *this.lease = Lease::none();
                 }
                 Poll::Ready(frame.map(Ok))
             }
@@ -85,8 +84,8 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lease.iter().for_each(Lease::asked);
-        self.lease.as_ref().is_some_and(Lease::at_end) || self.inner.is_end_stream()
+        self.lease.get().into_iter().for_each(Open::asked);
+        self.lease.get().is_some_and(Open::at_end) || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

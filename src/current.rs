@@ -13,13 +13,14 @@ thread_local! {
 }
 
 /// A registry that becomes the current one while code of its request runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Scope {
     tasks: Option<BackgroundTasks>,
     entered_until_drop: bool,
 }
 
 impl Scope {
+    #[inline]
     pub(crate) const fn new(tasks: BackgroundTasks) -> Self {
         Self { tasks: Some(tasks), entered_until_drop: false }
     }
@@ -29,10 +30,22 @@ impl Scope {
         self.tasks.as_ref()
     }
 
+    /// The same, to be changed where nobody else has it.
+    pub(crate) const fn tasks_mut(&mut self) -> Option<&mut BackgroundTasks> {
+        self.tasks.as_mut()
+    }
+
     /// Takes the registry out, for good.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<BackgroundTasks> {
         self.leave();
         self.tasks.take()
+    }
+
+    /// Puts one into a scope that has none.
+    #[inline]
+    pub(crate) fn put(&mut self, tasks: BackgroundTasks) {
+        self.tasks = Some(tasks);
     }
 
     /// Makes this registry the current one until the guard is dropped, also by a panic.
@@ -43,12 +56,14 @@ impl Scope {
     }
 
     /// Runs `f` with this registry as the current one.
+    #[inline]
     pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
         let _entered = self.enter();
         f()
     }
 
     /// Makes this registry the current one until this scope is dropped, for the time in which its neighbours are dropped.
+    #[inline]
     pub(crate) fn enter_until_drop(&mut self) {
         if !self.entered_until_drop {
             self.entered_until_drop = true;
@@ -56,7 +71,9 @@ impl Scope {
         }
     }
 
-    fn leave(&mut self) {
+    /// Ends what [`Self::enter_until_drop`] began.
+    #[inline]
+    pub(crate) fn leave(&mut self) {
         if std::mem::take(&mut self.entered_until_drop) {
             self.swap();
         }

@@ -67,15 +67,38 @@ pub(crate) struct Rare {
 }
 
 impl Exchange {
-    /// What is known of a request, of which `early` says whether its tasks may be released before the end.
+    /// That of no request.
+    pub(crate) fn new(started: Instant) -> Self {
+        let (method, path, version, request_id) = (Method::GET, None, Version::HTTP_11, RequestId::default());
+        Self { method, path, version, started, request_id, early: None, end: OnceLock::new() }
+    }
+
+    /// Notes a request, of which `early` says whether its tasks may be released before the end.
     #[inline]
-    pub(crate) fn new<B>(request: &Request<B>, early: bool) -> Self {
-        let started = Instant::now();
-        let method = request.method().clone();
-        let path = request.uri().path_and_query().cloned();
-        let request_id = RequestId::of(request.headers());
-        let early = early.then(Box::default);
-        Self { method, path, version: request.version(), started, request_id, early, end: OnceLock::new() }
+    pub(crate) fn open<B>(&mut self, request: &Request<B>, started: Instant, early: bool) {
+        self.method = request.method().clone();
+        self.path = request.uri().path_and_query().cloned();
+        self.version = request.version();
+        self.started = started;
+        self.request_id = RequestId::of(request.headers());
+        if early {
+            self.early = Some(Box::default());
+        }
+    }
+
+    /// Lets go of the end.
+    pub(crate) fn forget_end(&mut self) {
+        self.end = OnceLock::new();
+    }
+
+    /// Lets go of a request without an end.
+    #[inline]
+    pub(crate) fn forget(&mut self) {
+        self.path = None;
+        self.request_id = RequestId::default();
+        if self.early.is_some() {
+            self.early = None;
+        }
     }
 
     /// The path without the query; empty for a target that has none.
@@ -84,6 +107,7 @@ impl Exchange {
     }
 
     /// Notes the head, with the gRPC status that it may have, and says whether that is of use.
+    #[inline]
     pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) -> bool {
         let Some(early) = &self.early else { return false };
         let first = early.head.set((head, grpc_status)).is_ok();
@@ -97,6 +121,7 @@ impl Exchange {
     }
 
     /// Notes what the body has yielded.
+    #[inline]
     pub(crate) fn note_bytes(&self, bytes: u64) {
         if let Some(early) = &self.early {
             // Only the response's owner writes; a reader wants a figure, not an order of events.

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::Response;
@@ -21,21 +21,19 @@ pin_project! {
         // Dropped before the lease, so that what this adds while it is dropped is still collected.
         #[pin]
         inner: F,
-        lease: Option<Lease>,
+        lease: Lease,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(lease) = this.project().lease {
-                lease.enter_until_drop();
-            }
+            this.project().lease.enter_until_drop();
         }
     }
 }
 
 impl<F> ResponseFuture<F> {
     #[inline]
-    pub(crate) const fn new(inner: F, lease: Option<Lease>) -> Self {
+    pub(crate) const fn new(inner: F, lease: Lease) -> Self {
         Self { inner, lease }
     }
 }
@@ -47,29 +45,22 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(lease) = this.lease.as_mut() else {
+        let Some(open) = this.lease.get_mut() else {
             // A layer farther out has the lease; or this is polled after it was ready, which is the inner future's to answer.
-            return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, None)));
+            return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, Lease::none())));
         };
-        let entered = lease.enter();
-        let polled = this.inner.poll(cx);
+        let entered = open.enter();
+        let mut polled = this.inner.poll(cx);
         entered.returned();
-        let result = ready!(polled);
-        let lease = this.lease.take();
-        Poll::Ready(match result {
-            Ok(mut response) => {
-                let lease = lease.map(|mut lease| {
-                    lease.head(&mut response);
-                    lease
-                });
-                Ok(response.map(|body| ResponseBody::new(body, lease)))
-            }
-            Err(error) => {
-                lease.into_iter().for_each(Lease::service_failed);
-                Err(error)
-            }
-        })
+        // Where it lies: a response is large, and each move of it costs as much as the rest of this.
+        match &mut polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(response)) => open.head(response),
+            Poll::Ready(Err(_)) => std::mem::take(this.lease).service_failed(),
+        }
+        polled.map_ok(|response| response.map(|body| ResponseBody::new(body, std::mem::take(this.lease))))
     }
 }

@@ -11,6 +11,7 @@ pub(crate) struct Gate(AtomicUsize);
 
 impl Gate {
     /// Counts a response, if the gate is open, and says whether it is.
+    #[inline]
     pub(crate) fn enter(&self) -> bool {
         // A closed gate is left as it is: even for a moment, one more would hide that the last has left.
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & CLOSED == 0).then_some(word + RESPONSE)).is_ok()

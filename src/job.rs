@@ -32,48 +32,54 @@ pub(crate) struct Job {
     tasks: BackgroundTasks,
     in_line: bool,
     ended: bool,
-}
-
-/// A released task that runs when it has a place.
-pub(crate) struct Queued {
-    job: Job,
-    place: Result<Place, InLine>,
+    /// Dropped last, so that a place is free when all is told of the task that had it.
+    place: Place,
+    line: Option<InLine>,
 }
 
 impl Job {
     pub(crate) const fn new(task: Task, tasks: BackgroundTasks) -> Self {
-        Self { task, tasks, in_line: false, ended: false }
+        Self { task, tasks, in_line: false, ended: false, place: None, line: None }
     }
 
-    /// Judges whether the task is to run, and takes a place for it or a place in line.
-    ///
-    /// # Errors
-    ///
-    /// The task is over by that; the value says whether it failed.
-    pub(crate) fn line_up(mut self) -> Result<Queued, bool> {
+    /// Judges whether the task is to run, takes a place for it or a place in line, and polls it if it has a place and can be
+    /// polled. The task is over where this has an outcome.
+    #[inline]
+    pub(crate) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         if self.tasks.supervisor().is_aborted() {
-            return Err(self.end(Outcome::Cancelled));
+            return Poll::Ready(Outcome::Cancelled);
         }
         match self.is_wanted() {
             Ok(true) => {}
-            Ok(false) => return Err(self.end(Outcome::Skipped)),
-            Err(message) => return Err(self.end(Outcome::Panicked(message))),
+            Ok(false) => return Poll::Ready(Outcome::Skipped),
+            Err(message) => return Poll::Ready(Outcome::Panicked(message)),
         }
         if self.task.overflows(self.tasks.supervisor()) {
-            return Ok(Queued { job: self, place: Ok(None) });
+            return self.poll(cx);
         }
-        let place = self.tasks.supervisor().lane(self.task.work().is_blocking()).enter();
-        if let (Err(_), Some(key)) = (&place, self.task.header().key) {
-            self.tasks.stand_in_line(self.task.header().index, key, self.task.header().name.clone());
-            self.in_line = true;
+        let is_blocking = self.task.work().is_blocking();
+        match self.tasks.supervisor().lane(is_blocking).enter() {
+            Ok(place) => self.place = place,
+            Err(line) => return self.stand_in_line(line),
         }
-        Ok(Queued { job: self, place })
+        if is_blocking { Poll::Pending } else { self.poll(cx) }
     }
 
     pub(crate) fn name(&self) -> Option<&Name> {
         self.task.header().name.as_ref()
     }
 
+    fn stand_in_line(&mut self, line: InLine) -> Poll<Outcome> {
+        let header = self.task.header();
+        if let Some(key) = header.key {
+            self.tasks.stand_in_line(header.index, key, header.name.clone());
+            self.in_line = true;
+        }
+        self.line = Some(line);
+        Poll::Pending
+    }
+
+    #[inline]
     fn is_wanted(&self) -> Result<bool, String> {
         let ended = self.tasks.exchange().ended(self.task.header().unfinished);
         let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.task.header().unfinished));
@@ -96,6 +102,7 @@ impl Job {
     }
 
     /// Returns whether the task was not taken back. If it was, its line in the books is closed, and may be another task's.
+    #[inline]
     fn leave_line(&mut self) -> bool {
         let index = self.task.header().index;
         if std::mem::take(&mut self.in_line) && !self.tasks.leave_line(index) {
@@ -104,6 +111,7 @@ impl Job {
         self.task.header().key.is_some()
     }
 
+    #[inline]
     fn start(&mut self) {
         let timed = self.timeout().is_some();
         let supervisor = self.tasks.supervisor();
@@ -122,11 +130,13 @@ impl Job {
         self.task.in_span(|| crate::log::debug!("a task started"));
     }
 
+    #[inline]
     fn timeout(&self) -> Option<Duration> {
         self.task.header().timeout.or(self.tasks.supervisor().policy().task_timeout)
     }
 
     /// Starts the task if it has not started, and polls it.
+    #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let first = !self.task.header().begun;
         if first {
@@ -209,12 +219,40 @@ impl Job {
         (outcome, None)
     }
 
+    /// Runs the task to its end. Returns whether it failed.
+    pub(crate) async fn run(mut self) -> bool {
+        if let Some(line) = self.line.take() {
+            match Box::pin(self.wait(line)).await {
+                Some(place) => self.place = place,
+                None => return self.end(Outcome::Cancelled),
+            }
+        }
+        // What an abort drops may leave its place to a task that the abort has not come to.
+        if self.tasks.supervisor().is_aborted() {
+            return self.end(Outcome::Cancelled);
+        }
+        let blocking = self.task.parts_mut().1.take_blocking();
+        let outcome = match blocking {
+            Some(work) => {
+                self.start();
+                let place = self.place.take();
+                let (outcome, place) = Box::pin(self.run_blocking(work, place)).await;
+                self.place = place;
+                outcome
+            }
+            None => self.run_async().await,
+        };
+        self.end(outcome)
+    }
+
     /// Ends the task, and returns whether it failed.
+    #[inline]
     pub(crate) fn end(mut self, outcome: Outcome) -> bool {
         self.end_once(outcome)
     }
 
     /// The one place where a released task gets its outcome.
+    #[inline]
     fn end_once(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         self.leave_line();
@@ -253,6 +291,7 @@ impl Job {
     }
 
     /// Drops what the user gave, with the registry as the current one.
+    #[inline]
     fn discard(&mut self) {
         if !self.task.is_discarded() {
             Scope::new(self.tasks.clone()).run(|| self.task.discard());
@@ -266,47 +305,6 @@ impl Drop for Job {
             // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
             self.end_once(Outcome::Cancelled);
         }
-    }
-}
-
-impl Queued {
-    /// Polls the task, if it has a place and can be polled.
-    ///
-    /// # Errors
-    ///
-    /// The task is over by that; the value says whether it failed.
-    pub(crate) fn poll_first(mut self, cx: &mut Context<'_>) -> Result<Self, bool> {
-        if self.place.is_err() || self.job.task.work().is_blocking() {
-            return Ok(self);
-        }
-        match self.job.poll(cx) {
-            Poll::Ready(outcome) => Err(self.job.end(outcome)),
-            Poll::Pending => Ok(self),
-        }
-    }
-
-    /// Runs the task to its end. Returns whether it failed.
-    pub(crate) async fn run(self) -> bool {
-        let Self { mut job, place } = self;
-        let place = match place {
-            Ok(place) => Some(place),
-            Err(in_line) => Box::pin(job.wait(in_line)).await,
-        };
-        // What an abort drops may leave its place to a task that the abort has not come to.
-        let Some(place) = place.filter(|_| !job.tasks.supervisor().is_aborted()) else {
-            return job.end(Outcome::Cancelled);
-        };
-        let blocking = job.task.parts_mut().1.take_blocking();
-        let (outcome, place) = match blocking {
-            Some(work) => {
-                job.start();
-                Box::pin(job.run_blocking(work, place)).await
-            }
-            None => (job.run_async().await, place),
-        };
-        let failed = job.end(outcome);
-        drop(place);
-        failed
     }
 }
 

@@ -24,6 +24,7 @@ impl Lane {
     }
 
     /// Takes a place, or the last place in the line for one.
+    #[inline]
     pub(crate) fn enter(&self) -> Result<Place, InLine> {
         let Some(semaphore) = &self.0 else { return Ok(None) };
         // The semaphore serves its line first, so that no newcomer gets a place while others wait.

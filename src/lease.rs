@@ -5,22 +5,29 @@
 //! and for whatever reason. Nothing else ends one.
 
 use bytes::Buf;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
+use tokio::time::Instant;
 
 use crate::{
     current::{Entered, Scope},
     end::End,
+    exchange::Head,
     marker::{HeadMarker, MarkerLink},
-    progress::{Progress, Verdict},
+    progress::{Progress, Verdict, protocol},
+    spare,
     supervisor::Supervisor,
     tail::Tail,
     tasks::BackgroundTasks,
 };
 
-/// See the module's documentation. It moves with the response, so it is kept small.
-#[derive(Debug)]
-pub(crate) struct Lease {
+/// See the module's documentation. There is none where a layer farther out has it. It moves with the response, so it is small.
+#[derive(Debug, Default)]
+pub(crate) struct Lease(Option<Box<Open>>);
+
+/// What is known of an open response by who has the lease.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
     scope: Scope,
     progress: Progress,
     /// Whether the body has returned `None`, and this waits for its drop.
@@ -42,62 +49,143 @@ struct Aside {
 /// Runs the code of the service or the body with the request's registry as the current one.
 pub(crate) struct UserCode<'a> {
     progress: &'a mut Progress,
+    returned: bool,
     _entered: Entered<'a>,
 }
 
 impl UserCode<'_> {
     /// The code has returned. Where this is not called, it has panicked.
     #[inline]
-    pub(crate) fn returned(self) {
-        self.progress.after_user_code();
+    pub(crate) fn returned(mut self) {
+        self.returned = true;
+    }
+}
+
+impl Drop for UserCode<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.progress.ran(!self.returned);
     }
 }
 
 impl Lease {
+    /// None: what it stands beside is of no request, or of one whose end a layer farther out sees.
+    #[inline]
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
     /// Gives the request a registry. Nothing if it has an open one of the same supervisor: the layer that opened that one is
     /// farther out, and ends the response.
     #[inline]
-    pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Option<Self> {
+    pub(crate) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
         let found = request.extensions().get::<BackgroundTasks>();
         if found.and_then(|found| found.of(supervisor)).is_some_and(|joined| !joined.exchange().is_over()) {
-            return None;
+            return Self::none();
         }
-        let tasks = BackgroundTasks::open(supervisor, request, found.cloned());
-        let aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
+        let mut open = spare::take().unwrap_or_default();
+        let spare = open.take_spare();
+        let tasks = BackgroundTasks::open(spare, supervisor, request, found.cloned());
+        open.aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
         request.extensions_mut().insert(tasks.clone());
-        Some(Self { scope: Scope::new(tasks), progress: Progress::default(), over: false, aside })
+        open.scope.put(tasks);
+        Self(Some(open))
     }
 
+    /// The response, if this is the lease of one.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&Open> {
+        self.0.as_deref()
+    }
+
+    /// The same, to be told of what is seen.
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> Option<&mut Open> {
+        self.0.as_deref_mut()
+    }
+
+    /// Ends the response, as the service returned an error.
+    pub(crate) fn service_failed(mut self) {
+        if let Some(open) = self.get_mut() {
+            open.aside.get_or_insert_default().verdict = Some((End::ServiceError, None));
+        }
+    }
+
+    /// Makes the registry the current one while what this lease stands beside is dropped.
+    #[inline]
+    pub(crate) fn enter_until_drop(&mut self) {
+        if let Some(open) = self.get_mut() {
+            open.scope.enter_until_drop();
+        }
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(open) = self.0.take() {
+            open.end();
+        }
+    }
+}
+
+impl Open {
     /// Enters the service's or the body's code.
     #[inline]
     pub(crate) fn enter(&mut self) -> UserCode<'_> {
-        self.progress.before_user_code();
-        UserCode { progress: &mut self.progress, _entered: self.scope.enter() }
+        UserCode { progress: &mut self.progress, returned: false, _entered: self.scope.enter() }
     }
 
     /// Notes the head of the response.
+    #[inline]
     pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
-        let Some(tasks) = self.scope.tasks() else { return };
-        let (head, grpc_status) = self.progress.head(tasks.exchange(), response);
-        tasks.note_head(head, grpc_status);
-        let to_head = tasks.exchange().method == Method::HEAD;
-        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
-        let head_is_last = self.progress.has_ended() || to_head;
-        let is_held = self.tail().is_some_and(|tail| {
-            tail.head(response.headers_mut(), head_is_last);
-            tail.is_held()
-        });
-        let Some(tasks) = self.scope.tasks() else { return };
-        // A layer farther out may have all of a body before the head is sent.
-        let may_lose_body = grpc_status.is_some() || to_head || (tasks.wait_for_sent() && !is_held);
-        if may_lose_body && tasks.is_watched() {
-            let (marker, link) = HeadMarker::new();
+        let body = (response.body().size_hint().exact(), response.body().is_end_stream());
+        let (status, version) = (response.status(), response.version());
+        if let Some(marker) = self.note_head(status, version, response.headers_mut(), body) {
             response.extensions_mut().insert(marker);
-            self.aside.get_or_insert_default().marker = Some(link);
         }
     }
 
+    /// Returns what goes into the extensions of the response.
+    fn note_head(
+        &mut self,
+        status: StatusCode,
+        version: Version,
+        headers: &mut HeaderMap,
+        body: (Option<u64>, bool),
+    ) -> Option<HeadMarker> {
+        let tasks = self.scope.tasks()?;
+        let exchange = tasks.exchange();
+        let head = Head { status, version: protocol(exchange.version, version), at: Instant::now() };
+        let grpc_status = self.progress.head(exchange, head, headers, body);
+        tasks.note_head(head, grpc_status);
+        let is_head = exchange.method == Method::HEAD;
+        let is_followed = grpc_status.is_some() || is_head || tasks.wait_for_sent();
+        if is_followed { self.follow_head(is_head, grpc_status.is_some(), headers) } else { None }
+    }
+
+    /// Looks after a body that may be dropped, or replaced, before the head is sent, and after a head that may be the last.
+    #[inline(never)]
+    fn follow_head(&mut self, is_head: bool, has_grpc_status: bool, headers: &mut HeaderMap) -> Option<HeadMarker> {
+        // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
+        let head_is_last = self.progress.has_ended() || is_head;
+        let is_held = self.tail().is_some_and(|tail| {
+            tail.head(headers, head_is_last);
+            tail.is_held()
+        });
+        let tasks = self.scope.tasks()?;
+        // A layer farther out may have all of a body before the head is sent.
+        let may_lose_body = has_grpc_status || is_head || (tasks.wait_for_sent() && !is_held);
+        if !may_lose_body || !tasks.is_watched() {
+            return None;
+        }
+        let (marker, link) = HeadMarker::new();
+        self.aside.get_or_insert_default().marker = Some(link);
+        Some(marker)
+    }
+
     /// What follows the response to the socket, where its tasks wait for that.
+    #[inline]
     fn tail(&mut self) -> Option<&mut Tail> {
         let tail = self.aside.as_mut()?.tail.as_mut()?;
         self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent).then_some(tail)
@@ -105,11 +193,20 @@ impl Lease {
 
     /// Notes a frame of the body, and whether the body is at its end now. Returns it such that its way to the socket can be
     /// followed.
+    #[inline]
     pub(crate) fn frame<D: Buf + 'static>(&mut self, frame: Frame<D>, at_end: bool) -> Frame<D> {
-        let Some(tasks) = self.scope.tasks() else { return frame };
         let before = self.progress.bytes();
-        self.progress.frame(&frame, at_end, || tasks.is_watched());
-        tasks.note_bytes(self.progress.bytes());
+        if let Some(data) = frame.data_ref() {
+            self.progress.data(data.remaining(), at_end);
+        } else if let Some(trailers) = frame.trailers_ref() {
+            let keep = self.scope.tasks().is_some_and(BackgroundTasks::is_watched);
+            self.progress.trailers(trailers, keep);
+        } else {
+            self.progress.frame();
+        }
+        if let Some(tasks) = self.scope.tasks() {
+            tasks.exchange().note_bytes(self.progress.bytes());
+        }
         let last = at_end || frame.is_trailers();
         match self.tail() {
             Some(tail) => tail.frame(frame, last, before),
@@ -118,20 +215,23 @@ impl Lease {
     }
 
     /// Notes that the body has nothing yet.
+    #[inline]
     pub(crate) const fn pending(&mut self) {
         self.progress.pending();
     }
 
     /// Notes that the body failed.
+    #[inline]
     pub(crate) const fn failed(&mut self) {
         self.progress.failed();
     }
 
     /// Notes that the body returned `None`. Returns whether that ends the response; otherwise its drop does, and an empty
     /// frame may go out that can be followed.
+    #[inline]
     pub(crate) fn ended<D: 'static>(&mut self) -> (bool, Option<Frame<D>>) {
         self.progress.ended();
-        if !self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent) {
+        if !self.waits_for_sent() {
             if let Some(aside) = &mut self.aside {
                 aside.marker = None;
             }
@@ -142,11 +242,13 @@ impl Lease {
     }
 
     /// Whether the body has returned `None`: nothing that it does counts any more.
+    #[inline]
     pub(crate) const fn is_over(&self) -> bool {
         self.over
     }
 
     /// Notes that the body is asked for more, or whether there is more.
+    #[inline]
     pub(crate) fn asked(&self) {
         self.aside.iter().filter_map(|aside| aside.tail.as_ref()).for_each(Tail::asked);
     }
@@ -161,35 +263,55 @@ impl Lease {
         self.aside.as_ref().and_then(|aside| aside.tail.as_ref()).is_some_and(Tail::at_end)
     }
 
-    /// Ends the response, as the service returned an error.
-    pub(crate) fn service_failed(mut self) {
-        self.aside.get_or_insert_default().verdict = Some((End::ServiceError, None));
+    /// The registry that an earlier response has left.
+    #[inline]
+    pub(crate) fn take_spare(&mut self) -> Option<BackgroundTasks> {
+        self.scope.take()
     }
 
-    /// Makes the registry the current one while what this lease stands beside is dropped.
-    pub(crate) fn enter_until_drop(&mut self) {
-        self.scope.enter_until_drop();
+    /// Leaves a registry that can serve another response.
+    pub(crate) fn put_spare(&mut self, tasks: BackgroundTasks) {
+        self.scope.put(tasks);
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(tasks) = self.scope.take() else { return };
-        let Some(mut aside) = self.aside.take() else {
-            return tasks.end(&mut self.progress, None);
-        };
-        if let Some(marker) = aside.marker.take() {
-            let progress = std::mem::take(&mut self.progress);
-            aside.verdict = Some(aside.verdict.unwrap_or_else(|| progress.verdict()));
-            return marker.hand_over(Self { scope: Scope::new(tasks), progress, over: self.over, aside: Some(aside) });
+    /// Ends the response. Only the drop of its lease does.
+    fn end(mut self: Box<Self>) {
+        self.scope.leave();
+        let unwatched = self.aside.is_none() && self.scope.tasks_mut().is_some_and(BackgroundTasks::end_unwatched);
+        let ended = if unwatched { Some(self) } else { self.end_watched() };
+        if let Some(mut open) = ended {
+            // The memory is left to another response.
+            (open.progress, open.over) = (Progress::default(), false);
+            spare::keep(open);
         }
-        match aside.tail.take() {
-            Some(tail) if tasks.wait_for_sent() => {
-                let progress = std::mem::take(&mut self.progress);
-                let verdict = aside.verdict.unwrap_or_else(|| progress.verdict());
-                tail.wait(tasks, verdict, progress);
+    }
+
+    /// Ends the response as somebody could see it, apart from what most responses come to. Nothing if it does not end yet.
+    #[inline(never)]
+    fn end_watched(mut self: Box<Self>) -> Option<Box<Self>> {
+        let mut verdict = None;
+        if let Some(mut aside) = self.aside.take() {
+            verdict = aside.verdict;
+            if let Some(marker) = aside.marker.take() {
+                aside.verdict = verdict.or_else(|| Some(self.progress.verdict()));
+                self.aside = Some(aside);
+                marker.hand_over(Lease(Some(self)));
+                return None;
             }
-            _ => tasks.end(&mut self.progress, aside.verdict),
+            if let Some(tail) = aside.tail.take().filter(|_| self.waits_for_sent()) {
+                let tasks = self.scope.take()?;
+                let progress = std::mem::take(&mut self.progress);
+                let verdict = verdict.unwrap_or_else(|| progress.verdict());
+                tail.wait(tasks, verdict, progress);
+                return Some(self);
+            }
         }
+        self.scope.take()?.end(&mut self.progress, verdict);
+        Some(self)
+    }
+
+    #[inline]
+    fn waits_for_sent(&self) -> bool {
+        self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent)
     }
 }

@@ -88,6 +88,7 @@ impl Ledger {
     }
 
     /// Enters a task; one with a time of its own waits, as its response is over. Nothing if it is refused.
+    #[inline]
     pub(crate) fn add(
         &self,
         name: Option<&Name>,
@@ -114,6 +115,7 @@ impl Ledger {
     }
 
     /// Collected tasks wait from now on.
+    #[inline]
     pub(crate) fn release(&self, tasks: &mut Queue) {
         let mut books = self.books();
         let released = u64::from(tasks.len());
@@ -127,6 +129,7 @@ impl Ledger {
     }
 
     /// A waiting task runs from now on.
+    #[inline]
     pub(crate) fn start(&self, key: Key) {
         let mut books = self.books();
         books.stats.waiting -= 1;
@@ -139,6 +142,7 @@ impl Ledger {
     }
 
     /// A task has ended.
+    #[inline]
     pub(crate) fn end(&self, key: Key, figure: Figure) {
         let mut books = self.books();
         let Some(entry) = books.tasks.try_remove(key) else { return };
@@ -175,6 +179,7 @@ impl Ledger {
     }
 
     /// Whether a limit is set for the tasks that have not ended.
+    #[inline]
     pub(crate) const fn is_limited(&self) -> bool {
         self.max_pending != u64::MAX
     }
@@ -227,6 +232,7 @@ impl Ledger {
         (books.ended_in_time, books.ended_when_cancelled, books.abandoned.clone())
     }
 
+    #[inline]
     fn books(&self) -> MutexGuard<'_, Books> {
         // A panic under this lock is a bug of the books themselves, and must not become one of every request.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)

@@ -167,6 +167,7 @@ mod sent_tail;
 mod sent_waits;
 mod service;
 mod shutdown;
+mod spare;
 mod stats;
 mod supervisor;
 mod sync;

@@ -92,11 +92,11 @@ mod span {
 
     /// Nothing.
     #[derive(Debug, Default)]
-    pub(crate) struct RequestId;
+    pub(crate) struct RequestId(());
 
     impl RequestId {
         pub(crate) const fn of(_headers: &HeaderMap) -> Self {
-            Self
+            Self(())
         }
 
         #[expect(clippy::unused_self, reason = "it has the signature of the one that is something")]

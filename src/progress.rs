@@ -5,9 +5,7 @@
 //! end and sends what it gets; a client answers a length other than the declared one by a reset, as
 //! [RFC 9113, section 8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1) demands.
 
-use bytes::Buf;
-use http::{HeaderMap, Method, Response, StatusCode, Version, header::CONTENT_LENGTH};
-use http_body::{Body, Frame};
+use http::{HeaderMap, Method, StatusCode, Version, header::CONTENT_LENGTH};
 use tokio::time::Instant;
 
 use crate::{
@@ -22,8 +20,7 @@ pub(crate) type Verdict = (End, Option<BodyError>);
 #[expect(clippy::struct_excessive_bools, reason = "they are independent observations, judged together at the end")]
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// Set while user code runs, so that it stays set only where that code panicked.
-    running: bool,
+    panicked: bool,
     multiplexed: bool,
     bodyless: bool,
     polled: bool,
@@ -42,73 +39,89 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) const fn before_user_code(&mut self) {
-        self.running = true;
+    /// Notes whether the code of the service or of the body panicked when it ran last.
+    #[inline]
+    pub(crate) const fn ran(&mut self, panicked: bool) {
+        self.panicked = panicked;
     }
 
-    pub(crate) const fn after_user_code(&mut self) {
-        self.running = false;
-    }
-
-    /// Notes the head, and whether the body is at its end already. Returns the gRPC status that the head may have.
-    pub(crate) fn head<B: Body>(&mut self, request: &Exchange, response: &Response<B>) -> (Head, Option<i32>) {
-        let body = response.body();
-        let status = response.status();
-        let version = protocol(request.version, response.version());
-        self.multiplexed = version >= Version::HTTP_2;
-        self.bodyless = bodyless(&request.method, status);
-        self.ended = body.is_end_stream();
-        let (hinted, header) = (body.size_hint().exact(), content_length(response.headers()));
+    /// Notes the head, and what the body says of itself: its exact size, and whether it is at its end already. Returns the
+    /// gRPC status that the head may have.
+    #[inline]
+    pub(crate) fn head(&mut self, request: &Exchange, head: Head, headers: &HeaderMap, body: (Option<u64>, bool)) -> Option<i32> {
+        let (hinted, ended) = body;
+        self.head = Some(head);
+        self.multiplexed = head.version >= Version::HTTP_2;
+        self.bodyless = bodyless(&request.method, head.status);
+        self.ended = ended;
+        let header = content_length(headers);
         let declared = hinted.or(header);
         self.is_declared = declared.is_some();
         self.declared = declared.unwrap_or_default();
+        if ended || header.is_some() { self.rare_head(header, declared, headers) } else { None }
+    }
+
+    /// Notes what only a head with a length tells, or one without a body.
+    fn rare_head(&mut self, header: Option<u64>, declared: Option<u64>, headers: &HeaderMap) -> Option<i32> {
         // hyper's HTTP/1 leaves the header out beside a body that is at its end.
         let sent = self.multiplexed || !self.ended;
         if sent && header.is_some() && header != declared {
             self.rare().contradiction = header;
         }
         // A gRPC status stands in the head only of a response without a body.
-        let grpc_status = if self.ended { grpc_status(response.headers()) } else { None };
+        let grpc_status = if self.ended { grpc_status(headers) } else { None };
         if grpc_status.is_some() {
             self.rare().grpc_status_in_head = grpc_status;
         }
-        (*self.head.insert(Head { status, version, at: Instant::now() }), grpc_status)
+        grpc_status
     }
 
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 
-    /// Notes a frame that the body yielded, and whether it was the last.
-    pub(crate) fn frame<D: Buf>(&mut self, frame: &Frame<D>, at_end: bool, keep_trailers: impl FnOnce() -> bool) {
-        self.streamed |= self.polled;
-        self.polled = true;
-        if let Some(data) = frame.data_ref() {
-            self.bytes += data.remaining() as u64;
-            self.ended |= at_end;
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.ended = true;
-            let rare = self.rare();
-            rare.grpc_status = grpc_status(trailers);
-            if keep_trailers() {
-                rare.trailers = Some(trailers.clone());
-            }
+    /// Notes so many bytes that the body yielded, and whether they were the last.
+    #[inline]
+    pub(crate) const fn data(&mut self, bytes: usize, at_end: bool) {
+        self.frame();
+        self.bytes += bytes as u64;
+        self.ended |= at_end;
+    }
+
+    /// Notes trailers, which are the last that a body yields.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap, keep: bool) {
+        self.frame();
+        self.ended = true;
+        let rare = self.rare();
+        rare.grpc_status = grpc_status(trailers);
+        if keep {
+            rare.trailers = Some(trailers.clone());
         }
     }
 
+    /// Notes that the body yielded a frame.
+    #[inline]
+    pub(crate) const fn frame(&mut self) {
+        self.streamed |= self.polled;
+        self.polled = true;
+    }
+
     /// Notes that the body was polled and has no frame yet.
+    #[inline]
     pub(crate) const fn pending(&mut self) {
         self.polled = true;
         self.streamed = true;
     }
 
     /// Notes that the body returned an error.
+    #[inline]
     pub(crate) const fn failed(&mut self) {
         self.polled = true;
         self.failed = true;
     }
 
     /// Notes that the body returned `None`.
+    #[inline]
     pub(crate) const fn ended(&mut self) {
         self.streamed |= self.polled && !self.ended;
         self.polled = true;
@@ -138,6 +151,7 @@ impl Progress {
     }
 
     /// The end, now, that `verdict` told.
+    #[inline]
     pub(crate) fn end(&mut self, (kind, error): Verdict) -> Ended {
         if error.is_some() {
             self.rare().error = error;
@@ -152,8 +166,9 @@ impl Progress {
     }
 
     /// How the response ends if nothing more comes of it.
+    #[inline]
     pub(crate) fn verdict(&self) -> Verdict {
-        if self.running || std::thread::panicking() {
+        if self.panicked || std::thread::panicking() {
             return (End::Panicked, None);
         }
         if self.head.is_none() {
@@ -191,7 +206,7 @@ impl Progress {
 }
 
 /// The version that is spoken: servers set it on the request, clients on the response.
-fn protocol(request: Version, response: Version) -> Version {
+pub(crate) fn protocol(request: Version, response: Version) -> Version {
     if response >= Version::HTTP_2 { response } else { request }
 }
 
@@ -204,7 +219,13 @@ pub(crate) fn bodyless(method: &Method, status: StatusCode) -> bool {
         || (method == Method::CONNECT && status.is_success())
 }
 
+/// What a head declares by `content-length`.
+#[inline]
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    if headers.is_empty() { None } else { parsed_length(headers) }
+}
+
+fn parsed_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
     // `parse` takes a sign, too, which servers and clients do not.
     length.bytes().all(|byte| byte.is_ascii_digit()).then_some(length)?.parse().ok()

@@ -13,6 +13,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    #[inline]
     pub(crate) fn push(&mut self, mut task: Task) {
         task.header_mut().link = self.into.take();
         self.into = Some(task);
@@ -26,6 +27,7 @@ impl Queue {
         self.len += 1;
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Task> {
         if self.out.is_none() {
             while let Some(mut task) = self.into.take() {

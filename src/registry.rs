@@ -1,11 +1,8 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::BTreeMap, sync::PoisonError};
 
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use crate::{
     exchange::Exchange,
@@ -17,18 +14,25 @@ use crate::{
     queue::Queue,
     report::TaskReport,
     supervisor::Supervisor,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Key,
     tasks::BackgroundTasks,
 };
 
+/// It serves one request, and then another one if nobody has it any more.
 pub(crate) struct Registry {
-    pub(crate) supervisor: Supervisor,
+    /// It is there while the registry serves a request.
+    supervisor: Option<Supervisor>,
     /// Whether the request came before the supervisor was shut down.
     pub(crate) admitted: bool,
     /// The registry of another supervisor's layer, which this one has replaced in the request's extensions.
     pub(crate) outer: Option<BackgroundTasks>,
     pub(crate) exchange: Exchange,
+    /// Whether the tasks wait for the last byte. Changed under the lock of the slot, and read without it.
+    waits_for_sent: AtomicBool,
     slot: Mutex<Slot>,
 }
 
@@ -56,8 +60,6 @@ pub(crate) struct Rare {
     pub(crate) in_line: BTreeMap<u32, (Key, Option<Name>)>,
     pub(crate) reports: Vec<(u32, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
-    /// What the request has chosen instead of the supervisor's.
-    pub(crate) release: Option<Release>,
     /// Why the head can't tell of success, if a job that it was to wait for was refused.
     pub(crate) refused: Option<HandOffError>,
 }
@@ -75,17 +77,75 @@ pub(crate) enum BeforeHead {
 }
 
 impl Registry {
-    // Inlined, and whole in one place, so that it is built where it stays: it is large.
-    #[inline]
-    pub(crate) fn shared(
-        supervisor: Supervisor,
-        exchange: Exchange,
-        outer: Option<BackgroundTasks>,
-        admitted: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self { supervisor, admitted, outer, exchange, slot: Mutex::default() })
+    /// One that serves no request yet.
+    pub(crate) fn new(started: Instant) -> Self {
+        Self {
+            supervisor: None,
+            admitted: false,
+            outer: None,
+            exchange: Exchange::new(started),
+            waits_for_sent: AtomicBool::new(false),
+            slot: Mutex::default(),
+        }
     }
 
+    /// Takes up the service of a request.
+    #[inline]
+    pub(crate) fn serve(&mut self, supervisor: &Supervisor, admitted: bool, outer: Option<BackgroundTasks>) {
+        self.waits_for_sent = AtomicBool::new(supervisor.policy().release == Release::Sent);
+        self.supervisor = Some(supervisor.clone());
+        self.admitted = admitted;
+        self.outer = outer;
+    }
+
+    /// Whether no task was added, and nothing was chosen.
+    #[inline]
+    pub(crate) fn is_untouched(&mut self) -> bool {
+        let slot = self.slot_mut();
+        slot.filed == 0 && slot.runtime.is_none() && slot.order.is_none() && slot.rare.is_none()
+    }
+
+    /// Lets go of all that is a request's, also where tasks were added. Returns whether it can serve another.
+    pub(crate) fn retire_used(&mut self) -> bool {
+        let slot = self.slot_mut();
+        if !slot.queue.is_empty() {
+            return false;
+        }
+        (slot.released, slot.in_sequence, slot.order, slot.runtime) = (false, false, None, None);
+        (slot.filed, slot.unreported) = (0, 0);
+        if slot.rare.is_some() {
+            slot.rare = None;
+        }
+        self.exchange.forget_end();
+        self.retire();
+        true
+    }
+
+    /// Lets go of all that is a request's, so that an untouched one can serve another.
+    #[inline]
+    pub(crate) fn retire(&mut self) {
+        self.exchange.forget();
+        self.slot_mut().before_head = BeforeHead::Unknown;
+        self.outer = None;
+        self.supervisor = None;
+    }
+
+    #[inline]
+    pub(crate) fn supervisor(&self) -> &Supervisor {
+        self.supervisor.as_ref().expect("a registry serves a request while it is in use")
+    }
+
+    pub(crate) fn choose(&self, release: Release) {
+        // Whoever chooses in time does so before the body ends; what orders the two orders this as well.
+        self.waits_for_sent.store(release == Release::Sent, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn waits_for_sent(&self) -> bool {
+        self.waits_for_sent.load(Ordering::Relaxed)
+    }
+
+    #[inline]
     pub(crate) fn slot(&self) -> MutexGuard<'_, Slot> {
         // Nothing that can panic runs under this lock.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,7 +168,7 @@ impl Drop for Registry {
         while let Some(mut task) = self.slot_mut().queue.pop() {
             task.discard();
             if let Some(key) = task.header().key {
-                self.supervisor.ledger().end(key, Outcome::Cancelled.figure());
+                self.supervisor().ledger().end(key, Outcome::Cancelled.figure());
             }
         }
     }

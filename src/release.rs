@@ -8,7 +8,7 @@ use crate::{
     meter,
     order::Order,
     progress::{Progress, Verdict},
-    registry::Slot,
+    registry::{Registry, Slot},
     report::TaskState,
     runner::Runner,
     sync::MutexGuard,
@@ -16,16 +16,22 @@ use crate::{
 };
 
 impl BackgroundTasks {
-    /// Ends the response and releases the tasks. [`Lease`](crate::lease::Lease) calls this, once.
-    pub(crate) fn end(mut self, progress: &mut Progress, verdict: Option<Verdict>) {
-        let admitted = self.registry.admitted;
-        let unobserved = self.supervisor().observers().is_empty();
-        if let Some(registry) = Arc::get_mut(&mut self.registry) {
-            // Nobody can add a task any more, or ask how the response ended.
-            if unobserved && registry.slot_mut().queue.is_empty() {
-                return registry.supervisor.close_response(admitted);
-            }
+    /// Ends the response, if nobody can ask how it ended. Returns whether that is so and this can serve another request.
+    #[inline]
+    pub(crate) fn end_unwatched(&mut self) -> bool {
+        let Some(registry) = Arc::get_mut(&mut self.registry) else { return false };
+        // With no other handle, nobody can add a task any more.
+        if !registry.is_untouched() || !registry.supervisor().observers().is_empty() {
+            return false;
         }
+        registry.supervisor().close_response(registry.admitted);
+        registry.retire();
+        true
+    }
+
+    /// Ends the response and releases the tasks. [`Lease`](crate::lease::Lease) calls this, or the above, once.
+    pub(crate) fn end(self, progress: &mut Progress, verdict: Option<Verdict>) {
+        let unobserved = self.supervisor().observers().is_empty();
         let at_once = progress.is_written_next();
         let verdict = verdict.unwrap_or_else(|| progress.verdict());
         self.exchange().note_end(progress.end(verdict));
@@ -34,7 +40,12 @@ impl BackgroundTasks {
             self.supervisor().observers().tell(|observer| observer.response_ended(&end));
         }
         self.release_collected(false, at_once);
-        self.supervisor().close_response(admitted);
+        self.supervisor().close_response(self.registry.admitted);
+    }
+
+    /// Lets go of the request, if nobody else can ask for it any more. Returns whether this can serve another one.
+    pub(crate) fn retire(&mut self) -> bool {
+        Arc::get_mut(&mut self.registry).is_some_and(Registry::retire_used)
     }
 
     /// Releases the tasks of a response that may still be open.
@@ -44,6 +55,7 @@ impl BackgroundTasks {
     }
 
     /// The one place where collected tasks are released.
+    #[inline]
     fn release_collected(&self, unfinished: bool, at_once: bool) {
         let mut slot = self.registry.slot();
         if std::mem::replace(&mut slot.released, true) {
@@ -67,6 +79,7 @@ impl BackgroundTasks {
     }
 
     /// Has so many released tasks started that were queued last, in the order that is set.
+    #[inline]
     pub(crate) fn start(&self, released: u32, at_once: bool, mut slot: MutexGuard<'_, Slot>) {
         let policy = self.supervisor().policy();
         let order = slot.order.unwrap_or(policy.order);

@@ -28,6 +28,7 @@ pub trait BackgroundTasksExt {
 }
 
 impl BackgroundTasksExt for Extensions {
+    #[inline]
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         self.get().cloned().ok_or(MissingLayer)
     }
@@ -40,12 +41,14 @@ impl BackgroundTasksExt for Parts {
 }
 
 impl<B> BackgroundTasksExt for Request<B> {
+    #[inline]
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         with_request_id(self.extensions(), self.headers())
     }
 }
 
 /// The registry of a request that may have got its id only after it was opened, from a layer within ours.
+#[inline]
 pub(crate) fn with_request_id(extensions: &Extensions, headers: &HeaderMap) -> Result<BackgroundTasks, MissingLayer> {
     let tasks = extensions.background_tasks()?;
     tasks.exchange().request_id.note(headers);

@@ -17,11 +17,13 @@ pub(crate) struct Room {
 
 impl Room {
     /// Ready when the supervisor has fewer tasks than `max_pending`.
+    #[inline]
     pub(crate) fn poll(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
+        if supervisor.ledger().is_limited() { self.poll_limited(supervisor, cx) } else { Poll::Ready(()) }
+    }
+
+    fn poll_limited(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
         let ledger = supervisor.ledger();
-        if !ledger.is_limited() {
-            return Poll::Ready(());
-        }
         loop {
             // The code of a request that was let in, and a task, are part of what would have to end first.
             if ledger.has_room() || current::current().is_some_and(|tasks| tasks.of(supervisor).is_some()) {

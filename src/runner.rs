@@ -11,13 +11,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{
-    job::{Job, Queued},
-    order::Order,
-    outcome::Outcome,
-    task::Task,
-    tasks::BackgroundTasks,
-};
+use crate::{job::Job, order::Order, outcome::Outcome, spare, task::Task, tasks::BackgroundTasks};
 
 /// Starts as many tasks of a registry's queue as it owes, or what is in the sequence.
 ///
@@ -64,9 +58,12 @@ impl Runner {
     }
 
     /// Polls the next task once. Nothing if there is none; the value of one that is over says whether it failed.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Option<Result<Queued, bool>> {
-        let job = Job::new(self.next()?, self.tasks.clone());
-        Some(job.line_up().and_then(|queued| queued.poll_first(cx)))
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Option<Result<Job, bool>> {
+        let mut job = Job::new(self.next()?, self.tasks.clone());
+        Some(match job.poll_first(cx) {
+            Poll::Ready(outcome) => Err(job.end(outcome)),
+            Poll::Pending => Ok(job),
+        })
     }
 
     /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the first of these goes
@@ -139,5 +136,9 @@ impl Drop for Runner {
     fn drop(&mut self) {
         // Finds tasks only if nothing will run them: there is no runtime, or it went down.
         self.end_rest(|| Outcome::Cancelled);
+        // As a rule nobody else has the registry when the last task is over.
+        if self.tasks.retire() {
+            spare::keep_registry(self.tasks.clone());
+        }
     }
 }

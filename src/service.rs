@@ -9,7 +9,7 @@ use tower_service::Service;
 use crate::{
     body::ResponseBody,
     future::ResponseFuture,
-    lease::{Lease, UserCode},
+    lease::{Lease, Open, UserCode},
     room::Room,
     supervisor::Supervisor,
 };
@@ -70,15 +70,17 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // First of all, so that nothing that the inner service sets aside when it is ready is held meanwhile.
         ready!(self.room.poll(&self.supervisor, cx));
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let mut lease = Lease::open(&self.supervisor, &mut request);
-        let entered = lease.as_mut().map(Lease::enter);
+        let entered = lease.get_mut().map(Open::enter);
         let future = self.inner.call(request);
         entered.into_iter().for_each(UserCode::returned);
         ResponseFuture::new(future, lease)

@@ -122,7 +122,7 @@ impl Supervisor {
             self.cancel_token().cancel();
             if !self.drained_within(self.policy().abort_after, self.abort_token()).await {
                 self.ledger().seal();
-                self.abort_token().cancel();
+                self.abort();
                 self.dropped().await;
             }
         }

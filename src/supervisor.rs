@@ -17,7 +17,10 @@ use crate::{
     report::RunningTask,
     shutdown::ShutdownReport,
     stats::Stats,
-    sync::Notify,
+    sync::{
+        Notify,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Owns every task that runs after a response: policy, limits, shutdown and figures.
@@ -50,6 +53,8 @@ struct Inner {
     blocking_lane: Lane,
     cancel: CancellationToken,
     abort: CancellationToken,
+    /// Whether that is cancelled: each task asks, and the token would take a lock to answer.
+    is_aborted: AtomicBool,
     /// Told when the last open response of a closed gate has ended.
     no_response: Notify,
     /// What a shutdown has come to.
@@ -77,6 +82,7 @@ impl Supervisor {
                 blocking_lane: Lane::new(policy.max_blocking),
                 cancel: CancellationToken::new(),
                 abort: CancellationToken::new(),
+                is_aborted: AtomicBool::new(false),
                 no_response: Notify::new(),
                 report: OnceLock::new(),
                 policy,
@@ -194,8 +200,16 @@ impl Supervisor {
         &self.inner.abort
     }
 
+    /// Drops what still runs, and lets nothing more start.
+    pub(crate) fn abort(&self) {
+        // Before the token wakes who waits for it.
+        self.inner.is_aborted.store(true, Ordering::Release);
+        self.inner.abort.cancel();
+    }
+
+    #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
-        self.inner.abort.is_cancelled()
+        self.inner.is_aborted.load(Ordering::Acquire)
     }
 
     pub(crate) fn aborted(&self) -> WaitForCancellationFuture<'_> {
@@ -203,6 +217,7 @@ impl Supervisor {
     }
 
     /// Enters a response. Returns whether its tasks are taken.
+    #[inline]
     pub(crate) fn open_response(&self) -> bool {
         self.inner.gate.enter()
     }

@@ -1,14 +1,17 @@
 //! What threads share: the types of the standard library and of tokio, or those of loom where `models.rs` is checked.
 
 #[cfg(not(all(test, background_loom)))]
-pub(crate) use self::plain::{Arc, Mutex, MutexGuard, Notify, OnceLock, Weak, atomic};
+pub(crate) use self::plain::{Arc, KEEPS_SPARES, Mutex, MutexGuard, Notify, OnceLock, Weak, atomic};
 #[cfg(all(test, background_loom))]
-pub(crate) use self::stepped::{Arc, Mutex, MutexGuard, Notify, OnceLock, Weak, atomic};
+pub(crate) use self::stepped::{Arc, KEEPS_SPARES, Mutex, MutexGuard, Notify, OnceLock, Weak, atomic};
 
 #[cfg(not(all(test, background_loom)))]
 mod plain {
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic};
     pub(crate) use tokio::sync::Notify;
+
+    /// Whether what one response has used may serve another.
+    pub(crate) const KEEPS_SPARES: bool = true;
 }
 
 /// loom has no `Weak`, no `OnceLock` and nothing of tokio's. Their own code is not what is in question here, so that each call
@@ -19,6 +22,9 @@ mod stepped {
 
     pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
     use tokio::sync::futures::{Notified, OwnedNotified};
+
+    /// A model's locks are of that run alone.
+    pub(crate) const KEEPS_SPARES: bool = false;
 
     /// Makes loom see what it would not. A step comes after all that the steps before it have done, as tokio and the standard
     /// library hold as well: a plain load could be one of an old value.

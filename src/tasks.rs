@@ -93,8 +93,11 @@ impl BackgroundTasks {
     /// ```
     #[must_use]
     pub fn detached(supervisor: &Supervisor) -> Self {
-        let exchange = Exchange::new(&Request::new(()), false);
-        let tasks = Self { registry: Registry::shared(supervisor.clone(), exchange, None, true) };
+        let started = Instant::now();
+        let mut registry = Registry::new(started);
+        registry.exchange.open(&Request::new(()), started, false);
+        registry.serve(supervisor, true, None);
+        let tasks = Self { registry: Arc::new(registry) };
         // A handler's jobs are taken as if there were a head that waits for them.
         tasks.await_before_head();
         tasks
@@ -164,7 +167,7 @@ impl BackgroundTasks {
             header.added = Some(Instant::now());
             header.unfinished = !registry.exchange.is_over();
         }
-        let ledger = registry.supervisor.ledger();
+        let ledger = registry.supervisor().ledger();
         if let Err(why) = slot.admit_before_head(header) {
             ledger.refuse();
             slot.note_refused(header, why);
@@ -260,17 +263,17 @@ impl BackgroundTasks {
     /// ```
     #[expect(clippy::must_use_candidate, reason = "it is called to choose")]
     pub fn release(&self, release: Release) -> bool {
-        let mut slot = self.registry.slot();
+        let slot = self.registry.slot();
         if !slot.released {
-            slot.rare().release = Some(release);
+            self.registry.choose(release);
         }
         !slot.released
     }
 
     /// Whether the tasks wait for the last byte.
+    #[inline]
     pub(crate) fn wait_for_sent(&self) -> bool {
-        let chosen = self.registry.slot().rare_if_any().and_then(|rare| rare.release);
-        chosen.unwrap_or(self.supervisor().policy().release) == Release::Sent
+        self.registry.waits_for_sent()
     }
 
     /// Takes back every task of this name that has not started, and says how many there were. They are counted as cancelled.
@@ -320,16 +323,21 @@ impl BackgroundTasks {
         }
     }
 
-    /// A registry for a request that enters a service.
-    pub(crate) fn open<B>(supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) -> Self {
-        let exchange = Exchange::new(request, supervisor.policy().release_after.is_some());
-        Self { registry: Registry::shared(supervisor.clone(), exchange, outer, supervisor.open_response()) }
+    /// A registry for a request that enters a service; `spare` is one that is as new, if there is one.
+    #[inline]
+    pub(crate) fn open<B>(spare: Option<Self>, supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) -> Self {
+        let started = Instant::now();
+        let mut registry = spare.map_or_else(|| Arc::new(Registry::new(started)), |spare| spare.registry);
+        let open = Arc::get_mut(&mut registry).expect("a spare registry is nobody else's");
+        open.exchange.open(request, started, supervisor.policy().release_after.is_some());
+        open.serve(supervisor, supervisor.open_response(), outer);
+        Self { registry }
     }
 
     /// This registry, or one that it has replaced, whichever is the supervisor's.
     pub(crate) fn of(&self, supervisor: &Supervisor) -> Option<&Self> {
         let mut tasks = self;
-        while tasks.registry.supervisor != *supervisor {
+        while tasks.supervisor() != supervisor {
             tasks = tasks.registry.outer.as_ref()?;
         }
         Some(tasks)
@@ -350,7 +358,7 @@ impl BackgroundTasks {
     }
 
     pub(crate) fn supervisor(&self) -> &Supervisor {
-        &self.registry.supervisor
+        self.registry.supervisor()
     }
 
     /// Whether anybody could ask how the response ends. As the only handle is the response's own, `false` can change only
@@ -362,18 +370,15 @@ impl BackgroundTasks {
     }
 
     /// Notes that the head is ready, where a release may come before the end.
+    #[inline]
     pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) {
         if self.exchange().note_head(head, grpc_status) {
             self.arm(&mut self.registry.slot());
         }
     }
 
-    /// Notes how many bytes the body has yielded, likewise.
-    pub(crate) fn note_bytes(&self, bytes: u64) {
-        self.exchange().note_bytes(bytes);
-    }
-
     /// The next task that was released and not yet come to.
+    #[inline]
     pub(crate) fn next_in_queue(&self) -> Option<Task> {
         self.registry.slot().queue.pop()
     }

@@ -29,7 +29,7 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("spawn_blocking(", &["job"], "one place starts blocking tasks"),
     ("Handle::current(", &[], "it panics without a runtime, and a body may be dropped there"),
     ("catch_unwind(", &["panics"], "one place turns panics into values"),
-    ("thread_local!", &["current", "sent_connection"], "there is no other global state"),
+    ("thread_local!", &["current", "sent_connection", "spare"], "there is no other global state"),
     ("background_loom", &["lib", "sync"], "the code is the same with and without loom"),
     ("loom::", &["models", "models_books", "models_sent", "sync"], "as above"),
     (
