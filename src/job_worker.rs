@@ -1,4 +1,10 @@
 //! [`JobWorker`]: runs the jobs of a queue, in this process or in one of its own.
+//!
+//! It is not the worker of apalis, whose tables it works on. Of that, in 1.0.0: one that asks at intervals, or by a stream, may
+//! miss its wake-up and sleep until its heartbeat, as `PollWith` drops a tick that comes while it asks; a row that can not be
+//! read ends each worker that meets it, since `DurableBackend` and `SqliteTaskRow` make that an error of the backend; so does the
+//! first error of the database; a job that panics or blocks ends or holds up all others, unless it is spawned, and then stays as
+//! running; a job that fails has used up its 25 attempts within seconds; and one that kills its process is begun for ever.
 
 use std::{
     convert::Infallible,
@@ -152,7 +158,8 @@ impl<S: JobStore, J: DeserializeOwned + Send + 'static> JobWorker<S, J> {
         self
     }
 
-    /// Runs jobs until `shutdown` is ready, then ends those that run, and returns.
+    /// Runs jobs until `shutdown` is ready, then ends those that run, and returns. While the database is away this may take as
+    /// long as the pool waits for a connection, and as the ends of jobs wait to be written: drop the future to wait no longer.
     ///
     /// # Cancel safety
     ///

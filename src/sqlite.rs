@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A file of SQLite's that keeps jobs, in the tables of apalis: workers and tools of apalis' can use them as well.
 ///
+/// A transaction of one's own should begin with `BEGIN IMMEDIATE`: one that reads first, and then writes a job, fails at once if
+/// another has written in between, whatever the timeout.
+///
 /// # Examples
 ///
 /// ```

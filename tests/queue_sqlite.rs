@@ -17,7 +17,7 @@ use support::{
     soon, start_with,
 };
 use tokio::process::{Child, Command};
-use tower_background::{ApalisQueue, BoxError, JobQueue, Receipt, SqliteStore};
+use tower_background::{ApalisQueue, BoxError, HeldJobs, HeldQueue, JobQueue, Receipt, SqliteStore};
 
 /// A file of the test's own, in a folder that goes when this does.
 struct File(PathBuf);
@@ -74,6 +74,17 @@ the_same! {
     jobs_of_the_dead_are_taken_up,
     a_living_worker_keeps_its_jobs,
     a_worker_that_is_stopped_ends_what_it_has_begun,
+}
+
+/// What a layer asks of a destination that all requests share.
+#[test]
+fn destinations_may_be_shared() {
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    fn receipt<T: Receipt>() {}
+    shared::<JobQueue<SqliteStore, String>>();
+    shared::<HeldQueue<SqliteStore, String>>();
+    shared::<ApalisQueue<SqliteStorage<String>, String>>();
+    receipt::<Vec<HeldJobs<SqliteStore>>>();
 }
 
 #[tokio::test]
