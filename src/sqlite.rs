@@ -184,10 +184,11 @@ impl JobStore for SqliteStore {
 
     async fn release(&self, jobs: Vec<Start>) -> Result<(), BoxError> {
         let jobs: Vec<_> = jobs.into_iter().map(|job| (job.id, job.at)).collect();
+        // The plus keeps SQLite from the index of the status, along which it would look at each job that waits.
         sqlx::query(
             "UPDATE Jobs SET run_at = coalesce(start.at, unixepoch())
              FROM (SELECT value ->> 0 AS id, value ->> 1 AS at FROM json_each(?1)) AS start
-             WHERE Jobs.id = start.id AND status = 'Pending'",
+             WHERE Jobs.id = start.id AND +status = 'Pending'",
         )
         .bind(serde_json::to_string(&jobs)?)
         .execute(&self.pool)
