@@ -9,8 +9,9 @@ use std::{
 use apalis_core::task::Task;
 use apalis_sqlite::{SqliteStorage, queries::push_tasks};
 use sqlx::{
-    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::mpsc;
 
@@ -80,7 +81,12 @@ impl SqliteStore {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BoxError> {
         let options = Self::options(path);
         Self::setup(&options).await?;
-        Ok(Self::new(SqlitePool::connect_with(options).await?))
+        // As `connection` does it, for transactions of the user's own as well.
+        let pool = SqlitePoolOptions::new().before_acquire(|connection, _| {
+            let is_usable = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_usable) })
+        });
+        Ok(Self::new(pool.connect_with(options).await?))
     }
 
     /// The store behind connections of one's own. Take them from [`options`](Self::options), and call [`setup`](Self::setup)
@@ -132,6 +138,22 @@ impl SqliteStore {
     pub const fn pool(&self) -> &SqlitePool {
         &self.pool
     }
+
+    /// A connection that can begin a transaction. SQLite ends one by itself where the disk is full or fails; the connection is
+    /// not told, and would refuse each that comes after it, for ever.
+    async fn connection(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
+        loop {
+            let mut connection = self.pool.acquire().await?;
+            if connection.is_in_transaction() {
+                // One that was given up may be about to be undone, in the order of what the connection is asked.
+                connection.ping().await?;
+            }
+            if !connection.is_in_transaction() {
+                return Ok(connection);
+            }
+            connection.close().await?;
+        }
+    }
 }
 
 /// A connection to the file, which has a log of writes from here on. That is a property of the file; to give it that is the one
@@ -177,7 +199,8 @@ impl JobStore for SqliteStore {
     }
 
     async fn write_alone(&self, queue: &str, tasks: Vec<Task<Vec<u8>>>, grace: Option<Duration>) -> Result<(), BoxError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         Self::write(&mut transaction, queue, tasks, grace).await?;
         Ok(transaction.commit().await?)
     }
@@ -197,7 +220,8 @@ impl JobStore for SqliteStore {
     }
 
     async fn alive(&self, worker: &str, queue: &str, dead_after: Duration) -> Result<(), BoxError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO Workers (id, worker_type, storage_name, layers, last_seen, started_at)
              VALUES (?1, ?2, 'tower-background', '', unixepoch(), unixepoch())

@@ -81,6 +81,18 @@ impl Postgres {
         }
     }
 
+    /// Stops all of it where it is, until the guard is dropped: nobody is refused, and nobody is answered.
+    pub async fn freeze(&self) -> Frozen {
+        let mut connection = PgConnection::connect_with(&self.options()).await.expect("the server is up");
+        let pids = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
+        let pids: Vec<i32> = sqlx::query_scalar(pids).fetch_all(&mut connection).await.expect("it tells");
+        // First the one that would start others.
+        let server = self.server.as_ref().map(|server| server.id().to_string());
+        let frozen = Frozen(server.into_iter().chain(pids.iter().map(ToString::to_string)).collect());
+        frozen.tell("-STOP");
+        frozen
+    }
+
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass().socket(&self.folder).username("test").database("postgres")
     }
@@ -110,6 +122,21 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.down();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The processes of a server that is stopped.
+pub struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn tell(&self, signal: &str) {
+        let _ = Command::new("kill").arg(signal).args(&self.0).status();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.tell("-CONT");
     }
 }
 
