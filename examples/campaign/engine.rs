@@ -2,12 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use sqlx::{
-    Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{Instant, sleep};
 use tower_background::{BoxError, PostgresStore, SqliteStore};
+
+use crate::PATIENCE;
 
 /// Where the jobs are: a file, or the folder of a server's socket.
 #[derive(Debug, Clone)]
@@ -54,30 +53,39 @@ impl Store {
 
     /// Waits until no job is left to be done.
     pub async fn drained(&self, longest: Duration) -> Result<(), BoxError> {
+        self.fewer(1, "status NOT IN ('Done', 'Killed')", longest).await
+    }
+
+    /// Waits until the worker has no more than some jobs to do.
+    pub async fn caught_up(&self) -> Result<(), BoxError> {
+        let now = match self {
+            Self::Sqlite(_) => "unixepoch()",
+            Self::Postgres(_) => "now()",
+        };
+        self.fewer(30, &format!("status = 'Pending' AND run_at <= {now}"), PATIENCE).await
+    }
+
+    /// Waits until there are fewer such jobs.
+    async fn fewer(&self, jobs: i64, such: &str, longest: Duration) -> Result<(), BoxError> {
         let deadline = Instant::now() + longest;
         loop {
-            let left = self.left().await?;
-            if left == 0 {
+            let left: i64 = match self {
+                Self::Sqlite(store) => {
+                    let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM Jobs WHERE {such}"));
+                    sqlx::query_scalar(query).fetch_one(store.pool()).await?
+                }
+                Self::Postgres(store) => {
+                    let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM apalis.jobs WHERE {such}"));
+                    sqlx::query_scalar(query).fetch_one(store.pool()).await?
+                }
+            };
+            if left < jobs {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 return Err(format!("{left} jobs are not done after {longest:?}").into());
             }
-            sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    async fn left(&self) -> Result<i64, BoxError> {
-        let left = "status NOT IN ('Done', 'Killed')";
-        Ok(match self {
-            Self::Sqlite(store) => {
-                let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM Jobs WHERE {left}"));
-                sqlx::query(query).fetch_one(store.pool()).await?.try_get(0)?
-            }
-            Self::Postgres(store) => {
-                let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM apalis.jobs WHERE {left}"));
-                sqlx::query(query).fetch_one(store.pool()).await?.try_get(0)?
-            }
-        })
     }
 }

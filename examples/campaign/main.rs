@@ -126,6 +126,8 @@ async fn attack(
     let mut campaign = round::Campaign::new(place, &folder.0, Arc::clone(&books)).await?;
     for (number, cell) in cells().enumerate() {
         for kill in 0..options.kills {
+            // Otherwise what a round waits for would come after all that others have left.
+            store.caught_up().await?;
             campaign.round(number, cell, kill % 3 == 0).await.map_err(|error| format!("{engine}, {cell}: {error}"))?;
         }
     }

@@ -37,18 +37,18 @@ impl Process {
 
     /// Waits until it tells this.
     pub async fn until(&mut self, line: &str) -> Result<(), BoxError> {
-        while let Some(told) = self.next().await? {
-            if told == line {
-                return Ok(());
+        loop {
+            match self.next().await.map_err(|error| format!("{line:?} is not told: {error}"))? {
+                Some(told) if told == line => return Ok(()),
+                Some(told) => self.others.push(told),
+                None => return Err(format!("a process ended before it told {line:?}").into()),
             }
-            self.others.push(told);
         }
-        Err(format!("a process ended before it told {line:?}").into())
     }
 
     async fn next(&mut self) -> Result<Option<String>, BoxError> {
         let line = timeout(PATIENCE, self.lines.next_line()).await;
-        Ok(line.map_err(|_| "a process tells nothing: it hangs")??)
+        Ok(line.map_err(|_| "a process hangs")??)
     }
 
     /// Kills it by SIGKILL, and returns what else it has told.

@@ -103,7 +103,9 @@ async fn serve<S: JobStore>(queue: JobQueue<S, Payload>, folder: PathBuf, pause:
         folder: Arc::new(folder),
         pause,
     };
-    let layer = BackgroundLayer::with(Supervisor::new()).hand_off(|error: HandOffError| {
+    // Lossy jobs hold up nobody: without a bound, those that wait for a slow disk would be ever more.
+    let supervisor = Supervisor::builder().max_pending(64).build();
+    let layer = BackgroundLayer::with(supervisor).hand_off(|error: HandOffError| {
         eprintln!("{error}: {:?}", std::error::Error::source(&error));
         (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
     });
