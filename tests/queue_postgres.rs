@@ -9,6 +9,7 @@ mod support;
 use std::time::Duration;
 
 use apalis_core::task::builder::TaskBuilder;
+use apalis_postgres::{Config, PostgresStorage};
 use sqlx::{PgPool, Row};
 use support::{
     Postgres,
@@ -154,4 +155,19 @@ async fn a_worker_outlives_an_outage() {
     soon(working.stop()).await;
     let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
+}
+
+/// What a board or another tool of apalis' asks of a backend.
+#[tokio::test]
+async fn tools_of_apalis_see_queues_workers_and_jobs() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    let storage = PostgresStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+    let mut working = Working::idle(&queue);
+    queue.push("done".to_owned()).await.expect("it is written");
+    assert_eq!(working.next().await.args(), "done");
+    let held = queue.held(LONG).push("held".to_owned()).await.expect("it is written");
+    jobs::tools_see(&storage, held.ids()[0].to_string()).await;
+    working.stop().await;
 }

@@ -275,3 +275,18 @@ async fn apalis_runs_these_jobs_and_these_workers_run_its() {
     let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
     assert_eq!(states(store.pool()).await, [done("from apalis"), done("to apalis")]);
 }
+
+/// What a board or another tool of apalis' asks of a backend.
+#[tokio::test]
+async fn tools_of_apalis_see_queues_workers_and_jobs() {
+    let file = File::new();
+    let store = file.open().await;
+    let queue: JobQueue<_, String> = store.queue("jobs");
+    let storage = SqliteStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+    let mut working = Working::idle(&queue);
+    queue.push("done".to_owned()).await.expect("it is written");
+    assert_eq!(working.next().await.args(), "done");
+    let held = queue.held(LONG).push("held".to_owned()).await.expect("it is written");
+    jobs::tools_see(&storage, held.ids()[0].to_string()).await;
+    working.stop().await;
+}

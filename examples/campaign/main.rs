@@ -132,7 +132,9 @@ async fn attack(
         }
     }
     let attacked = begun.elapsed();
+    let waiting = Instant::now();
     store.drained(DRAINED).await?;
+    let waited = waiting.elapsed();
     let done = worker::done(&folder.0)?;
     let mut is_right = campaign.early.is_empty();
     for id in &campaign.early {
@@ -147,12 +149,11 @@ async fn attack(
         table.push(format!("| {engine} | {} | {} | {} | {row} |", cell.mode, cell.stage, options.kills));
     }
     println!(
-        "{engine}: {} requests, {} jobs done; {} kills of the web process and {} of the worker in {attacked:.0?}, drained after {:.0?}",
+        "{engine}: {} requests, {} jobs done; {} kills of the web process and {} of the worker in {attacked:.0?}, drained after {waited:.0?}",
         books.requests(),
         done.len(),
         options.kills * cells().count(),
         campaign.worker_kills,
-        begun.elapsed() - attacked,
     );
     Ok(is_right)
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use apalis_core::task::builder::TaskBuilder;
+use apalis_core::{
+    backend::{Filter, ListQueues, ListTasks, ListWorkers, Metrics},
+    task::{builder::TaskBuilder, status::Status},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -260,4 +263,28 @@ pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue:
     assert_eq!(working.texts(1).await.len(), 1);
     assert_eq!(last(queue, &mut working).await, [""; 0]);
     working.stop().await;
+}
+
+/// That apalis' own tools see a queue with a worker, a job that waits, and one that is or will be done.
+pub async fn tools_see<B>(storage: &B, waits: String)
+where
+    B: ListQueues + ListWorkers + ListTasks + Metrics,
+    B::Error: std::fmt::Debug,
+{
+    let queues: Vec<_> = storage.list_queues().await.expect("it is asked for").into_iter().map(|queue| queue.name).collect();
+    assert_eq!(queues, ["jobs"]);
+    let workers = storage.list_workers().await.expect("it is asked for");
+    assert_eq!(workers.len(), 1);
+    assert!(workers[0].id.starts_with("test-"), "{}", workers[0].id);
+    let list = async |status| {
+        let filter = Filter { status: Some(status), page: 1, page_size: None };
+        let tasks = storage.list_tasks(&filter).await.expect("it is asked for");
+        tasks.iter().filter_map(|task| task.task_id().map(ToString::to_string)).collect::<Vec<_>>()
+    };
+    assert_eq!(list(Status::Pending).await, [waits]);
+    while list(Status::Done).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!storage.global().await.expect("it is asked for").is_empty());
+    assert!(!storage.fetch_by_queue().await.expect("it is asked for").is_empty());
 }
