@@ -2,7 +2,7 @@
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{end::ResponseEnd, name::Name, tasks::BackgroundTasks};
+use crate::{end::ResponseEnd, name::Name, overflow::Overflow, task::Header, tasks::BackgroundTasks};
 
 /// What a running task can ask of the request that left it, and of its supervisor.
 ///
@@ -21,15 +21,25 @@ use crate::{end::ResponseEnd, name::Name, tasks::BackgroundTasks};
 /// ```
 #[derive(Debug, Clone)]
 pub struct TaskContext {
-    pub(crate) end: ResponseEnd,
-    pub(crate) tasks: BackgroundTasks,
+    end: ResponseEnd,
+    tasks: BackgroundTasks,
     pub(crate) name: Option<Name>,
-    pub(crate) token: CancellationToken,
+    token: CancellationToken,
     /// Whether the task is to be handed off, and not to run.
     pub(crate) overflows: bool,
 }
 
 impl TaskContext {
+    pub(crate) fn new(tasks: &BackgroundTasks, header: &Header, token: CancellationToken) -> Self {
+        Self {
+            end: tasks.response_end(header.unfinished),
+            tasks: tasks.clone(),
+            name: header.name.clone(),
+            token,
+            overflows: header.overflow == Overflow::Due,
+        }
+    }
+
     /// The task's name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {

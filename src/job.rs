@@ -7,7 +7,6 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     bounds::{unless, unless_aborted, within},
@@ -16,14 +15,14 @@ use crate::{
     lane::{InLine, Place},
     meter,
     name::Name,
-    outcome::{HandedOff, Outcome},
+    outcome::Outcome,
     overflow::Overflow,
     panics::{caught, discard},
     report::TaskReport,
-    task::{Header, Task},
+    task::Task,
     tasks::BackgroundTasks,
     when::When,
-    work::{BlockingWork, WorkResult},
+    work::BlockingWork,
 };
 
 /// A released task. Its drop before the end counts it as cancelled, so that none is lost when a runtime drops what it has.
@@ -149,7 +148,7 @@ impl Job {
             let poll = || {
                 if first {
                     let token = tasks.supervisor().cancel_token();
-                    work.as_mut().begin(&|| context(tasks, header, token.clone()));
+                    work.as_mut().begin(&|| TaskContext::new(tasks, header, token.clone()));
                 }
                 work.as_mut().poll(cx)
             };
@@ -163,7 +162,7 @@ impl Job {
             polled
         });
         match polled {
-            Ok(poll) => poll.map(|result| outcome_of(Ok(result))),
+            Ok(poll) => poll.map(|result| Outcome::of(Ok(result))),
             Err(message) => Poll::Ready(Outcome::Panicked(message)),
         }
     }
@@ -187,7 +186,7 @@ impl Job {
     async fn run_blocking(&mut self, work: BlockingWork, place: Place) -> (Outcome, Place) {
         let supervisor = self.tasks.supervisor().clone();
         let token = supervisor.cancel_token().child_token();
-        let context = context(&self.tasks, self.task.header(), token.clone());
+        let context = TaskContext::new(&self.tasks, self.task.header(), token.clone());
         let mut scope = Scope::new(self.tasks.clone());
         let span = self.task.header().span.clone();
         let thread = tokio::task::spawn_blocking(move || {
@@ -208,7 +207,7 @@ impl Job {
             }
         };
         let outcome = match unless_aborted(&supervisor, timed).await {
-            Some(Ok(Ok((result, place)))) => return (outcome_of(result), place),
+            Some(Ok(Ok((result, place)))) => return (Outcome::of(result), place),
             Some(Ok(Err(_the_runtime_went_down))) => return (Outcome::Cancelled, None),
             Some(Err(outcome)) => outcome,
             None => Outcome::Cancelled,
@@ -305,24 +304,5 @@ impl Drop for Job {
             // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
             self.end_once(Outcome::Cancelled);
         }
-    }
-}
-
-fn context(tasks: &BackgroundTasks, header: &Header, token: CancellationToken) -> TaskContext {
-    TaskContext {
-        end: tasks.response_end(header.unfinished),
-        tasks: tasks.clone(),
-        name: header.name.clone(),
-        token,
-        overflows: header.overflow == Overflow::Due,
-    }
-}
-
-fn outcome_of(result: Result<WorkResult, String>) -> Outcome {
-    match result {
-        Ok(Ok(())) => Outcome::Succeeded,
-        Ok(Err(error)) if error.is::<HandedOff>() => Outcome::HandedOff,
-        Ok(Err(error)) => Outcome::Failed(error),
-        Err(message) => Outcome::Panicked(message),
     }
 }

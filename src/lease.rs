@@ -169,13 +169,13 @@ impl Open {
     fn follow_head(&mut self, is_head: bool, has_grpc_status: bool, headers: &mut HeaderMap) -> Option<HeadMarker> {
         // A body to `HEAD` may be replaced farther out, so that nothing but the head is sent.
         let head_is_last = self.progress.has_ended() || is_head;
-        let is_held = self.tail().is_some_and(|tail| {
+        let kept = self.tail().is_some_and(|tail| {
             tail.head(headers, head_is_last);
             tail.is_held()
         });
         let tasks = self.scope.tasks()?;
         // A layer farther out may have all of a body before the head is sent.
-        let may_lose_body = has_grpc_status || is_head || (tasks.wait_for_sent() && !is_held);
+        let may_lose_body = has_grpc_status || is_head || (tasks.wait_for_sent() && !kept);
         if !may_lose_body || !tasks.is_watched() {
             return None;
         }

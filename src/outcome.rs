@@ -7,6 +7,7 @@ use crate::{
     name::Name,
     panics::{caught, quietly},
     stats::Stats,
+    work::WorkResult,
 };
 
 /// How a task ended. Every task that was added ends in exactly one of these ways.
@@ -79,6 +80,16 @@ impl Error for HandedOff {}
 pub(crate) type Figure = fn(&mut Stats) -> &mut u64;
 
 impl Outcome {
+    /// What the work of a task came to; an error of ours is a panic's message.
+    pub(crate) fn of(result: Result<WorkResult, String>) -> Self {
+        match result {
+            Ok(Ok(())) => Self::Succeeded,
+            Ok(Err(error)) if error.is::<HandedOff>() => Self::HandedOff,
+            Ok(Err(error)) => Self::Failed(error),
+            Err(message) => Self::Panicked(message),
+        }
+    }
+
     pub(crate) fn figure(&self) -> Figure {
         match self {
             Self::Succeeded => |stats| &mut stats.succeeded,
