@@ -1,4 +1,5 @@
-//! How much later a head comes by each mode: all modes side by side, over one connection, with no other load.
+//! How much later a head comes by each mode: all modes side by side, over one connection, with no other load. Each request waits
+//! until all is over that the one before has left.
 
 use std::{
     path::Path,
@@ -46,6 +47,8 @@ pub async fn run(engine: Engine, place: &Place, folder: &Path, table: &mut Vec<S
                 };
                 client.get(&path, at).await?;
                 times.extend(head);
+                // What is done after one answer is not to delay the next.
+                client.get("/idle", |_| {}).await?;
             }
         }
     }

@@ -105,11 +105,19 @@ async fn serve<S: JobStore>(queue: JobQueue<S, Payload>, folder: PathBuf, pause:
     };
     // Lossy jobs hold up nobody: without a bound, those that wait for a slow disk would be ever more.
     let supervisor = Supervisor::builder().max_pending(64).build();
+    let idle = supervisor.clone();
     let layer = BackgroundLayer::with(supervisor).hand_off(|error: HandOffError| {
         eprintln!("{error}: {:?}", std::error::Error::source(&error));
         (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
     });
     let router = Router::new().route("/{mode}/{special}/{id}", get(handle)).with_state(app).layer(from_fn(handled)).layer(layer);
+    let router = router.route(
+        "/idle",
+        get(async move || {
+            idle.idle().await;
+            Body::from_stream(stream::iter([Ok::<_, Infallible>("idle")]))
+        }),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?.port());
     Ok(axum::serve(listener, router).await?)
