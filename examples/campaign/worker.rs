@@ -31,7 +31,9 @@ pub async fn run(place: &Place, folder: PathBuf) -> Result<(), BoxError> {
 }
 
 async fn work<S: JobStore>(queue: JobQueue<S, Payload>, folder: PathBuf) -> Result<(), BoxError> {
-    let done = Arc::new(File::create(folder.join(format!("done-{}", std::process::id())))?);
+    // Another process may have had this number.
+    let done = File::options().create(true).append(true).open(folder.join(format!("done-{}", std::process::id())))?;
+    let done = Arc::new(done);
     println!("working");
     let handler = move |job: Job<Payload>| {
         let (id, is_stuck) = *job.args();
