@@ -155,8 +155,8 @@ impl BackgroundTasks {
 
     fn add_task(&self, mut task: Task) -> bool {
         let registry = &*self.registry;
-        // What comes too late to run may still be handed off.
-        let admitted = registry.admitted || task.overflow();
+        // What comes too late to run may still be handed off, and what was handed off is not to wait for its grace.
+        let admitted = registry.admitted || task.overflow() || task.header().first;
         let header = task.header_mut();
         header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();

@@ -101,10 +101,17 @@ async fn what_comes_during_a_shutdown_is_handed_off() {
     late.finish().await;
     assert_eq!((table.next().await, table.next().await), (Event::Begun("late"), Event::Written("late")));
 
+    // What a destination holds is released as well, or it would wait for its grace.
+    let late = Call::new(&supervisor, "/late");
+    assert!(late.tasks.add(table.held().overflow("held", |_, _| never("it came too late to run"))));
+    late.finish().await;
+    assert_eq!((table.next().await, table.next().await), (Event::Begun("held"), Event::Written("held")));
+    assert_eq!(table.next().await, Event::Released("held"));
+
     held.let_go(1);
     let report = soon(shutdown).await.expect("it does not panic");
     assert!(report.is_clean(), "{report:?}");
-    assert_eq!(supervisor.stats().handed_off, 1);
+    assert_eq!(supervisor.stats().handed_off, 2);
     let tasks = answered(&supervisor, "/").await;
     assert!(!tasks.add(table.lossy().overflow("too late", |_, _| async {})));
 }
