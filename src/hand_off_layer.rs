@@ -82,16 +82,9 @@ where
     }
 
     fn call(&mut self, request: Request<Req>) -> Self::Future {
-        let tasks = request.background_tasks().ok();
-        if let Some(tasks) = &tasks {
-            tasks.await_before_head();
-        }
-        HandOffFuture {
-            inner: self.inner.call(request),
-            pending: tasks.map(|tasks| Pending(Some(tasks))),
-            written: None,
-            answer: Some(self.answer.clone()),
-        }
+        // There before the service is called, which may panic.
+        let pending = request.background_tasks().ok().map(Pending::new);
+        HandOffFuture { inner: self.inner.call(request), pending, written: None, answer: Some(self.answer.clone()) }
     }
 }
 
@@ -112,6 +105,13 @@ pin_project! {
 
 /// A request whose head is not there. Its drop takes back what that was to wait for.
 struct Pending(Option<BackgroundTasks>);
+
+impl Pending {
+    fn new(tasks: BackgroundTasks) -> Self {
+        tasks.await_before_head();
+        Self(Some(tasks))
+    }
+}
 
 impl Drop for Pending {
     fn drop(&mut self) {

@@ -1,11 +1,15 @@
 //! What a client gets, and what the books say, where a job was not written.
 
-use std::time::Duration;
+use std::{
+    future::Ready,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
-use axum::{Router, routing::get};
+use axum::{Router, response::Response, routing::get};
 use http::StatusCode;
-use tower::{ServiceBuilder, load_shed::LoadShedLayer, service_fn, timeout::TimeoutLayer};
-use tower_background::{BackgroundTasks, BoxError, HandOff, Order, Supervisor, When};
+use tower::{Layer, Service, ServiceBuilder, load_shed::LoadShedLayer, service_fn, timeout::TimeoutLayer};
+use tower_background::{BackgroundTasks, BackgroundTasksExt, BoxError, HandOff, HandOffLayer, Order, Supervisor, When};
 
 use crate::{
     support::{Raw, Server, soon},
@@ -197,7 +201,7 @@ async fn a_service_that_is_given_up_writes_nothing() {
         never.notified().await;
     });
     let timeout = tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(5));
-    let layer = tower_background::HandOffLayer::new(crate::table::unavailable);
+    let layer = HandOffLayer::new(crate::table::unavailable);
     let router = Router::new().route("/", handler).layer(layer).layer(timeout);
     let server = Server::router(&supervisor, router).await;
 
@@ -206,4 +210,23 @@ async fn a_service_that_is_given_up_writes_nothing() {
     supervisor.idle().await;
     assert!(!table.has_more().await);
     assert_eq!((supervisor.stats().cancelled, supervisor.stats().handed_off), (1, 1));
+}
+
+/// A service that panics before it has a future: where a layer farther out catches that, nothing is written either.
+#[tokio::test]
+async fn a_service_that_panics_in_its_call_writes_nothing() {
+    let (supervisor, table) = (Supervisor::new(), Table::new());
+    let (tasks, jobs) = (BackgroundTasks::detached(&supervisor), table.durable());
+    let panics = service_fn(move |request: http::Request<()>| -> Ready<Result<Response, BoxError>> {
+        request.background_tasks().expect("it is there").add(jobs.job("mail"));
+        panic!("as it should")
+    });
+    let mut service = HandOffLayer::new(crate::table::unavailable).layer(panics);
+    let mut request = http::Request::new(());
+    request.extensions_mut().insert(tasks.clone());
+
+    let called = catch_unwind(AssertUnwindSafe(|| drop(service.call(request))));
+    assert!(called.is_err());
+    assert_eq!((supervisor.stats().cancelled, supervisor.stats().added()), (1, 1));
+    assert!(!table.has_more().await);
 }
