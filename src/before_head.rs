@@ -67,10 +67,10 @@ impl Slot {
 }
 
 impl BackgroundTasks {
-    /// Notes that a layer has the head wait.
+    /// Notes that a layer has the head wait: also another one after the first, where a layer farther out asks again.
     pub(crate) fn await_before_head(&self) {
         let mut slot = self.registry.slot();
-        if let BeforeHead::Unknown | BeforeHead::Awaited(_) = slot.before_head {
+        if slot.before_head != BeforeHead::Passed || !slot.released {
             slot.before_head = BeforeHead::Awaited(slot.layers_before_head() + 1);
         }
     }

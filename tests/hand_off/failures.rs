@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, response::Response, routing::get};
+use axum::{Router, extract::Request, middleware::Next, response::Response, routing::get};
 use http::StatusCode;
 use tower::{Layer, Service, ServiceBuilder, load_shed::LoadShedLayer, service_fn, timeout::TimeoutLayer};
 use tower_background::{BackgroundTasks, BackgroundTasksExt, BoxError, HandOff, HandOffLayer, Order, Supervisor, When};
@@ -210,6 +210,35 @@ async fn a_service_that_is_given_up_writes_nothing() {
     supervisor.idle().await;
     assert!(!table.has_more().await);
     assert_eq!((supervisor.stats().cancelled, supervisor.stats().handed_off), (1, 1));
+}
+
+/// A layer farther out that asks again: the job of the second answer is written before the head as well.
+#[tokio::test]
+async fn a_second_try_has_its_head_wait() {
+    let (supervisor, table) = (Supervisor::new(), Table::new());
+    table.fail();
+    let jobs = table.durable();
+    let handler = get(async move |tasks: BackgroundTasks| {
+        tasks.add(jobs.job("mail"));
+        "welcome"
+    });
+    let twice = axum::middleware::from_fn(async |request: Request, next: Next| {
+        let mut again = Request::default();
+        *again.extensions_mut() = request.extensions().clone();
+        let first = next.clone().run(request).await;
+        assert_eq!(first.status(), StatusCode::SERVICE_UNAVAILABLE);
+        next.run(again).await
+    });
+    let layer = HandOffLayer::new(crate::table::unavailable);
+    let server = Server::router(&supervisor, Router::new().route("/", handler).layer(layer).layer(twice)).await;
+
+    let (status, text) = server.get("/").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "unnamed: a job was not handed off: its destination failed (the table is full)")
+    );
+    supervisor.idle().await;
+    assert_eq!(supervisor.stats().failed, 2);
 }
 
 /// A service that panics before it has a future: where a layer farther out catches that, nothing is written either.
