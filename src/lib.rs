@@ -90,9 +90,9 @@
 //!
 //! # What it is not
 //!
-//! No queue: tasks live in the process and end with it. What must survive a crash belongs into a database or a queue. No proof of
-//! delivery: a response is complete when the server, or with [`Release::Sent`] the socket, took all of it. No scheduler: it runs
-//! nothing at a time, and nothing twice.
+//! No queue of its own: tasks live in the process and end with it. What must survive a crash belongs into a database or a queue,
+//! to which [`HandOff`] takes it. No proof of delivery: a response is complete when the server, or with [`Release::Sent`] the
+//! socket, took all of it. No scheduler: it runs nothing at a time, and nothing twice.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

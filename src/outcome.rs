@@ -35,7 +35,7 @@ pub enum Outcome {
     Cancelled,
     /// It did not start, as its condition did not hold.
     Skipped,
-    /// It did not start, as the supervisor is closed.
+    /// It was not taken: the supervisor is closed, or no head waits for its job.
     Refused,
     /// A destination has taken its job; see [`HandOff`](crate::HandOff).
     HandedOff,

@@ -132,7 +132,8 @@ impl TaskReport {
         self.ran
     }
 
-    /// How the response was over. `None` for a task that was refused or taken back before it was.
+    /// How the response was over. `None` for a task that was refused or taken back before it was, and for a job that was written
+    /// before the head.
     #[must_use]
     pub const fn end(&self) -> Option<&ResponseEnd> {
         self.end.as_ref()

@@ -30,11 +30,12 @@ pub struct Stats {
     pub panicked: u64,
     /// Tasks that ran longer than their timeout.
     pub timed_out: u64,
-    /// Tasks that were taken back, or dropped before their end: their runtime went down.
+    /// Tasks that were taken back, or dropped before their end: no head came that was to wait for their job, the grace of a
+    /// shutdown was over, or their runtime went down.
     pub cancelled: u64,
     /// Tasks that did not start, as their condition did not hold.
     pub skipped: u64,
-    /// Tasks that were added to a closed supervisor.
+    /// Tasks that were not taken: the supervisor is closed, or no head waits for their job.
     pub refused: u64,
     /// Tasks whose job a destination has taken.
     pub handed_off: u64,

@@ -125,7 +125,8 @@ impl BackgroundTasks {
 
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
     ///
-    /// Returns whether the task was taken: a supervisor that was shut down refuses it, counts it as refused, and logs an error.
+    /// Returns whether the task was taken. One that is added to a supervisor that was shut down, and a job that no head waits for
+    /// (see [`HandOff`](crate::HandOff)), is dropped, counted as refused, and logged as an error.
     ///
     /// # Ordering
     ///
