@@ -84,6 +84,22 @@ async fn what_did_not_end_within_the_grace_is_handed_off() {
     assert_eq!((supervisor.stats().handed_off, supervisor.stats().cancelled), (2, 1));
 }
 
+/// What waits in line behind a task that never ends is handed off from there: no place comes free for it.
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_line_is_handed_off_without_a_place() {
+    let supervisor = Supervisor::builder().max_concurrent(1).build();
+    let table = Table::new();
+    let tasks = answered(&supervisor, "/").await;
+    tasks.add(Task::new(pending::<()>()).named("has the place"));
+    tasks.add(table.lossy().overflow("waits", |_, _| never("its place never comes")));
+
+    let report = supervisor.shutdown(GRACE).await;
+    assert_eq!((report.cancelled(), report.abandoned().len()), (1, 1));
+    assert_eq!(report.abandoned()[0].name(), Some("has the place"));
+    assert_eq!((table.next().await, table.next().await), (Event::Begun("waits"), Event::Written("waits")));
+    assert_eq!((supervisor.stats().handed_off, supervisor.stats().cancelled), (1, 1));
+}
+
 /// While a shutdown waits, a task of a request that came later is handed off; after it, refused as any.
 #[tokio::test]
 async fn what_comes_during_a_shutdown_is_handed_off() {

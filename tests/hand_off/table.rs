@@ -82,7 +82,8 @@ impl Table {
         *self.fails.lock().unwrap() = true;
     }
 
-    fn note(&self, event: Event) {
+    /// Notes what else happens, in its place among the others.
+    pub(crate) fn note(&self, event: Event) {
         self.events.send(event).expect("the table holds a receiver");
     }
 
