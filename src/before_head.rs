@@ -64,6 +64,13 @@ impl Slot {
             self.rare().refused = Some(HandOffError::refused(header.name.clone(), why));
         }
     }
+
+    const fn layers_before_head(&self) -> u8 {
+        match self.before_head {
+            BeforeHead::Awaited(layers) => layers,
+            BeforeHead::Unknown | BeforeHead::Passed => 0,
+        }
+    }
 }
 
 impl BackgroundTasks {
@@ -71,7 +78,7 @@ impl BackgroundTasks {
     pub(crate) fn await_before_head(&self) {
         let mut slot = self.registry.slot();
         if slot.before_head != BeforeHead::Passed || !slot.released {
-            slot.before_head = BeforeHead::Awaited(slot.layers_before_head() + 1);
+            slot.before_head = BeforeHead::Awaited(slot.layers_before_head().saturating_add(1));
         }
     }
 
@@ -128,15 +135,6 @@ impl BackgroundTasks {
         let jobs =
             if slot.released { Queue::default() } else { slot.queue.extract(|task| task.header().before_head && which(task)) };
         (order, jobs, refused)
-    }
-}
-
-impl Slot {
-    const fn layers_before_head(&self) -> u8 {
-        match self.before_head {
-            BeforeHead::Awaited(layers) => layers,
-            BeforeHead::Unknown | BeforeHead::Passed => 0,
-        }
     }
 }
 
