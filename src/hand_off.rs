@@ -39,6 +39,10 @@ use crate::{
 /// client may see a failure, or nothing, of a request whose job was written: jobs are done at least once, and should be such
 /// that twice does no harm.
 ///
+/// A job that a head waits for takes no place of [`max_concurrent`](crate::SupervisorBuilder::max_concurrent), so that no head
+/// waits for other tasks: how many are written at once is for the layers of the destination to say. Once it is being written,
+/// [`remove`](crate::BackgroundTasks::remove) does not find it.
+///
 /// A handle is cheap to clone.
 ///
 /// # Conditions

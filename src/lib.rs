@@ -85,8 +85,8 @@
 //! # Guides
 //!
 //! The module [`guide`] has one for axum, tonic and hyper each, for tests, for a stop at SIGTERM under Kubernetes and systemd,
-//! for logs, figures, alerts and a dashboard, and for those who move here from `tokio::spawn`, FastAPI or PHP. The README has a
-//! whole service, a comparison with what others do, and what a request costs.
+//! for logs, figures, alerts and a dashboard, for the choice between a task and a queue, and for those who move here from
+//! `tokio::spawn`, FastAPI or PHP. The README has a whole service, a comparison with what others do, and what a request costs.
 //!
 //! # What it is not
 //!

@@ -52,7 +52,8 @@ impl Task {
     /// released after the response as [`HandOff::held`](crate::HandOff::held) does it.
     ///
     /// It runs after any end of the response, is first in the order of its request, and its failure ends no order: it would
-    /// only keep a job waiting that is written already.
+    /// only keep a job waiting that is written already. For that reason it is taken while a supervisor shuts down, too, until
+    /// that has come to its end.
     ///
     /// # Examples
     ///
