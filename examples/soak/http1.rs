@@ -158,7 +158,7 @@ impl Connection {
         if plan.client == Client::LeavesAfter {
             self.leave(plan);
         }
-        let as_planned = head.status == plan.status.as_u16() && plan.whole(false) == Some(reading.position);
+        let as_planned = head.status == plan.status.as_u16() && plan.fits(reading.position);
         Ok(if as_planned { Seen::Whole } else { Seen::Wrong })
     }
 

@@ -167,6 +167,16 @@ impl Plan {
             _ => Some(self.bytes),
         }
     }
+
+    /// Whether an HTTP/1.1 response that has come to its end has as many bytes as it should. One that hangs ends at last, and its
+    /// client has it whole if that has begun to wait late: the second of two requests that were sent at once hangs while the first
+    /// is still being read.
+    pub fn fits(&self, bytes: usize) -> bool {
+        match self.whole(false) {
+            Some(whole) => bytes == whole,
+            None => self.head == Head::Answers && self.tail == Tail::Hangs && bytes == self.bytes,
+        }
+    }
 }
 
 const PERIOD: usize = 251;
