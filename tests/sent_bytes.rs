@@ -21,10 +21,10 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle};
+use support::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
 use tokio_util::io::InspectWriter;
 use tower::{Layer, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, End, Release, SentStream, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, End, Release, SentStream, Supervisor, Task, When};
 
 const LARGE: usize = 16 << 20;
 
@@ -36,7 +36,13 @@ where
     let (supervisor, witness) = (Supervisor::builder().release(Release::Sent).build(), Witness::new());
     let watching = witness.clone();
     let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
-        watching.watch(&request.background_tasks().expect("the layer is there"));
+        let tasks = request.background_tasks().expect("the layer is there");
+        watching.watch(&tasks);
+        if request.uri().path() == "/conditions" {
+            for condition in [When::Responded, When::Complete, When::Success] {
+                tasks.add(Task::new(async {}).when(condition));
+            }
+        }
         let mut response = Response::new(body(request.uri().path()));
         if request.uri().path() == "/declared" {
             response.headers_mut().insert("content-length", LARGE.into());
@@ -62,7 +68,7 @@ fn large(path: &str) -> Script {
     let large = || Step::data(vec![b'.'; LARGE]);
     let half = || Step::data(vec![b'.'; LARGE / 2]);
     match path {
-        "/full" => Script::new([large()]).sized(LARGE as u64).tells_end(),
+        "/full" | "/conditions" => Script::new([large()]).sized(LARGE as u64).tells_end(),
         "/declared" => Script::new([half(), half(), Step::data("surplus")]),
         "/unfinished" => Script::new([half(), half(), Step::Hang]),
         "/stream" => Script::new([half(), half()]),
@@ -89,6 +95,35 @@ async fn of_a_client_that_leaves_over_http1() {
         assert!(sent <= taken && sent + framing >= taken, "{path}: {sent} bytes are told of {taken} that were taken");
         assert!(end.bytes() >= LARGE as u64 / 2, "{path}: {end:?}");
     }
+}
+
+/// The body is at its end, and handed to the server whole, when the connection dies: only what was taken counts for conditions.
+#[tokio::test]
+async fn conditions_are_judged_by_what_the_socket_took() {
+    let server = serve(Arc::default(), large).await;
+    let mut client = Raw::narrow(server.address).await;
+    client.get("/conditions").await;
+    client.until("\r\n\r\n").await;
+    settle().await;
+    client.reset();
+    assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.succeeded, stats.skipped), (2, 2), "`Responded` and the witness run, `Complete` and `Success` do not");
+
+    // The data waits for a window that never opens.
+    let mut client = Multiplexed::connect(&server).await;
+    drop(client.get("/conditions").await);
+    assert_eq!(server.witness.next().await.end.kind(), End::Aborted);
+    soon(server.supervisor.idle()).await;
+    assert_eq!((server.supervisor.stats().succeeded, server.supervisor.stats().skipped), (4, 4));
+
+    let mut client = Raw::connect(server.address).await;
+    client.send("GET /conditions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(client.rest().await.len() > LARGE);
+    assert_eq!(server.witness.next().await.end.kind(), End::Complete);
+    soon(server.supervisor.idle()).await;
+    assert_eq!((server.supervisor.stats().succeeded, server.supervisor.stats().skipped), (8, 4), "all of it was taken");
 }
 
 #[tokio::test]
@@ -148,10 +183,10 @@ async fn of_a_client_that_resets_or_leaves_over_http2() {
                     let builder = h2::client::Builder::new().initial_window_size(window).to_owned();
                     let mut client = Multiplexed::with(&server, &builder).await;
                     let (response, mut stream) = client.send(http::Method::GET, &format!("{path}/{length}")).await;
-                    let mut response = support::soon(response).await.expect("there is a head");
+                    let mut response = soon(response).await.expect("there is a head");
                     let mut read = 0;
                     while read < window as usize {
-                        let data = support::soon(response.body_mut().data()).await.expect("there is more");
+                        let data = soon(response.body_mut().data()).await.expect("there is more");
                         read += data.expect("the server sends").len();
                     }
                     settle().await;
