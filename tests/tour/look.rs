@@ -54,6 +54,8 @@ async fn it_can_be_read_in_light_and_dark_and_on_a_phone() {
             browser.resize(360, 740).await;
             let (wide, view) = (browser.ask("document.documentElement.scrollWidth").await, browser.ask("innerWidth").await);
             assert_eq!((wide, view), (json!(360), json!(360)), "{demo} is wider than a phone");
+            let lane = "document.querySelector('.lane').getBoundingClientRect().bottom <= innerHeight";
+            assert_eq!(browser.ask(lane).await, true, "{demo}: who has tapped a button on a phone sees what comes of it");
             picture(&mut browser, &format!("{demo}-{scheme}-phone")).await;
         }
     }
