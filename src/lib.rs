@@ -249,7 +249,6 @@ pub use self::{
 };
 
 /// The code of the README.
-#[cfg(all(doctest, feature = "axum", feature = "metrics"))]
-#[cfg(all(doctest, feature = "axum", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "axum", feature = "metrics", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
