@@ -1,6 +1,7 @@
 //! [`HandOffLayer`]: has the head of a response wait until its jobs are written.
 
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -65,6 +66,23 @@ impl<S, F: Clone> Layer<S> for HandOffLayer<F> {
 pub struct HandOffService<S, F> {
     inner: S,
     answer: F,
+}
+
+impl<S, F> HandOffService<S, F> {
+    /// The wrapped service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The wrapped service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Unwraps the service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, F, Req, Res> Service<Request<Req>> for HandOffService<S, F>
@@ -167,5 +185,11 @@ where
             Ok(()) => Ok(response),
             Err(error) => Ok(answered(this.answer, error, response)),
         })
+    }
+}
+
+impl<F: fmt::Debug, A, B> fmt::Debug for HandOffFuture<F, A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandOffFuture").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
