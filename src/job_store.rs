@@ -45,9 +45,15 @@ pub trait JobStore: Clone + fmt::Debug + Send + Sync + 'static {
     #[doc(hidden)]
     fn take(&self, worker: &str, queue: &str, limit: usize) -> impl Future<Output = Result<Vec<Taken>, BoxError>> + Send;
 
-    /// Notes how an attempt ended, if the job is still the worker's.
+    /// Notes how an attempt ended, if it is still the job's last one, and the job is still the worker's.
     #[doc(hidden)]
-    fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> impl Future<Output = Result<(), BoxError>> + Send;
+    fn finish(
+        &self,
+        worker: &str,
+        id: &str,
+        attempt: u32,
+        verdict: &Verdict,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// Sends for each job that is now due, as far as the database tells. Ends never, or with an error.
     #[doc(hidden)]

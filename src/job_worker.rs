@@ -293,7 +293,7 @@ where
             }
         }
         let mut pause = Pause::default();
-        while let Err(error) = self.store().finish(&self.name, &id, &verdict).await {
+        while let Err(error) = self.store().finish(&self.name, &id, attempt, &verdict).await {
             self.log("a worker can not tell how a job ended", &*error);
             pause.wait().await;
         }

@@ -213,17 +213,18 @@ impl JobStore for PostgresStore {
             .collect()
     }
 
-    async fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> Result<(), BoxError> {
+    async fn finish(&self, worker: &str, id: &str, attempt: u32, verdict: &Verdict) -> Result<(), BoxError> {
         sqlx::query(
             "UPDATE apalis.jobs SET status = $3, last_result = $4::jsonb, done_at = now(),
                  run_at = CASE WHEN $5 > 0 THEN now() + make_interval(secs => $5) ELSE run_at END
-             WHERE id = $1 AND lock_by = $2 AND status = 'Running'",
+             WHERE id = $1 AND lock_by = $2 AND attempts = $6 AND status = 'Running'",
         )
         .bind(id)
         .bind(worker)
         .bind(verdict.status())
         .bind(verdict.result().to_string())
         .bind(verdict.delay().as_secs_f64())
+        .bind(i64::from(attempt))
         .execute(&self.pool)
         .await?;
         Ok(())

@@ -276,17 +276,18 @@ impl JobStore for SqliteStore {
             .collect()
     }
 
-    async fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> Result<(), BoxError> {
+    async fn finish(&self, worker: &str, id: &str, attempt: u32, verdict: &Verdict) -> Result<(), BoxError> {
         sqlx::query(
             "UPDATE Jobs SET status = ?3, last_result = ?4, done_at = unixepoch(),
                  run_at = CASE WHEN ?5 > 0 THEN unixepoch() + ?5 ELSE run_at END
-             WHERE id = ?1 AND lock_by = ?2 AND status = 'Running'",
+             WHERE id = ?1 AND lock_by = ?2 AND attempts = ?6 AND status = 'Running'",
         )
         .bind(id)
         .bind(worker)
         .bind(verdict.status())
         .bind(verdict.result().to_string())
         .bind(seconds(verdict.delay()))
+        .bind(i64::from(attempt))
         .execute(&self.pool)
         .await?;
         Ok(())

@@ -157,6 +157,18 @@ async fn a_worker_outlives_an_outage() {
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_end_is_not_that_of_a_newer_attempt() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let silence = async || {
+        sqlx::query("UPDATE apalis.workers SET last_seen = 'epoch'").execute(store.pool()).await.expect("there is a table");
+    };
+    jobs::a_late_end_is_not_that_of_a_newer_attempt(&store, &store.queue("jobs"), silence).await;
+    let done = |job: &str, attempts| (format!("\"{job}\""), "Done".to_owned(), attempts);
+    assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
+}
+
 /// What a board or another tool of apalis' asks of a backend.
 #[tokio::test]
 async fn tools_of_apalis_see_queues_workers_and_jobs() {

@@ -211,6 +211,18 @@ async fn a_worker_outlives_an_outage() {
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_end_is_not_that_of_a_newer_attempt() {
+    let file = File::new();
+    let store = file.open().await;
+    let silence = async || {
+        sqlx::query("UPDATE Workers SET last_seen = 0").execute(store.pool()).await.expect("there is a table");
+    };
+    jobs::a_late_end_is_not_that_of_a_newer_attempt(&store, &store.queue("jobs"), silence).await;
+    let done = |job: &str, attempts| (format!("\"{job}\""), "Done".to_owned(), attempts);
+    assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
+}
+
 /// A process that runs the jobs of this file, each for so long, once it is at work.
 async fn process(file: &File, takes: Duration) -> (Child, impl AsyncFnMut(&str) -> String) {
     let path = file.path();

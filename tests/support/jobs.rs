@@ -238,6 +238,31 @@ pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>) {
     assert_eq!(other.stop().await, [""; 0], "which nobody else has begun");
 }
 
+/// One that was silent for so long that it counts as dead, as `silence` makes it, goes on with its job and takes it anew. How the
+/// older attempt ends is of no account then.
+pub async fn a_late_end_is_not_that_of_a_newer_attempt<S: JobStore>(store: &S, queue: &Jobs<S>, silence: impl AsyncFn()) {
+    queue.push("job".to_owned()).await.expect("it is written");
+    let (end, ended) = tokio::sync::watch::channel(0);
+    let attempts = AtomicUsize::new(0);
+    // It tells seldom that it lives.
+    let mut working = Working::start(worker(queue).dead_after(LONG), move |text| {
+        let (is_ours, mut ended) = (text == "job", ended.clone());
+        let attempt = if is_ours { attempts.fetch_add(1, SeqCst) + 1 } else { 0 };
+        async move {
+            ended.wait_for(|ended| *ended >= attempt).await?;
+            if attempt == 1 { Err("too late".into()) } else { Ok(()) }
+        }
+    });
+    assert_eq!(working.next().await.attempt(), 1);
+    silence().await;
+    store.alive("another", queue.name(), Duration::from_secs(2)).await.expect("the database is there");
+    assert_eq!(working.next().await.attempt(), 2);
+    end.send_replace(1);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "it is not tried again while the second attempt runs");
+    end.send_replace(2);
+    assert_eq!(working.stop().await, [""; 0]);
+}
+
 pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue: &Jobs<S>) {
     let ended = Arc::new(AtomicUsize::new(0));
     let (release, released) = tokio::sync::watch::channel(false);
