@@ -1,5 +1,5 @@
 //! Engines that are down, slow, locked or full, behind real servers: each request is answered, and what was answered with a
-//! success is done.
+//! success is done. And workers in processes of their own, which wait for an engine that is away.
 //!
 //! Those with PostgreSQL are skipped where there is none, unless `TOWER_BACKGROUND_NO_SKIP` is set.
 
@@ -23,9 +23,9 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use support::{
     Postgres, Server, Witness,
     jobs::{Jobs, Working},
-    soon,
+    soon, start_with,
 };
-use tokio::task::JoinSet;
+use tokio::{process::Command, task::JoinSet};
 use tower::ServiceBuilder;
 use tower_background::{
     BackgroundLayer, BackgroundTasks, HandOff, HandOffError, JobStore, PostgresStore, SqliteStore, Supervisor,
@@ -382,4 +382,74 @@ async fn what_is_too_much_is_shed() {
         assert_eq!(answered.0, StatusCode::OK, "{}", answered.1);
     }
     front.keeps(&queue).await;
+}
+
+/// A worker in a process of its own has its database away for a minute. What was pushed before, what falls due meanwhile, and what
+/// is pushed after that is done, each at the first attempt.
+async fn outlives_a_minute<S: JobStore>(queue: &Jobs<S>, example: &str, feature: &str, database: &str, away: impl AsyncFnOnce()) {
+    // Each job takes two seconds, so that the first ends while the database is away.
+    let (mut child, first, mut lines) = start_with(example, feature, &[database, "600", "2000", "jobs"]).await;
+    assert_eq!(first, "working");
+    let due = queue.held(Duration::from_secs(30)).push("due".to_owned()).await.expect("it is written");
+    drop(due);
+    queue.push("before".to_owned()).await.expect("it is written");
+    let begun = soon(lines.next_line()).await.expect("it prints text").expect("it goes on");
+    assert!(begun.starts_with("begun ") && begun.ends_with(" 1 before"), "{begun}");
+
+    away().await;
+    assert!(child.try_wait().expect("it can be asked").is_none(), "it has not ended");
+    queue.push("after".to_owned()).await.expect("it is written");
+    let mut done = BTreeSet::new();
+    while done.len() < 3 {
+        let line = soon(lines.next_line()).await.expect("it prints text").expect("it goes on");
+        if let Some(job) = line.strip_prefix("done ") {
+            done.extend(job.split_once(' ').map(|(_id, job)| job.to_owned()));
+        }
+    }
+    assert_eq!(done.iter().collect::<Vec<_>>(), ["1 after", "1 before", "1 due"]);
+    let id = child.id().expect("it has not ended").to_string();
+    assert!(Command::new("kill").arg(id).status().await.expect("there is kill").success());
+    assert!(soon(child.wait()).await.expect("it ends").success(), "at SIGTERM it stops as it should");
+}
+
+/// Here the time is the subject: none of the limits and pauses on the way may come to an end within it. It costs the other tests
+/// nothing, as nearly all of it is idle.
+async fn a_minute() {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+async fn a_minute_without_postgres() {
+    let Some((mut engine, queue)) = postgres().await else { return };
+    let url = engine.url();
+    let away = async || {
+        engine.down();
+        a_minute().await;
+        engine.up().await;
+    };
+    outlives_a_minute(&queue, "queue_worker_postgres", "postgres", &url, away).await;
+    let done = "SELECT count(*) FROM apalis.jobs WHERE status = 'Done' AND attempts = 1";
+    let pool = engine.pool().await;
+    assert_eq!(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await.expect("there is a table"), 3);
+}
+
+async fn a_minute_without_sqlite() {
+    let file = File::new();
+    let store = file.store().await;
+    let path = file.path();
+    let away = async || {
+        // It is another process than the worker's that has the lock.
+        let lock = file.lock().await;
+        a_minute().await;
+        unlock(lock).await;
+    };
+    let path = path.to_str().expect("the path is text");
+    outlives_a_minute(&store.queue("jobs"), "queue_worker_sqlite", "sqlite", path, away).await;
+    let done = "SELECT count(*) FROM Jobs WHERE status = 'Done' AND attempts = 1";
+    assert_eq!(sqlx::query_scalar::<_, i64>(done).fetch_one(store.pool()).await.expect("there is a table"), 3);
+}
+
+/// One test, so that both wait at once and other tests have the threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_outlive_a_minute_without_their_database() {
+    tokio::join!(a_minute_without_postgres(), a_minute_without_sqlite());
 }

@@ -19,7 +19,7 @@ use tokio::{
 use tower::ServiceExt;
 use tower_background::{BoxError, Job, JobQueue, JobStore, JobWorker, Receipt};
 
-use super::soon;
+use super::{Events, soon, until};
 
 /// As good as for ever, as far as a test goes.
 pub const LONG: Duration = Duration::from_secs(3600);
@@ -226,14 +226,21 @@ pub async fn jobs_of_the_dead_are_taken_up<S: JobStore>(queue: &Jobs<S>) {
     working.stop().await;
 }
 
-pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>) {
+/// `seen` gives the second in which each worker of the queue was last seen to live.
+pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>, seen: impl AsyncFn() -> Vec<i64>) {
     queue.push("long".to_owned()).await.expect("it is written");
-    let mut one = Working::start(worker(queue), |_| async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        Ok(())
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut one = Working::start(worker(queue), move |_| {
+        let mut ended = ended.clone();
+        async move { Ok(ended.wait_for(|ended| *ended).await.map(drop)?) }
     });
     assert_eq!(one.next().await.args(), "long");
     let other = Working::idle(queue);
+    until(async || seen().await.len() == 2).await;
+    // Each would count as dead after two seconds in which it does not tell that it lives, and looks for the dead as it tells that.
+    let first = seen().await.into_iter().max().expect("there are two");
+    until(async || seen().await.into_iter().all(|last| last >= first + 4)).await;
+    end.send_replace(true);
     assert_eq!(one.stop().await, [""; 0], "it has ended the job");
     assert_eq!(other.stop().await, [""; 0], "which nobody else has begun");
 }
@@ -290,6 +297,15 @@ pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue:
     working.stop().await;
 }
 
+/// Waits until a worker has told so often of each of these that it failed.
+pub async fn failed(events: &Events, times: usize, what: &[&str]) {
+    let failures = |what: &str| {
+        let all = events.with_message("a worker has no database");
+        all.iter().filter(|event| event.field("what") == Some(what)).count()
+    };
+    until(async || what.iter().all(|what| failures(what) >= times)).await;
+}
+
 /// That apalis' own tools see a queue with a worker, a job that waits, and one that is or will be done.
 pub async fn tools_see<B>(storage: &B, waits: String)
 where
@@ -307,9 +323,7 @@ where
         tasks.iter().filter_map(|task| task.task_id().map(ToString::to_string)).collect::<Vec<_>>()
     };
     assert_eq!(list(Status::Pending).await, [waits]);
-    while list(Status::Done).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(async || !list(Status::Done).await.is_empty()).await;
     assert!(!storage.global().await.expect("it is asked for").is_empty());
     assert!(!storage.fetch_by_queue().await.expect("it is asked for").is_empty());
 }
