@@ -41,13 +41,23 @@ pub trait JobStore: Clone + fmt::Debug + Send + Sync + 'static {
     #[doc(hidden)]
     fn alive(&self, worker: &str, queue: &str, dead_after: Duration) -> impl Future<Output = Result<(), BoxError>> + Send;
 
+    /// Strikes off the queue's workers that were not seen to live for so long, but for those that a job still tells of.
+    #[doc(hidden)]
+    fn forget(&self, queue: &str, dead_for: Duration) -> impl Future<Output = Result<(), BoxError>> + Send;
+
     /// Takes jobs that are due, at most this many. Each has begun one more attempt with that.
     #[doc(hidden)]
     fn take(&self, worker: &str, queue: &str, limit: usize) -> impl Future<Output = Result<Vec<Taken>, BoxError>> + Send;
 
-    /// Notes how an attempt ended, if the job is still the worker's.
+    /// Notes how an attempt ended, if it is still the job's last one, and the job is still the worker's.
     #[doc(hidden)]
-    fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> impl Future<Output = Result<(), BoxError>> + Send;
+    fn finish(
+        &self,
+        worker: &str,
+        id: &str,
+        attempt: u32,
+        verdict: &Verdict,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// Sends for each job that is now due, as far as the database tells. Ends never, or with an error.
     #[doc(hidden)]

@@ -186,6 +186,23 @@ impl JobStore for PostgresStore {
         Ok(())
     }
 
+    async fn forget(&self, queue: &str, dead_for: Duration) -> Result<(), BoxError> {
+        // One whose row is locked is being struck off by another, or has just taken a job after all.
+        sqlx::query(
+            "DELETE FROM apalis.workers WHERE id IN (
+                 SELECT id FROM apalis.workers AS worker
+                 WHERE worker_type = $1 AND last_seen < now() - make_interval(secs => $2)
+                     AND NOT EXISTS (SELECT 1 FROM apalis.jobs WHERE lock_by = worker.id)
+                 FOR UPDATE SKIP LOCKED
+             )",
+        )
+        .bind(queue)
+        .bind(dead_for.as_secs_f64())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
         // That of apalis also reads each id as a ULID, and fails for all of a batch, and for ever, where one is none.
         let rows = sqlx::query(
@@ -213,17 +230,18 @@ impl JobStore for PostgresStore {
             .collect()
     }
 
-    async fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> Result<(), BoxError> {
+    async fn finish(&self, worker: &str, id: &str, attempt: u32, verdict: &Verdict) -> Result<(), BoxError> {
         sqlx::query(
             "UPDATE apalis.jobs SET status = $3, last_result = $4::jsonb, done_at = now(),
                  run_at = CASE WHEN $5 > 0 THEN now() + make_interval(secs => $5) ELSE run_at END
-             WHERE id = $1 AND lock_by = $2 AND status = 'Running'",
+             WHERE id = $1 AND lock_by = $2 AND attempts = $6 AND status = 'Running'",
         )
         .bind(id)
         .bind(worker)
         .bind(verdict.status())
         .bind(verdict.result().to_string())
         .bind(verdict.delay().as_secs_f64())
+        .bind(i64::from(attempt))
         .execute(&self.pool)
         .await?;
         Ok(())

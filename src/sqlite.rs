@@ -245,6 +245,18 @@ impl JobStore for SqliteStore {
         Ok(transaction.commit().await?)
     }
 
+    async fn forget(&self, queue: &str, dead_for: Duration) -> Result<(), BoxError> {
+        sqlx::query(
+            "DELETE FROM Workers WHERE worker_type = ?1 AND last_seen < unixepoch() - ?2
+                 AND NOT EXISTS (SELECT 1 FROM Jobs WHERE lock_by = Workers.id)",
+        )
+        .bind(queue)
+        .bind(seconds(dead_for))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
         // Two searches, each along an index of its own. That of apalis also reads each id as a ULID, and fails for all of a
         // batch, and for ever, where one is none.
@@ -276,17 +288,18 @@ impl JobStore for SqliteStore {
             .collect()
     }
 
-    async fn finish(&self, worker: &str, id: &str, verdict: &Verdict) -> Result<(), BoxError> {
+    async fn finish(&self, worker: &str, id: &str, attempt: u32, verdict: &Verdict) -> Result<(), BoxError> {
         sqlx::query(
             "UPDATE Jobs SET status = ?3, last_result = ?4, done_at = unixepoch(),
                  run_at = CASE WHEN ?5 > 0 THEN unixepoch() + ?5 ELSE run_at END
-             WHERE id = ?1 AND lock_by = ?2 AND status = 'Running'",
+             WHERE id = ?1 AND lock_by = ?2 AND attempts = ?6 AND status = 'Running'",
         )
         .bind(id)
         .bind(worker)
         .bind(verdict.status())
         .bind(verdict.result().to_string())
         .bind(seconds(verdict.delay()))
+        .bind(i64::from(attempt))
         .execute(&self.pool)
         .await?;
         Ok(())

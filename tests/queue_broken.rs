@@ -1,5 +1,5 @@
 //! Engines that are down, slow, locked or full, behind real servers: each request is answered, and what was answered with a
-//! success is done.
+//! success is done. And workers in processes of their own, which wait for an engine that is away.
 //!
 //! Those with PostgreSQL are skipped where there is none, unless `TOWER_BACKGROUND_NO_SKIP` is set.
 
@@ -18,17 +18,23 @@ use std::{
 };
 
 use axum::{Router, extract::Path, response::IntoResponse, routing::get};
+use futures_util::future::join_all;
 use http::StatusCode;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use support::{
     Postgres, Server, Witness,
     jobs::{Jobs, Working},
-    soon,
+    soon, start_with, until,
 };
-use tokio::task::JoinSet;
-use tower::ServiceBuilder;
+use tokio::{
+    process::Command,
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tower::{ServiceBuilder, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, HandOff, HandOffError, JobStore, PostgresStore, SqliteStore, Supervisor,
+    BackgroundLayer, BackgroundTasks, HandOff, HandOffError, JobStore, Observer, PostgresStore, SqliteStore, Supervisor,
+    TaskReport,
 };
 
 /// In which held jobs start by themselves, if their release could not be told.
@@ -109,6 +115,86 @@ impl Front {
     }
 }
 
+/// A server whose requests hand jobs off after their responses, and what became of each.
+struct Lossy {
+    server: Server,
+    /// Lets a write begin.
+    go: Arc<Semaphore>,
+    ends: mpsc::UnboundedReceiver<String>,
+}
+
+struct Ends(mpsc::UnboundedSender<String>);
+
+impl Observer for Ends {
+    fn task_ended(&self, report: &TaskReport) {
+        drop(self.0.send(format!("{}: {:?}", report.name().unwrap_or_default(), report.outcome())));
+    }
+}
+
+impl Lossy {
+    async fn of<S: JobStore>(queue: &Jobs<S>, limit: Duration) -> Self {
+        let (queue, go) = (queue.clone(), Arc::new(Semaphore::new(0)));
+        let gate = Arc::clone(&go);
+        let hand_off = HandOff::lossy(service_fn(move |job: String| {
+            let (queue, gate) = (queue.clone(), Arc::clone(&gate));
+            async move {
+                gate.acquire().await?.forget();
+                queue.push(job).await
+            }
+        }));
+        let handler = async move |Path(number): Path<usize>, tasks: BackgroundTasks| {
+            tasks.add(hand_off.job(job(number)).named("mail").timeout(limit));
+            "welcome"
+        };
+        let (tell, ends) = mpsc::unbounded_channel();
+        let supervisor = Supervisor::builder().observer(Ends(tell)).build();
+        let app = Router::new().route("/{number}", get(handler)).layer(BackgroundLayer::with(supervisor.clone()));
+        let server = Server::serve(app, supervisor, Witness::new()).await;
+        Self { server, go, ends }
+    }
+
+    /// So many clients at once have their whole answer, a success, before any job began to be written. Then all are written.
+    async fn ask(&self, requests: usize) {
+        let ask = async |number| {
+            let (status, text) = soon(self.server.get(&format!("/{number}"))).await;
+            assert_eq!((status, &*text), (StatusCode::OK, "welcome"));
+        };
+        join_all((0..requests).map(ask)).await;
+        self.go.add_permits(requests);
+    }
+
+    /// How the next of them came to their ends; then nothing is left to be done.
+    async fn ends(&mut self, requests: usize) -> Vec<String> {
+        let mut ends = Vec::new();
+        for _ in 0..requests {
+            ends.push(soon(self.ends.recv()).await.expect("the supervisor has a sender"));
+        }
+        soon(self.server.supervisor.idle()).await;
+        assert!(self.ends.is_empty());
+        ends
+    }
+
+    /// Asks for jobs, each of which is to fail with this text.
+    async fn fails(&mut self, requests: usize, why: &str) {
+        self.ask(requests).await;
+        for end in self.ends(requests).await {
+            assert!(end.starts_with("mail: Failed(") && end.contains(why), "{end}");
+        }
+    }
+
+    /// Asks for jobs, each of which is to be written.
+    async fn succeeds(&mut self, requests: usize) {
+        self.ask(requests).await;
+        assert_eq!(self.ends(requests).await, vec!["mail: HandedOff"; requests]);
+    }
+
+    /// How many have failed, have run out of time, and were written.
+    fn figures(&self) -> (u64, u64, u64) {
+        let stats = self.server.supervisor.stats();
+        (stats.failed, stats.timed_out, stats.handed_off)
+    }
+}
+
 /// Some pages of a file hold a few of them.
 fn job(number: usize) -> String {
     format!("{number:.<2000}")
@@ -131,7 +217,7 @@ async fn postgres_goes_down_under_load_and_comes_back() {
         front.succeeds(mode).await;
     }
 
-    let (mut clients, (tell, mut refused)) = (JoinSet::new(), tokio::sync::mpsc::unbounded_channel());
+    let (mut clients, (tell, mut refused)) = (JoinSet::new(), mpsc::unbounded_channel());
     for client in 0..4 {
         let (front, tell) = (Arc::clone(&front), tell.clone());
         clients.spawn(async move {
@@ -382,4 +468,135 @@ async fn what_is_too_much_is_shed() {
         assert_eq!(answered.0, StatusCode::OK, "{}", answered.1);
     }
     front.keeps(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lossy_fails_after_the_response_where_postgres_is_away() {
+    let Some((mut engine, queue)) = postgres().await else { return };
+    let mut lossy = Lossy::of(&queue, Duration::from_secs(20)).await;
+    lossy.succeeds(2).await;
+    engine.down();
+    // More at once than there are connections. Which error it is depends on how far a connection came.
+    lossy.fails(12, "").await;
+    assert_eq!(lossy.figures(), (12, 0, 2));
+    engine.up().await;
+    lossy.succeeds(2).await;
+
+    let mut hasty = Lossy::of(&queue, Duration::from_millis(300)).await;
+    let frozen = engine.freeze().await;
+    hasty.ask(12).await;
+    assert_eq!(hasty.ends(12).await, ["mail: TimedOut"; 12]);
+    assert_eq!(hasty.figures(), (0, 12, 0));
+    drop(frozen);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lossy_fails_after_the_response_where_sqlite_is_locked() {
+    let file = File::new();
+    let queue = file.queue().await;
+    let impatient = SqliteStore::options(file.path()).busy_timeout(Duration::from_millis(50));
+    let impatient = SqliteStore::new(SqlitePool::connect_with(impatient).await.expect("the file is there"));
+    let mut hasty = Lossy::of(&impatient.queue("jobs"), Duration::from_secs(20)).await;
+    let mut patient = Lossy::of(&queue, Duration::from_secs(20)).await;
+
+    let lock = file.lock().await;
+    hasty.fails(3, "database is locked").await;
+    assert_eq!(hasty.figures(), (3, 0, 0));
+    // For others it is only slow.
+    patient.ask(3).await;
+    until(async || patient.server.supervisor.stats().running == 3).await;
+    unlock(lock).await;
+    assert_eq!(patient.ends(3).await, ["mail: HandedOff"; 3]);
+    hasty.succeeds(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lossy_fails_after_the_response_where_sqlite_is_full() {
+    let file = File::new();
+    let store = file.store().await;
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(store.pool()).await.expect("it is a pragma");
+    let small = SqliteStore::options(file.path()).pragma("max_page_count", pages.to_string());
+    let small = SqliteStore::new(SqlitePool::connect_with(small).await.expect("the file is there"));
+    let mut lossy = Lossy::of(&small.queue("jobs"), Duration::from_secs(20)).await;
+    // What room there is in the pages that it has is used up by some.
+    lossy.ask(20).await;
+    let ends = lossy.ends(20).await;
+    let (full, written): (Vec<_>, Vec<_>) = ends.iter().partition(|end| end.starts_with("mail: Failed(") && end.contains("full"));
+    assert!(written.iter().all(|end| **end == "mail: HandedOff"), "{written:?}");
+    assert!(full.len() >= 10, "{ends:?}");
+    lossy.fails(2, "full").await;
+    assert_eq!(lossy.figures(), (full.len() as u64 + 2, 0, written.len() as u64));
+
+    sqlx::query("DELETE FROM Jobs").execute(store.pool()).await.expect("the file is there");
+    lossy.succeeds(2).await;
+}
+
+/// A worker in a process of its own has its database away for a minute. What was pushed before, what falls due meanwhile, and what
+/// is pushed after that is done, each at the first attempt.
+async fn outlives_a_minute<S: JobStore>(queue: &Jobs<S>, example: &str, feature: &str, database: &str, away: impl AsyncFnOnce()) {
+    // Each job takes two seconds, so that the first ends while the database is away.
+    let (mut child, first, mut lines) = start_with(example, feature, &[database, "600", "2000", "jobs"]).await;
+    assert_eq!(first, "working");
+    let due = queue.held(Duration::from_secs(30)).push("due".to_owned()).await.expect("it is written");
+    drop(due);
+    queue.push("before".to_owned()).await.expect("it is written");
+    let begun = soon(lines.next_line()).await.expect("it prints text").expect("it goes on");
+    assert!(begun.starts_with("begun ") && begun.ends_with(" 1 before"), "{begun}");
+
+    away().await;
+    assert!(child.try_wait().expect("it can be asked").is_none(), "it has not ended");
+    queue.push("after".to_owned()).await.expect("it is written");
+    let mut done = BTreeSet::new();
+    while done.len() < 3 {
+        let line = soon(lines.next_line()).await.expect("it prints text").expect("it goes on");
+        if let Some(job) = line.strip_prefix("done ") {
+            done.extend(job.split_once(' ').map(|(_id, job)| job.to_owned()));
+        }
+    }
+    assert_eq!(done.iter().collect::<Vec<_>>(), ["1 after", "1 before", "1 due"]);
+    let id = child.id().expect("it has not ended").to_string();
+    assert!(Command::new("kill").arg(id).status().await.expect("there is kill").success());
+    assert!(soon(child.wait()).await.expect("it ends").success(), "at SIGTERM it stops as it should");
+}
+
+/// Here the time is the subject: none of the limits and pauses on the way may come to an end within it. It costs the other tests
+/// nothing, as nearly all of it is idle.
+async fn a_minute() {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+async fn a_minute_without_postgres() {
+    let Some((mut engine, queue)) = postgres().await else { return };
+    let url = engine.url();
+    let away = async || {
+        engine.down();
+        a_minute().await;
+        engine.up().await;
+    };
+    outlives_a_minute(&queue, "queue_worker_postgres", "postgres", &url, away).await;
+    let done = "SELECT count(*) FROM apalis.jobs WHERE status = 'Done' AND attempts = 1";
+    let pool = engine.pool().await;
+    assert_eq!(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await.expect("there is a table"), 3);
+}
+
+async fn a_minute_without_sqlite() {
+    let file = File::new();
+    let store = file.store().await;
+    let path = file.path();
+    let away = async || {
+        // It is another process than the worker's that has the lock.
+        let lock = file.lock().await;
+        a_minute().await;
+        unlock(lock).await;
+    };
+    let path = path.to_str().expect("the path is text");
+    outlives_a_minute(&store.queue("jobs"), "queue_worker_sqlite", "sqlite", path, away).await;
+    let done = "SELECT count(*) FROM Jobs WHERE status = 'Done' AND attempts = 1";
+    assert_eq!(sqlx::query_scalar::<_, i64>(done).fetch_one(store.pool()).await.expect("there is a table"), 3);
+}
+
+/// One test, so that both wait at once and other tests have the threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_outlive_a_minute_without_their_database() {
+    tokio::join!(a_minute_without_postgres(), a_minute_without_sqlite());
 }

@@ -6,17 +6,16 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::time::Duration;
-
 use apalis_core::task::builder::TaskBuilder;
 use apalis_postgres::{Config, PostgresStorage};
 use sqlx::{PgPool, Row};
 use support::{
-    Postgres,
+    Events, Postgres,
     jobs::{self, LONG, Working, worker},
-    soon,
+    soon, until,
 };
 use tower_background::{JobQueue, PostgresStore, Receipt};
+use tracing::level_filters::LevelFilter;
 
 async fn store(server: &Postgres) -> PostgresStore {
     let store = PostgresStore::new(server.pool().await);
@@ -43,7 +42,11 @@ async fn all_that_holds_for_each_engine() {
     jobs::a_key_is_written_once(&store.queue("key")).await;
     jobs::what_fails_is_tried_again_and_stops_nobody(&store.queue("fails")).await;
     jobs::jobs_of_the_dead_are_taken_up(&store.queue("dead")).await;
-    jobs::a_living_worker_keeps_its_jobs(&store.queue("living")).await;
+    let seen = async || {
+        let seen = "SELECT extract(epoch FROM last_seen)::bigint FROM apalis.workers WHERE worker_type = 'living'";
+        sqlx::query_scalar(seen).fetch_all(store.pool()).await.expect("there is a table")
+    };
+    jobs::a_living_worker_keeps_its_jobs(&store.queue("living"), seen).await;
     jobs::a_worker_that_is_stopped_ends_what_it_has_begun(&store.queue("stopped")).await;
 }
 
@@ -98,9 +101,8 @@ async fn a_worker_is_told_of_new_jobs_and_of_released_ones() {
     // It may not yet listen: then the first job is one that it finds when it first asks, or the next wakes it for both.
     queue.push("first".to_owned()).await.expect("it is written");
     let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
-    while sqlx::query(listens).fetch_one(store.pool()).await.expect("the server is up").get::<i64, _>(0) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let listeners = async || sqlx::query_scalar::<_, i64>(listens).fetch_one(store.pool()).await.expect("the server is up");
+    until(async || listeners().await > 0).await;
     let held = queue.held(LONG).push("held".to_owned()).await.expect("it is written");
     queue.push("second".to_owned()).await.expect("it is written");
     assert_eq!(working.texts(2).await, ["first", "second"]);
@@ -129,15 +131,15 @@ async fn poison_is_put_aside() {
     assert_eq!(states, [("\"good\"", "Done"), ("\"no ulid\"", "Done"), ("5", "Killed"), ("{no json", "Killed")]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_worker_outlives_an_outage() {
+    let (events, _guard) = Events::up_to(LevelFilter::WARN);
     let Some(mut server) = Postgres::start().await else { return };
     let store = store(&server).await;
     let queue: JobQueue<_, String> = store.queue("jobs");
     queue.push("before".to_owned()).await.expect("it is written");
     let (end, ended) = tokio::sync::watch::channel(false);
-    let slow = worker(&queue).dead_after(Duration::from_secs(60));
-    let mut working = Working::start(slow, move |_| {
+    let mut working = Working::start(worker(&queue), move |_| {
         let mut ended = ended.clone();
         async move { Ok(ended.wait_for(|ended| *ended).await.map(drop)?) }
     });
@@ -147,7 +149,13 @@ async fn a_worker_outlives_an_outage() {
     queue.push("lost".to_owned()).await.expect_err("nobody is there to take it");
     // The job ends, which the worker can not write. It keeps trying, and looks for jobs, all in vain.
     end.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let in_vain = [
+        "a worker can not take jobs",
+        "a worker can not tell how a job ended",
+        "a worker can not tell that it lives",
+        "a worker is told of no new jobs, and asks for them",
+    ];
+    jobs::failed(&events, 2, &in_vain).await;
     server.up().await;
 
     queue.push("after".to_owned()).await.expect("it is written");
@@ -155,6 +163,35 @@ async fn a_worker_outlives_an_outage() {
     soon(working.stop()).await;
     let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_end_is_not_that_of_a_newer_attempt() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let silence = async || {
+        sqlx::query("UPDATE apalis.workers SET last_seen = 'epoch'").execute(store.pool()).await.expect("there is a table");
+    };
+    jobs::a_late_end_is_not_that_of_a_newer_attempt(&store, &store.queue("jobs"), silence).await;
+    let done = |job: &str, attempts| (format!("\"{job}\""), "Done".to_owned(), attempts);
+    assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_are_long_dead_are_forgotten() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let silent = async |queue: &str, name: &str, days: i64| {
+        let made = sqlx::query(
+            "INSERT INTO apalis.workers (id, worker_type, storage_name, last_seen)
+             VALUES ($1, $2, 'test', now() - make_interval(days => $3::int))
+             ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen",
+        );
+        made.bind(name).bind(queue).bind(days).execute(store.pool()).await.expect("there is a table");
+    };
+    let workers =
+        async || sqlx::query_scalar("SELECT id FROM apalis.workers").fetch_all(store.pool()).await.expect("there is a table");
+    jobs::workers_that_are_long_dead_are_forgotten(&store.queue("jobs"), silent, workers).await;
 }
 
 /// What a board or another tool of apalis' asks of a backend.

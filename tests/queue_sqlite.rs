@@ -13,11 +13,13 @@ use apalis_core::worker::{builder::WorkerBuilder, context::WorkerContext};
 use apalis_sqlite::{Config, SqliteStorage};
 use sqlx::{Connection, Row, SqlitePool};
 use support::{
+    Events,
     jobs::{self, LONG, Working, worker},
     soon, start_with,
 };
 use tokio::process::{Child, Command};
 use tower_background::{ApalisQueue, BoxError, HeldJobs, HeldQueue, JobQueue, Receipt, SqliteStore};
+use tracing::level_filters::LevelFilter;
 
 /// A file of the test's own, in a folder that goes when this does.
 struct File(PathBuf);
@@ -72,8 +74,18 @@ the_same! {
     a_key_is_written_once,
     what_fails_is_tried_again_and_stops_nobody,
     jobs_of_the_dead_are_taken_up,
-    a_living_worker_keeps_its_jobs,
     a_worker_that_is_stopped_ends_what_it_has_begun,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_living_worker_keeps_its_jobs() {
+    let file = File::new();
+    let store = file.open().await;
+    let seen = async || {
+        let seen = sqlx::query_scalar("SELECT last_seen FROM Workers").fetch_all(store.pool()).await;
+        seen.expect("there is a table")
+    };
+    jobs::a_living_worker_keeps_its_jobs(&store.queue("jobs"), seen).await;
 }
 
 /// What a layer asks of a destination that all requests share.
@@ -179,8 +191,9 @@ async fn poison_is_put_aside() {
     assert_eq!(states, [("\"good\"", "Done"), ("\"no ulid\"", "Done"), ("5", "Killed"), ("{no json", "Killed")]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_worker_outlives_an_outage() {
+    let (events, _guard) = Events::up_to(LevelFilter::WARN);
     let file = File::new();
     let store = file.open().await;
     let queue: JobQueue<_, String> = store.queue("jobs");
@@ -200,7 +213,8 @@ async fn a_worker_outlives_an_outage() {
     let locked = other.begin_with("BEGIN EXCLUSIVE").await.expect("nobody is writing");
     // The job ends, which the worker can not write. It keeps trying, and looks for jobs, all in vain.
     end.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let in_vain = ["a worker can not take jobs", "a worker can not tell how a job ended", "a worker can not tell that it lives"];
+    jobs::failed(&events, 3, &in_vain).await;
     locked.rollback().await.expect("it was locked");
     drop(other);
 
@@ -209,6 +223,33 @@ async fn a_worker_outlives_an_outage() {
     soon(working.stop()).await;
     let done = |job: &str| (format!("\"{job}\""), "Done".to_owned(), 1);
     assert_eq!(states(store.pool()).await, [done("after"), done("before")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_end_is_not_that_of_a_newer_attempt() {
+    let file = File::new();
+    let store = file.open().await;
+    let silence = async || {
+        sqlx::query("UPDATE Workers SET last_seen = 0").execute(store.pool()).await.expect("there is a table");
+    };
+    jobs::a_late_end_is_not_that_of_a_newer_attempt(&store, &store.queue("jobs"), silence).await;
+    let done = |job: &str, attempts| (format!("\"{job}\""), "Done".to_owned(), attempts);
+    assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_are_long_dead_are_forgotten() {
+    let file = File::new();
+    let store = file.open().await;
+    let silent = async |queue: &str, name: &str, days: i64| {
+        let made = sqlx::query(
+            "INSERT INTO Workers (id, worker_type, storage_name, last_seen) VALUES (?1, ?2, 'test', unixepoch() - ?3 * 86400)
+             ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen",
+        );
+        made.bind(name).bind(queue).bind(days).execute(store.pool()).await.expect("there is a table");
+    };
+    let workers = async || sqlx::query_scalar("SELECT id FROM Workers").fetch_all(store.pool()).await.expect("there is a table");
+    jobs::workers_that_are_long_dead_are_forgotten(&store.queue("jobs"), silent, workers).await;
 }
 
 /// A process that runs the jobs of this file, each for so long, once it is at work.

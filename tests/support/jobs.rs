@@ -19,7 +19,7 @@ use tokio::{
 use tower::ServiceExt;
 use tower_background::{BoxError, Job, JobQueue, JobStore, JobWorker, Receipt};
 
-use super::soon;
+use super::{Events, soon, until};
 
 /// As good as for ever, as far as a test goes.
 pub const LONG: Duration = Duration::from_secs(3600);
@@ -226,16 +226,48 @@ pub async fn jobs_of_the_dead_are_taken_up<S: JobStore>(queue: &Jobs<S>) {
     working.stop().await;
 }
 
-pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>) {
+/// `seen` gives the second in which each worker of the queue was last seen to live.
+pub async fn a_living_worker_keeps_its_jobs<S: JobStore>(queue: &Jobs<S>, seen: impl AsyncFn() -> Vec<i64>) {
     queue.push("long".to_owned()).await.expect("it is written");
-    let mut one = Working::start(worker(queue), |_| async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        Ok(())
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut one = Working::start(worker(queue), move |_| {
+        let mut ended = ended.clone();
+        async move { Ok(ended.wait_for(|ended| *ended).await.map(drop)?) }
     });
     assert_eq!(one.next().await.args(), "long");
     let other = Working::idle(queue);
+    until(async || seen().await.len() == 2).await;
+    // Each would count as dead after two seconds in which it does not tell that it lives, and looks for the dead as it tells that.
+    let first = seen().await.into_iter().max().expect("there are two");
+    until(async || seen().await.into_iter().all(|last| last >= first + 4)).await;
+    end.send_replace(true);
     assert_eq!(one.stop().await, [""; 0], "it has ended the job");
     assert_eq!(other.stop().await, [""; 0], "which nobody else has begun");
+}
+
+/// One that was silent for so long that it counts as dead, as `silence` makes it, goes on with its job and takes it anew. How the
+/// older attempt ends is of no account then.
+pub async fn a_late_end_is_not_that_of_a_newer_attempt<S: JobStore>(store: &S, queue: &Jobs<S>, silence: impl AsyncFn()) {
+    queue.push("job".to_owned()).await.expect("it is written");
+    let (end, ended) = tokio::sync::watch::channel(0);
+    let attempts = AtomicUsize::new(0);
+    // It tells seldom that it lives.
+    let mut working = Working::start(worker(queue).dead_after(LONG), move |text| {
+        let (is_ours, mut ended) = (text == "job", ended.clone());
+        let attempt = if is_ours { attempts.fetch_add(1, SeqCst) + 1 } else { 0 };
+        async move {
+            ended.wait_for(|ended| *ended >= attempt).await?;
+            if attempt == 1 { Err("too late".into()) } else { Ok(()) }
+        }
+    });
+    assert_eq!(working.next().await.attempt(), 1);
+    silence().await;
+    store.alive("another", queue.name(), Duration::from_secs(2)).await.expect("the database is there");
+    assert_eq!(working.next().await.attempt(), 2);
+    end.send_replace(1);
+    assert_eq!(last(queue, &mut working).await, [""; 0], "it is not tried again while the second attempt runs");
+    end.send_replace(2);
+    assert_eq!(working.stop().await, [""; 0]);
 }
 
 pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue: &Jobs<S>) {
@@ -265,6 +297,53 @@ pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue:
     working.stop().await;
 }
 
+/// `silent` makes a worker of this queue that was not seen to live for so many days; `workers` gives all that there are, by name.
+pub async fn workers_that_are_long_dead_are_forgotten<S: JobStore>(
+    queue: &Jobs<S>,
+    silent: impl AsyncFn(&str, &str, i64),
+    workers: impl AsyncFn() -> Vec<String>,
+) {
+    // What it has begun, it has not ended; nobody else has seen that yet.
+    queue.push("begun".to_owned()).await.expect("it is written");
+    let mut begins = Working::start(worker(queue), |_| std::future::pending());
+    assert_eq!(begins.next().await.args(), "begun");
+    begins.die().await;
+    let begun = workers().await;
+    assert_eq!(begun.len(), 1);
+    for (name, days) in [(begun[0].as_str(), 9), ("long dead", 8), ("not so long dead", 6)] {
+        silent(queue.name(), name, days).await;
+    }
+    silent("other", "of another queue", 9).await;
+
+    // It strikes them off before it looks for jobs.
+    let mut working = Working::idle(queue);
+    assert_eq!(working.next().await.attempt(), 2);
+    working.stop().await;
+    let known = workers().await;
+    assert!(!known.iter().any(|name| name == "long dead"), "{known:?}");
+    assert!(["not so long dead", "of another queue"].iter().all(|name| known.iter().any(|known| known == name)), "{known:?}");
+    let done_by = known.iter().filter(|name| name.starts_with("test-")).max().expect("there is one").clone();
+
+    // A job that is done still tells who did it.
+    silent(queue.name(), &done_by, 9).await;
+    silent(queue.name(), "long dead, too", 9).await;
+    queue.push("next".to_owned()).await.expect("it is written");
+    let mut working = Working::idle(queue);
+    assert_eq!(working.next().await.args(), "next");
+    working.stop().await;
+    let known = workers().await;
+    assert!(known.contains(&done_by) && !known.iter().any(|name| name == "long dead, too"), "{known:?}");
+}
+
+/// Waits until a worker has told so often of each of these that it failed.
+pub async fn failed(events: &Events, times: usize, what: &[&str]) {
+    let failures = |what: &str| {
+        let all = events.with_message("a worker has no database");
+        all.iter().filter(|event| event.field("what") == Some(what)).count()
+    };
+    until(async || what.iter().all(|what| failures(what) >= times)).await;
+}
+
 /// That apalis' own tools see a queue with a worker, a job that waits, and one that is or will be done.
 pub async fn tools_see<B>(storage: &B, waits: String)
 where
@@ -282,9 +361,7 @@ where
         tasks.iter().filter_map(|task| task.task_id().map(ToString::to_string)).collect::<Vec<_>>()
     };
     assert_eq!(list(Status::Pending).await, [waits]);
-    while list(Status::Done).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(async || !list(Status::Done).await.is_empty()).await;
     assert!(!storage.global().await.expect("it is asked for").is_empty());
     assert!(!storage.fetch_by_queue().await.expect("it is asked for").is_empty());
 }

@@ -50,6 +50,16 @@ pub async fn soon<F: Future>(event: F) -> F::Output {
     tokio::time::timeout(PATIENCE, event).await.expect("the event that the test waits for should come")
 }
 
+/// Awaits a state that must come and that nobody tells of, by asking for it.
+pub async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(asking).await;
+}
+
 /// Waits until the tasks of an open response would have been started, had they been released.
 pub async fn settle() {
     for _ in 0..1_000 {

@@ -93,6 +93,11 @@ impl Postgres {
         frozen
     }
 
+    /// What a process of its own is given to connect.
+    pub fn url(&self) -> String {
+        format!("postgres://test@localhost/postgres?host={}", self.folder.display())
+    }
+
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass().socket(&self.folder).username("test").database("postgres")
     }
