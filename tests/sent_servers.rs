@@ -21,14 +21,17 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{Multiplexed, NUMBERED, Raw, Script, Server, Step, Taken, Witness, numbered, probed, settle, soon};
+use support::{Multiplexed, NUMBERED, Probed, Raw, Script, Server, Step, Taken, Witness, numbered, probed, settle, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Status, transport::Endpoint};
+use tonic::{
+    Status,
+    transport::{Endpoint, server::Connected},
+};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_client::HealthClient,
@@ -324,6 +327,92 @@ async fn ten_thousand_over_http1() {
 async fn ten_thousand_over_http2() {
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     assert_eq!(load(client, &["/full", "/stream", "/trailers"], 20).await, 0);
+}
+
+impl Connected for Probed {
+    type ConnectInfo = Arc<Taken>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.taken.clone()
+    }
+}
+
+/// Answers with numbers, each of which leaves a task that looks whether its own response was taken whole.
+#[derive(Clone, Default)]
+struct Numbered {
+    numbers: Arc<AtomicUsize>,
+    early: Arc<AtomicUsize>,
+}
+
+impl Numbered {
+    fn answer(&self, request: &tonic::Request<HealthCheckRequest>) -> Result<HealthCheckResponse, Status> {
+        // A proto3 message leaves out what is 0.
+        let (number, early) = (1 + self.numbers.fetch_add(1, SeqCst), self.early.clone());
+        let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
+        request.background_tasks()?.add(async move {
+            early.fetch_add(usize::from(!taken.has(number)), SeqCst);
+        });
+        Ok(HealthCheckResponse { status: number.try_into().expect("there are not so many") })
+    }
+}
+
+/// How many messages a stream has.
+const MESSAGES: usize = 3;
+
+#[tonic::async_trait]
+impl Health for Numbered {
+    async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        self.answer(&request).map(tonic::Response::new)
+    }
+
+    type WatchStream = futures_util::stream::Iter<std::array::IntoIter<Result<HealthCheckResponse, Status>, MESSAGES>>;
+
+    async fn watch(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let message = self.answer(&request)?;
+        Ok(tonic::Response::new(futures_util::stream::iter([message; MESSAGES].map(Ok))))
+    }
+}
+
+/// Calls, and streams from the server, over 4 connections with 25 streams each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_over_grpc() {
+    let (listener, supervisor, service) = (listen().await, sent(), Numbered::default());
+    let address = listener.local_addr().expect("it is bound");
+    let probe = |stream| SentStream::new(probed(stream, Arc::default()));
+    let serving = tonic::transport::Server::builder()
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(service.clone()))
+        .serve_with_incoming(TcpListenerStream::new(listener).map(move |stream| stream.map(probe)));
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, Witness::new());
+
+    let mut streams = JoinSet::new();
+    for _ in 0..4 {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let client = HealthClient::new(soon(endpoint.connect()).await.expect("the server listens"));
+        for nth in 0..25 {
+            let mut client = client.clone();
+            streams.spawn(async move {
+                for request in 0..100 {
+                    let asked = HealthCheckRequest::default();
+                    if (nth + request) % 2 == 0 {
+                        soon(client.check(asked)).await.expect("it is answered");
+                        continue;
+                    }
+                    let mut messages = soon(client.watch(asked)).await.expect("it is answered").into_inner();
+                    for _ in 0..MESSAGES {
+                        assert!(soon(messages.message()).await.expect("it does not fail").is_some());
+                    }
+                    assert!(soon(messages.message()).await.expect("it ends well").is_none());
+                }
+            });
+        }
+    }
+    streams.join_all().await;
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.succeeded, stats.added()), (10_000, 10_000), "{stats:?}");
+    assert_eq!(service.early.load(SeqCst), 0);
 }
 
 /// Several requests in one segment, to servers that answer them one by one, and that put the answers together.
