@@ -244,7 +244,7 @@ pub use self::{
 pub use self::{
     sent_body::SentBody,
     sent_connection::{SentConnectInfo, SentConnection},
-    sent_service::{SentFuture, SentService},
+    sent_service::{SentFuture, SentLayer, SentService},
     sent_stream::SentStream,
 };
 

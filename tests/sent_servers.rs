@@ -13,8 +13,10 @@ use std::{
 };
 
 use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -37,9 +39,13 @@ use tonic_health::pb::{
     health_client::HealthClient,
     health_server::{Health, HealthServer},
 };
-use tower::{Layer, ServiceBuilder, service_fn, util::MapRequestLayer};
+use tower::{
+    Layer, ServiceBuilder, service_fn,
+    util::{AndThenLayer, MapRequestLayer},
+};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, SentListener, SentMakeService, SentStream, Supervisor,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentListener, SentMakeService,
+    SentStream, Supervisor,
 };
 use tower_http::compression::CompressionLayer;
 
@@ -157,6 +163,9 @@ impl Health for Watched {
     async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
         assert!(request.remote_addr().is_some(), "the wrapped stream tells its client's address");
         self.0.watch(&request.background_tasks()?);
+        if request.get_ref().service == "mail" {
+            return Err(Status::not_found("there is no such service"));
+        }
         Ok(tonic::Response::new(HealthCheckResponse { status: 1 }))
     }
 
@@ -241,6 +250,64 @@ async fn tonic_with_a_window_that_opens_byte_by_byte() {
         let end = server.witness.next().await.end;
         assert_eq!((end.kind(), end.bytes_sent()), (End::Complete, (!early).then_some(7)));
     }
+}
+
+/// A layer outside that has all of a body before its response goes on, and makes another of it.
+#[tokio::test]
+async fn tonic_with_a_layer_that_buffers() {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let copied = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.clone(), HeaderValue::from_bytes(value.as_bytes()).expect("it is one"))
+    };
+    let buffering = AndThenLayer::new(async move |response: Response<_>| {
+        let (parts, body) = response.into_parts();
+        let body: Collected<Bytes> = ResponseBody::<tonic::body::Body>::collect(body).await.expect("it does not fail");
+        // By its bytes, so that no mark passes.
+        let trailers = body.trailers().map(|trailers| Step::Trailers(trailers.iter().map(copied).collect()));
+        let data = Some(Bytes::copy_from_slice(&body.to_bytes())).filter(|data| !data.is_empty()).map(Step::data);
+        Ok::<_, Infallible>(Response::from_parts(parts, Script::new(data.into_iter().chain(trailers)).tells_end()))
+    });
+    let serving = tonic::transport::Server::builder()
+        .layer(SentLayer::new())
+        .layer(buffering)
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(Watched(witness.clone())))
+        .serve_with_incoming(TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new)));
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    for leaves in [false, true] {
+        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.call("/grpc.health.v1.Health/Check", &[0; 5]).await;
+        for window in 1..=7 {
+            settle().await;
+            assert_eq!(server.supervisor.stats().collected, 1, "window of {window}");
+            if leaves {
+                break;
+            }
+            client.set_window(window);
+            assert_eq!(soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len(), 1);
+        }
+        let end = if leaves {
+            client.leave().await;
+            End::Aborted
+        } else {
+            let trailers = soon(response.body_mut().trailers()).await.expect("it is whole").expect("there are trailers");
+            assert_eq!(trailers["grpc-status"], "0");
+            End::Complete
+        };
+        assert_eq!(server.witness.next().await.end.kind(), end);
+        soon(server.supervisor.idle()).await;
+    }
+
+    // An answer without a body, which is a head alone.
+    let mut client = Multiplexed::connect(&server).await;
+    let response = client.call("/grpc.health.v1.Health/Check", b"\0\0\0\0\x06\n\x04mail").await;
+    assert_eq!(response.headers()["grpc-status"], "5");
+    let end = server.witness.next().await.end;
+    assert_eq!((end.kind(), end.grpc_status(), end.bytes_sent()), (End::Complete, Some(5), Some(0)));
 }
 
 /// Serves connections whose writes are noted below the wrapper; each response leaves a task, which shows what was noted when it

@@ -96,7 +96,7 @@ impl State {
 fn number(body: &[u8]) -> usize {
     match body.strip_prefix(b"hello") {
         Some(digits) => {
-            str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).expect("the body is one that is numbered")
+            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).expect("the body is one that is numbered")
         }
         None => in_a_message(body),
     }
