@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -12,7 +13,7 @@ use std::{
     },
 };
 
-use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
+use axum::{Router, extract::ConnectInfo, routing::get, serve::Listener};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -44,8 +45,7 @@ use tower::{
     util::{AndThenLayer, MapRequestLayer},
 };
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentListener, SentMakeService,
-    SentStream, Supervisor,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentStream, Supervisor,
 };
 use tower_http::compression::CompressionLayer;
 
@@ -70,7 +70,7 @@ async fn axum_serve() {
     };
     let app = Router::new().route("/", get(large)).layer(BackgroundLayer::with(supervisor.clone()));
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, witness);
 
@@ -105,7 +105,7 @@ async fn axum_with_bodies_of_its_own() {
     let app = Router::new().route("/", get(answer)).layer(BackgroundLayer::with(supervisor.clone()));
     let app = app.layer(CompressionLayer::new());
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, witness);
 
@@ -139,9 +139,9 @@ async fn axum_tells_a_handler_its_client() {
         std::future::ready(client.to_string())
     };
     let app = Router::new().route("/", get(told)).layer(BackgroundLayer::with(supervisor.clone()));
-    let app = SentMakeService::new(app.into_make_service_with_connect_info::<SocketAddr>());
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener).tap_io(|_| ()), app).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, Witness::new());
 
@@ -154,6 +154,49 @@ async fn axum_tells_a_handler_its_client() {
     assert!(read.ends_with(&format!("\r\n\r\n{client}")), "{read:?}");
     soon(server.supervisor.idle()).await;
     assert_eq!(server.supervisor.stats().succeeded, 1);
+}
+
+/// A listener whose address is what its handlers are to know of a connection.
+struct Telling(TcpListener);
+
+#[derive(Debug, Clone)]
+#[expect(dead_code, reason = "it is only printed")]
+struct Told {
+    client: SocketAddr,
+    no_delay: bool,
+}
+
+impl Listener for Telling {
+    type Io = TcpStream;
+    type Addr = Told;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, client) = Listener::accept(&mut self.0).await;
+        let no_delay = stream.nodelay().expect("it is a TCP stream");
+        (stream, Told { client, no_delay })
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(Told { client: self.0.local_addr()?, no_delay: false })
+    }
+}
+
+#[tokio::test]
+async fn axum_tells_a_handler_what_its_listener_does() {
+    let (listener, supervisor) = (listen().await, sent());
+    let address = listener.local_addr().expect("it is bound");
+    let told = |ConnectInfo(told): ConnectInfo<Told>, tasks: BackgroundTasks| {
+        tasks.add(async {});
+        std::future::ready(format!("{told:?}"))
+    };
+    let app = Router::new().route("/", get(told)).layer(BackgroundLayer::with(supervisor.clone()));
+    let serving = tower_background::serve(Telling(listener), app.into_make_service_with_connect_info::<Told>());
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, Witness::new());
+    let mut client = Raw::connect(server.address).await;
+    client.send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("no_delay: false }"));
+    soon(server.supervisor.idle()).await;
 }
 
 struct Watched(Witness);
