@@ -55,6 +55,8 @@ struct Inner {
     abort: CancellationToken,
     /// Whether that is cancelled: each task asks, and the token would take a lock to answer.
     is_aborted: AtomicBool,
+    /// Whether it was said that nothing tells when a socket takes the last byte.
+    is_untracked_told: AtomicBool,
     /// Told when the last open response of a closed gate has ended.
     no_response: Notify,
     /// What a shutdown has come to.
@@ -83,6 +85,7 @@ impl Supervisor {
                 cancel: CancellationToken::new(),
                 abort: CancellationToken::new(),
                 is_aborted: AtomicBool::new(false),
+                is_untracked_told: AtomicBool::new(false),
                 no_response: Notify::new(),
                 report: OnceLock::new(),
                 policy,
@@ -214,6 +217,14 @@ impl Supervisor {
 
     pub(crate) fn aborted(&self) -> WaitForCancellationFuture<'_> {
         self.inner.abort.cancelled()
+    }
+
+    /// Says that the tasks of this path were to wait for the last byte on a connection that is not tracked. It is said once, as
+    /// it is so of all others that are served like that.
+    pub(crate) fn warn_untracked(&self, path: &str) {
+        if !self.inner.is_untracked_told.swap(true, Ordering::Relaxed) {
+            crate::log::warn!(path = path, "tasks were to wait for the last byte, but nothing tells when the socket takes it");
+        }
     }
 
     /// Enters a response. Returns whether its tasks are taken.
