@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal,
 };
-use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Release, SentListener, SentMakeService, Supervisor, Task};
+use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Release, Supervisor, Task};
 
 /// More than the system takes for a client that does not read.
 const LENGTH: usize = 32 << 20;
@@ -29,8 +29,8 @@ async fn main() -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     println!("serves http://{address}");
 
-    // The wrappers are all that it takes: the one sees the bytes go, the other tells requests of their connection.
-    let server = axum::serve(SentListener::new(listener), SentMakeService::new(app));
+    // This in place of `axum::serve` is all that it takes.
+    let server = tower_background::serve(listener, app);
     let visited = supervisor.clone();
     let visit = async move {
         if let Err(error) = visit(address).await {

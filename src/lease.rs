@@ -306,7 +306,11 @@ impl Open {
                 return Some(self);
             }
         }
-        self.scope.take()?.end(&mut self.progress, verdict);
+        let tasks = self.scope.take()?;
+        if tasks.wait_for_sent() {
+            tasks.supervisor().warn_untracked(tasks.exchange().path());
+        }
+        tasks.end(&mut self.progress, verdict);
         Some(self)
     }
 

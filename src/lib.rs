@@ -74,7 +74,7 @@
 //! | `jobs` | [`JobQueue`], [`HeldQueue`] and [`JobWorker`]: what the stores have in common, and of no use without one |
 //! | `postgres` | [`PostgresStore`]: queues in a database of PostgreSQL's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
-//! | `sent-axum` | the same in one line for `axum::serve` |
+//! | `sent-axum` | `serve`, the same for axum: its own `serve` with connections that are tracked |
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming`; needs the Rust that tonic needs |
 //! | `sqlite` | [`SqliteStore`]: queues in a file of SQLite's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
@@ -201,7 +201,7 @@ pub use self::meter::describe_metrics;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "sent-axum")]
-pub use self::sent_axum::{SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture};
+pub use self::sent_axum::{SentIncoming, SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, serve};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 #[cfg(feature = "tower")]
@@ -244,7 +244,7 @@ pub use self::{
 pub use self::{
     sent_body::SentBody,
     sent_connection::{SentConnectInfo, SentConnection},
-    sent_service::{SentFuture, SentService},
+    sent_service::{SentFuture, SentLayer, SentService},
     sent_stream::SentStream,
 };
 

@@ -1,6 +1,7 @@
-//! axum: a listener whose connections know when the socket took the last byte of a response.
+//! axum: [`serve`], whose connections know when the socket took the last byte of a response.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -8,7 +9,7 @@ use std::{
 
 use axum::{
     body::Body,
-    serve::{IncomingStream, Listener},
+    serve::{IncomingStream, Listener, ListenerExt, Serve, TapIo},
 };
 use http::{Request, Response};
 use pin_project_lite::pin_project;
@@ -23,40 +24,43 @@ use crate::{
     sent_stream::SentStream,
 };
 
-/// A listener for `axum::serve` whose connections are tracked, for [`Release::Sent`](crate::Release::Sent).
+/// `axum::serve`, with connections that are tracked, for [`Release::Sent`](crate::Release::Sent).
 ///
-/// It belongs together with [`SentMakeService`], by which requests find their connection. Where a handler asks for the client's
-/// address by `ConnectInfo<SocketAddr>`, write `SentListener::new(listener).tap_io(|_| ())`, as axum knows the addresses of
-/// its own listeners only.
+/// It takes what that takes: a `Router`, or what its `into_make_service` or `into_make_service_with_connect_info` gives. It gives
+/// what that gives: to be awaited, or stopped by `with_graceful_shutdown`. The `ConnectInfo` of a handler is the address that the
+/// listener tells, `SocketAddr` over TCP; who wants to know more takes a listener of one's own, whose address says it.
 ///
 /// # Examples
 ///
 /// ```
 /// use axum::Router;
-/// use tower_background::{BackgroundLayer, Release, SentListener, SentMakeService, Supervisor};
+/// use tower_background::{BackgroundLayer, Release, Supervisor};
 ///
 /// async fn serve(router: Router, listener: tokio::net::TcpListener) -> std::io::Result<()> {
 ///     let supervisor = Supervisor::builder().release(Release::Sent).build();
 ///     let app = router.layer(BackgroundLayer::with(supervisor));
-///     axum::serve(SentListener::new(listener), SentMakeService::new(app)).await
+///     tower_background::serve(listener, app).await
 /// }
 /// # let _ = serve;
 /// ```
+pub fn serve<L, M, S>(listener: L, make_service: M) -> Serve<SentIncoming<L>, SentMakeService<M>, SentRouter<S>>
+where
+    L: Listener,
+    M: for<'a> Service<IncomingStream<'a, SentIncoming<L>>, Error = Infallible, Response = S>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+{
+    // axum knows the addresses of its own listeners only, for handlers that ask for `ConnectInfo`.
+    let listener = SentListener { inner: listener }.tap_io((|_| ()) as fn(&mut SentStream<L::Io>));
+    axum::serve(listener, SentMakeService { inner: make_service })
+}
+
+/// The listener of [`serve`].
+pub type SentIncoming<L> = TapIo<SentListener<L>, fn(&mut SentStream<<L as Listener>::Io>)>;
+
+/// A listener whose connections are tracked. [`serve`] makes it.
 #[derive(Debug)]
 pub struct SentListener<L> {
     inner: L,
-}
-
-impl<L> SentListener<L> {
-    /// Wraps a listener.
-    pub const fn new(inner: L) -> Self {
-        Self { inner }
-    }
-
-    /// The wrapped listener.
-    pub const fn get_ref(&self) -> &L {
-        &self.inner
-    }
 }
 
 impl<L: Listener> Listener for SentListener<L> {
@@ -73,18 +77,10 @@ impl<L: Listener> Listener for SentListener<L> {
     }
 }
 
-/// Makes the services of tracked connections for `axum::serve`: around a `Router`, or what `into_make_service` or
-/// `into_make_service_with_connect_info` of it gives. [`SentListener`] has an example.
+/// Makes the services of tracked connections, by which requests find their connection. [`serve`] makes it.
 #[derive(Debug, Clone)]
 pub struct SentMakeService<M> {
     inner: M,
-}
-
-impl<M> SentMakeService<M> {
-    /// Wraps what makes services.
-    pub const fn new(inner: M) -> Self {
-        Self { inner }
-    }
 }
 
 impl<'a, L, T, M> Service<IncomingStream<'a, L>> for SentMakeService<M>
@@ -127,7 +123,7 @@ impl<F: Future<Output = Result<S, E>>, S, E> Future for SentMakeFuture<F> {
     }
 }
 
-/// The service of one tracked connection of `axum::serve`: a [`SentService`] with axum's type of body.
+/// The service of one tracked connection of [`serve`]: a [`SentService`] with axum's type of body.
 #[derive(Debug, Clone)]
 pub struct SentRouter<S> {
     inner: SentService<S>,

@@ -2,9 +2,9 @@
 
 use std::{
     cell::Cell,
-    fmt, io,
+    fmt,
     sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use http::Extensions;
@@ -123,12 +123,6 @@ impl SentConnection {
     /// The server has nothing more to read, or writes.
     pub(crate) fn not_reading(&self) {
         self.0.reading.store(false, Ordering::Relaxed);
-    }
-
-    /// The server has offered so many bytes to the socket, and this came of it.
-    pub(crate) fn offered(&self, bytes: usize, taken: &Poll<io::Result<usize>>) {
-        let taken = if let Poll::Ready(Ok(taken)) = taken { *taken } else { 0 };
-        self.0.gauge.offered(bytes, taken);
     }
 
     pub(crate) fn gauge(&self) -> &Gauge {

@@ -1,4 +1,4 @@
-//! [`SentService`]: the service of one tracked connection.
+//! [`SentService`]: sees what the server gets of the responses of a tracked connection.
 
 use std::{
     pin::Pin,
@@ -13,16 +13,17 @@ use tower_service::Service;
 
 use crate::{
     sent_body::SentBody,
-    sent_connection::{Hold, SentConnection},
+    sent_connection::{Hold, SentConnectInfo, SentConnection},
     sent_waits::Key,
 };
 
-/// The service of one tracked connection: tells requests of the connection, and sees what the server gets of their responses.
-/// [`SentConnection`], as a layer, makes it, and it belongs outside of all others.
+/// Tells requests of their tracked connection, and sees what the server gets of their responses. [`SentConnection`], as a layer,
+/// makes it for one connection, [`SentLayer`] for all of a server. It belongs outside of all others.
 #[derive(Debug, Clone)]
 pub struct SentService<S> {
     inner: S,
-    connection: SentConnection,
+    /// Nothing where each request has its own.
+    connection: Option<SentConnection>,
 }
 
 impl<S> SentService<S> {
@@ -36,7 +37,47 @@ impl<S> Layer<S> for SentConnection {
     type Service = SentService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SentService { inner, connection: self.clone() }
+        SentService { inner, connection: Some(self.clone()) }
+    }
+}
+
+/// Sees what a server gets of a response where each request has its connection, a [`SentConnectInfo`], in its extensions, as on
+/// tonic's server.
+///
+/// It is needed where a layer outside of [`BackgroundLayer`](crate::BackgroundLayer) changes the body, and belongs outside of
+/// that. A request whose connection is not tracked passes through.
+///
+/// # Examples
+///
+/// ```
+/// use tonic::transport::Server;
+/// use tower_background::{BackgroundLayer, Release, SentLayer, Supervisor};
+/// use tower_http::compression::CompressionLayer;
+///
+/// let supervisor = Supervisor::builder().release(Release::Sent).build();
+/// let server = Server::builder()
+///     .layer(SentLayer::new())
+///     .layer(CompressionLayer::new())
+///     .layer(BackgroundLayer::with(supervisor));
+/// # drop(server);
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct SentLayer;
+
+impl SentLayer {
+    /// A layer for the whole server.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for SentLayer {
+    type Service = SentService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SentService { inner, connection: None }
     }
 }
 
@@ -62,9 +103,13 @@ where
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let multiplexed = request.version() >= Version::HTTP_2;
-        let (hold, method) = (self.connection.hold(multiplexed), request.method().clone());
-        let key = hold.as_ref().map(|hold| hold.key);
-        request.extensions_mut().insert(Tracked { connection: self.connection.clone(), key });
+        let connection = self.connection.clone().or_else(|| SentConnectInfo::take(request.extensions_mut()));
+        let hold = connection.as_ref().and_then(|connection| connection.hold(multiplexed));
+        if let Some(connection) = connection {
+            let key = hold.as_ref().map(|hold| hold.key);
+            request.extensions_mut().insert(Tracked { connection, key });
+        }
+        let method = request.method().clone();
         SentFuture { inner: self.inner.call(request), hold, method, multiplexed }
     }
 }

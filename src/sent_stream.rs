@@ -66,6 +66,20 @@ impl<T> SentStream<T> {
     }
 }
 
+impl<T: AsyncWrite> SentStream<T> {
+    /// The server has offered so many bytes, and this came of it.
+    fn offered(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: usize, written: &Poll<io::Result<usize>>) {
+        let Poll::Ready(Ok(accepted)) = written else { return };
+        let this = self.project();
+        let gauge = this.connection.gauge();
+        gauge.offered(bytes, *accepted);
+        // A socket has nothing to flush. TLS has tried to write what it took, and tells by this whether it could.
+        if gauge.is_asked() && matches!(this.inner.poll_flush(cx), Poll::Ready(Ok(()))) {
+            gauge.settled();
+        }
+    }
+}
+
 impl<T: AsyncRead> AsyncRead for SentStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
@@ -82,21 +96,21 @@ impl<T: AsyncRead> AsyncRead for SentStream<T> {
 }
 
 impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.project();
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.as_mut().project();
         this.connection.touch();
         this.connection.not_reading();
         let written = this.inner.poll_write(cx, bytes);
-        this.connection.offered(bytes.len(), &written);
+        self.offered(cx, bytes.len(), &written);
         written
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let this = self.project();
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.as_mut().project();
         this.connection.touch();
         this.connection.not_reading();
         let written = this.inner.poll_write_vectored(cx, bytes);
-        this.connection.offered(bytes.iter().map(|slice| slice.len()).sum(), &written);
+        self.offered(cx, bytes.iter().map(|slice| slice.len()).sum(), &written);
         written
     }
 

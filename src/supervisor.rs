@@ -56,6 +56,8 @@ struct Inner {
     /// Whether these are cancelled: each task asks, and a token would take a lock to answer.
     is_cancelled: AtomicBool,
     is_aborted: AtomicBool,
+    /// Whether it was said that nothing tells when a socket takes the last byte.
+    is_untracked_told: AtomicBool,
     /// Told when the last open response of a closed gate has ended.
     no_response: Notify,
     /// What a shutdown has come to.
@@ -85,6 +87,7 @@ impl Supervisor {
                 abort: CancellationToken::new(),
                 is_cancelled: AtomicBool::new(false),
                 is_aborted: AtomicBool::new(false),
+                is_untracked_told: AtomicBool::new(false),
                 no_response: Notify::new(),
                 report: OnceLock::new(),
                 policy,
@@ -231,6 +234,14 @@ impl Supervisor {
 
     pub(crate) fn aborted(&self) -> WaitForCancellationFuture<'_> {
         self.inner.abort.cancelled()
+    }
+
+    /// Says that the tasks of this path were to wait for the last byte on a connection that is not tracked. It is said once, as
+    /// it is so of all others that are served like that.
+    pub(crate) fn warn_untracked(&self, path: &str) {
+        if !self.inner.is_untracked_told.swap(true, Ordering::Relaxed) {
+            crate::log::warn!(path = path, "tasks were to wait for the last byte, but nothing tells when the socket takes it");
+        }
     }
 
     /// Enters a response. Returns whether its tasks are taken.

@@ -236,3 +236,15 @@ async fn without_a_tracked_connection_nothing_is_known() {
     let end = server.witness.next().await.end;
     assert_eq!((end.kind(), end.bytes(), end.bytes_sent()), (End::Complete, 5, None));
 }
+
+#[tokio::test]
+async fn of_a_response_whose_client_says_nothing_more() {
+    let server = serve(Arc::default(), chunks).await;
+    let mut client = Multiplexed::connect(&server).await;
+    for path in ["/full/5000", "/full/10", "/trailers/5000", "/full/300"] {
+        let response = client.get(path).await;
+        let end = server.witness.next().await.end;
+        assert_eq!((end.kind(), end.bytes_sent()), (End::Complete, Some(end.bytes())), "{path}");
+        drop(response);
+    }
+}

@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -12,31 +13,39 @@ use std::{
     },
 };
 
-use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
+use axum::{Router, extract::ConnectInfo, routing::get, serve::Listener};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use support::{Multiplexed, NUMBERED, Raw, Script, Server, Step, Taken, Witness, numbered, probed, settle, soon};
+use support::{Multiplexed, NUMBERED, Probed, Raw, Script, Server, Step, Taken, Witness, numbered, probed, settle, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Status, transport::Endpoint};
+use tonic::{
+    Status,
+    transport::{Endpoint, server::Connected},
+};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_client::HealthClient,
     health_server::{Health, HealthServer},
 };
-use tower::{Layer, ServiceBuilder, service_fn, util::MapRequestLayer};
+use tower::{
+    Layer, ServiceBuilder, service_fn,
+    util::{AndThenLayer, MapRequestLayer},
+};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, SentListener, SentMakeService, SentStream, Supervisor,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentStream, Supervisor,
 };
 use tower_http::compression::CompressionLayer;
 
@@ -61,7 +70,7 @@ async fn axum_serve() {
     };
     let app = Router::new().route("/", get(large)).layer(BackgroundLayer::with(supervisor.clone()));
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, witness);
 
@@ -96,7 +105,7 @@ async fn axum_with_bodies_of_its_own() {
     let app = Router::new().route("/", get(answer)).layer(BackgroundLayer::with(supervisor.clone()));
     let app = app.layer(CompressionLayer::new());
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener), SentMakeService::new(app)).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, witness);
 
@@ -130,9 +139,9 @@ async fn axum_tells_a_handler_its_client() {
         std::future::ready(client.to_string())
     };
     let app = Router::new().route("/", get(told)).layer(BackgroundLayer::with(supervisor.clone()));
-    let app = SentMakeService::new(app.into_make_service_with_connect_info::<SocketAddr>());
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let accept = tokio::spawn(async move {
-        axum::serve(SentListener::new(listener).tap_io(|_| ()), app).await.expect("it serves");
+        tower_background::serve(listener, app).await.expect("it serves");
     });
     let server = Server::running(address, accept, supervisor, Witness::new());
 
@@ -147,6 +156,49 @@ async fn axum_tells_a_handler_its_client() {
     assert_eq!(server.supervisor.stats().succeeded, 1);
 }
 
+/// A listener whose address is what its handlers are to know of a connection.
+struct Telling(TcpListener);
+
+#[derive(Debug, Clone)]
+#[expect(dead_code, reason = "it is only printed")]
+struct Told {
+    client: SocketAddr,
+    no_delay: bool,
+}
+
+impl Listener for Telling {
+    type Io = TcpStream;
+    type Addr = Told;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, client) = Listener::accept(&mut self.0).await;
+        let no_delay = stream.nodelay().expect("it is a TCP stream");
+        (stream, Told { client, no_delay })
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(Told { client: self.0.local_addr()?, no_delay: false })
+    }
+}
+
+#[tokio::test]
+async fn axum_tells_a_handler_what_its_listener_does() {
+    let (listener, supervisor) = (listen().await, sent());
+    let address = listener.local_addr().expect("it is bound");
+    let told = |ConnectInfo(told): ConnectInfo<Told>, tasks: BackgroundTasks| {
+        tasks.add(async {});
+        std::future::ready(format!("{told:?}"))
+    };
+    let app = Router::new().route("/", get(told)).layer(BackgroundLayer::with(supervisor.clone()));
+    let serving = tower_background::serve(Telling(listener), app.into_make_service_with_connect_info::<Told>());
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, Witness::new());
+    let mut client = Raw::connect(server.address).await;
+    client.send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("no_delay: false }"));
+    soon(server.supervisor.idle()).await;
+}
+
 struct Watched(Witness);
 
 #[tonic::async_trait]
@@ -154,6 +206,9 @@ impl Health for Watched {
     async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
         assert!(request.remote_addr().is_some(), "the wrapped stream tells its client's address");
         self.0.watch(&request.background_tasks()?);
+        if request.get_ref().service == "mail" {
+            return Err(Status::not_found("there is no such service"));
+        }
         Ok(tonic::Response::new(HealthCheckResponse { status: 1 }))
     }
 
@@ -240,6 +295,64 @@ async fn tonic_with_a_window_that_opens_byte_by_byte() {
     }
 }
 
+/// A layer outside that has all of a body before its response goes on, and makes another of it.
+#[tokio::test]
+async fn tonic_with_a_layer_that_buffers() {
+    let (listener, supervisor, witness) = (listen().await, sent(), Witness::new());
+    let address = listener.local_addr().expect("it is bound");
+    let copied = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.clone(), HeaderValue::from_bytes(value.as_bytes()).expect("it is one"))
+    };
+    let buffering = AndThenLayer::new(async move |response: Response<_>| {
+        let (parts, body) = response.into_parts();
+        let body: Collected<Bytes> = ResponseBody::<tonic::body::Body>::collect(body).await.expect("it does not fail");
+        // By its bytes, so that no mark passes.
+        let trailers = body.trailers().map(|trailers| Step::Trailers(trailers.iter().map(copied).collect()));
+        let data = Some(Bytes::copy_from_slice(&body.to_bytes())).filter(|data| !data.is_empty()).map(Step::data);
+        Ok::<_, Infallible>(Response::from_parts(parts, Script::new(data.into_iter().chain(trailers)).tells_end()))
+    });
+    let serving = tonic::transport::Server::builder()
+        .layer(SentLayer::new())
+        .layer(buffering)
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(Watched(witness.clone())))
+        .serve_with_incoming(TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new)));
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, witness);
+
+    for leaves in [false, true] {
+        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.call("/grpc.health.v1.Health/Check", &[0; 5]).await;
+        for window in 1..=7 {
+            settle().await;
+            assert_eq!(server.supervisor.stats().collected, 1, "window of {window}");
+            if leaves {
+                break;
+            }
+            client.set_window(window);
+            assert_eq!(soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len(), 1);
+        }
+        let end = if leaves {
+            client.leave().await;
+            End::Aborted
+        } else {
+            let trailers = soon(response.body_mut().trailers()).await.expect("it is whole").expect("there are trailers");
+            assert_eq!(trailers["grpc-status"], "0");
+            End::Complete
+        };
+        assert_eq!(server.witness.next().await.end.kind(), end);
+        soon(server.supervisor.idle()).await;
+    }
+
+    // An answer without a body, which is a head alone.
+    let mut client = Multiplexed::connect(&server).await;
+    let response = client.call("/grpc.health.v1.Health/Check", b"\0\0\0\0\x06\n\x04mail").await;
+    assert_eq!(response.headers()["grpc-status"], "5");
+    let end = server.witness.next().await.end;
+    assert_eq!((end.kind(), end.grpc_status(), end.bytes_sent()), (End::Complete, Some(5), Some(0)));
+}
+
 /// Serves connections whose writes are noted below the wrapper; each response leaves a task, which shows what was noted when it
 /// starts, and whether its own response was taken whole.
 async fn watched<F>(supervisor: Supervisor, show: F) -> Server
@@ -324,6 +437,92 @@ async fn ten_thousand_over_http1() {
 async fn ten_thousand_over_http2() {
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     assert_eq!(load(client, &["/full", "/stream", "/trailers"], 20).await, 0);
+}
+
+impl Connected for Probed {
+    type ConnectInfo = Arc<Taken>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.taken.clone()
+    }
+}
+
+/// Answers with numbers, each of which leaves a task that looks whether its own response was taken whole.
+#[derive(Clone, Default)]
+struct Numbered {
+    numbers: Arc<AtomicUsize>,
+    early: Arc<AtomicUsize>,
+}
+
+impl Numbered {
+    fn answer(&self, request: &tonic::Request<HealthCheckRequest>) -> Result<HealthCheckResponse, Status> {
+        // A proto3 message leaves out what is 0.
+        let (number, early) = (1 + self.numbers.fetch_add(1, SeqCst), self.early.clone());
+        let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
+        request.background_tasks()?.add(async move {
+            early.fetch_add(usize::from(!taken.has(number)), SeqCst);
+        });
+        Ok(HealthCheckResponse { status: number.try_into().expect("there are not so many") })
+    }
+}
+
+/// How many messages a stream has.
+const MESSAGES: usize = 3;
+
+#[tonic::async_trait]
+impl Health for Numbered {
+    async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        self.answer(&request).map(tonic::Response::new)
+    }
+
+    type WatchStream = futures_util::stream::Iter<std::array::IntoIter<Result<HealthCheckResponse, Status>, MESSAGES>>;
+
+    async fn watch(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let message = self.answer(&request)?;
+        Ok(tonic::Response::new(futures_util::stream::iter([message; MESSAGES].map(Ok))))
+    }
+}
+
+/// Calls, and streams from the server, over 4 connections with 25 streams each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_over_grpc() {
+    let (listener, supervisor, service) = (listen().await, sent(), Numbered::default());
+    let address = listener.local_addr().expect("it is bound");
+    let probe = |stream| SentStream::new(probed(stream, Arc::default()));
+    let serving = tonic::transport::Server::builder()
+        .layer(BackgroundLayer::with(supervisor.clone()))
+        .add_service(HealthServer::new(service.clone()))
+        .serve_with_incoming(TcpListenerStream::new(listener).map(move |stream| stream.map(probe)));
+    let accept = tokio::spawn(async move { serving.await.expect("it serves") });
+    let server = Server::running(address, accept, supervisor, Witness::new());
+
+    let mut streams = JoinSet::new();
+    for _ in 0..4 {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let client = HealthClient::new(soon(endpoint.connect()).await.expect("the server listens"));
+        for nth in 0..25 {
+            let mut client = client.clone();
+            streams.spawn(async move {
+                for request in 0..100 {
+                    let asked = HealthCheckRequest::default();
+                    if (nth + request) % 2 == 0 {
+                        soon(client.check(asked)).await.expect("it is answered");
+                        continue;
+                    }
+                    let mut messages = soon(client.watch(asked)).await.expect("it is answered").into_inner();
+                    for _ in 0..MESSAGES {
+                        assert!(soon(messages.message()).await.expect("it does not fail").is_some());
+                    }
+                    assert!(soon(messages.message()).await.expect("it ends well").is_none());
+                }
+            });
+        }
+    }
+    streams.join_all().await;
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!((stats.succeeded, stats.added()), (10_000, 10_000), "{stats:?}");
+    assert_eq!(service.early.load(SeqCst), 0);
 }
 
 /// Several requests in one segment, to servers that answer them one by one, and that put the answers together.

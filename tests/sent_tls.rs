@@ -2,7 +2,13 @@
 
 mod support;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -24,6 +30,7 @@ use tokio_rustls::{
         pki_types::{PrivateKeyDer, ServerName},
     },
 };
+use tokio_util::io::InspectWriter;
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, End, Release, ResponseBody, SentConnection, SentStream, Supervisor};
 
@@ -33,6 +40,8 @@ const LARGE: usize = 16 << 20;
 struct Secured {
     server: Server,
     connector: TlsConnector,
+    /// What the sockets took, encrypted, in bytes.
+    taken: Arc<AtomicUsize>,
 }
 
 async fn serve(above: bool) -> Secured {
@@ -58,8 +67,13 @@ async fn serve(above: bool) -> Secured {
         };
         std::future::ready(Ok::<_, Infallible>(Response::new(body)))
     }));
+    let taken = Arc::<AtomicUsize>::default();
+    let counted = taken.clone();
     let server = Server::each(supervisor, witness, move |stream| {
-        let (acceptor, service) = (acceptor.clone(), service.clone());
+        let (acceptor, service, counted) = (acceptor.clone(), service.clone(), counted.clone());
+        let stream = InspectWriter::new(stream, move |bytes: &[u8]| {
+            counted.fetch_add(bytes.len(), SeqCst);
+        });
         async move {
             if above {
                 let stream = SentStream::new(acceptor.accept(stream).await.expect("the client speaks TLS"));
@@ -73,7 +87,7 @@ async fn serve(above: bool) -> Secured {
         }
     })
     .await;
-    Secured { server, connector }
+    Secured { server, connector, taken }
 }
 
 async fn answer<T, S>(stream: T, connection: &SentConnection, service: S)
@@ -150,6 +164,25 @@ async fn a_client_that_leaves_with_and_without_a_word() {
             client.get_ref().0.set_zero_linger().expect("the socket is open");
             drop(client);
             secured.ends(End::Aborted).await;
+        }
+    }
+}
+
+/// TLS takes more than the socket does, and holds it. Below it the bytes that count are encrypted ones.
+#[tokio::test]
+async fn no_more_bytes_are_told_of_than_the_socket_took() {
+    for above in [true, false] {
+        let secured = serve(above).await;
+        for path in ["/full", "/stream"] {
+            let before = secured.taken.load(SeqCst);
+            let client = secured.stalled(path).await;
+            client.get_ref().0.set_zero_linger().expect("the socket is open");
+            drop(client);
+            let end = secured.server.witness.next().await.end;
+            let (sent, taken) = (end.bytes_sent().expect("it is tracked"), (secured.taken.load(SeqCst) - before) as u64);
+            assert_eq!(end.kind(), End::Aborted);
+            assert!(sent > 0 && sent < taken, "{path}, above: {above}: {sent} bytes are told of {taken}, encrypted");
+            soon(secured.server.supervisor.idle()).await;
         }
     }
 }

@@ -16,9 +16,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
+#[cfg(feature = "sent")]
+use tower_background::SentStream;
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, BoxError, MissingLayer, ServiceBuilderExt as _, Supervisor, Task, When, defer,
+    BackgroundLayer, BackgroundTasksExt, BoxError, MissingLayer, Release, ServiceBuilderExt as _, Supervisor, Task, When, defer,
 };
 use tower_http::{
     ServiceBuilderExt as _,
@@ -405,4 +407,44 @@ async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
         let made = || Some("made-0".to_owned());
         assert_eq!(ids(inside, &supervisor, None).await, (made(), made().filter(|_| found)), "{way:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_tracked_is_told_of_once() {
+    const UNTRACKED: &str = "tasks were to wait for the last byte, but nothing tells when the socket takes it";
+    let (events, _guard) = Events::record();
+    let warned = || told(&events.all()).iter().filter(|event| **event == (Level::WARN, UNTRACKED, None)).count();
+
+    let supervisor = Supervisor::new();
+    answered(&supervisor, "/").await;
+    assert_eq!(warned(), 0, "nobody asked for it");
+    let call = Call::new(&supervisor, "/");
+    call.tasks.release(Release::Sent);
+    call.finish().await;
+    assert_eq!(warned(), 1, "a request did");
+
+    let supervisor = Supervisor::builder().release(Release::Sent).build();
+    for _ in 0..3 {
+        answered(&supervisor, "/").await;
+        assert_eq!(warned(), 2, "it is said of each supervisor once");
+    }
+}
+
+#[cfg(feature = "sent")]
+#[tokio::test]
+async fn a_connection_that_is_tracked_is_not_told_of() {
+    let (events, _guard) = Events::record();
+    let supervisor = Supervisor::builder().release(Release::Sent).build();
+    let (stream, other_end) = tokio::io::duplex(16);
+    let stream = SentStream::new(stream);
+    let respond = |request: Request<()>| {
+        request.background_tasks().expect("the layer is there").add(async {});
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    };
+    let service = ServiceBuilder::new().layer(stream.connection());
+    let service = service.layer(BackgroundLayer::with(supervisor.clone())).service(service_fn(respond));
+    drop(service.oneshot(Request::new(())).await.expect("it answers"));
+    drop((stream, other_end));
+    soon(supervisor.idle()).await;
+    assert!(told(&events.all()).iter().all(|(level, ..)| *level > Level::WARN), "{:#?}", events.all());
 }

@@ -32,7 +32,7 @@ pub use self::{
     example::{output, start, start_with},
     held::Held,
     multiplexed::{Multiplexed, data, rest},
-    probe::{NUMBERED, Taken, numbered, probed},
+    probe::{NUMBERED, Probed, Taken, numbered, probed},
     raw::Raw,
     recorder::Recorder,
     script::{Script, Scripted, Step},

@@ -2,19 +2,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io::{self, IoSlice},
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_util::io::InspectWriter;
 
 /// How long the body of a response is that is looked for, in bytes.
 pub const NUMBERED: usize = 13;
 
-/// The body of a response, by which it is known.
+/// The body of a response, by which it is known. One over gRPC is known by the health status in its first message.
 pub fn numbered(number: usize) -> Vec<u8> {
     format!("hello{number:08}").into_bytes()
 }
@@ -67,7 +69,7 @@ impl State {
         } else {
             (rest.get(..NUMBERED)?, NUMBERED)
         };
-        let (number, length) = (number(&body[body.find("hello")?..]), head.len() + 4 + end);
+        let (number, length) = (number(&body.as_bytes()[body.find("hello")?..]), head.len() + 4 + end);
         self.whole.insert(number);
         Some(length)
     }
@@ -85,17 +87,73 @@ impl State {
         }
         if ends {
             let body = self.bodies.remove(&stream).unwrap_or_default();
-            self.whole.insert(number(&String::from_utf8(body).expect("the tests send text")));
+            self.whole.insert(number(&body));
         }
         Some(length)
     }
 }
 
-fn number(body: &str) -> usize {
-    body["hello".len()..].parse().expect("the body is one that is numbered")
+fn number(body: &[u8]) -> usize {
+    match body.strip_prefix(b"hello") {
+        Some(digits) => {
+            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).expect("the body is one that is numbered")
+        }
+        None => in_a_message(body),
+    }
+}
+
+/// The first message of gRPC: after 5 bytes of framing the only field, whose key is one byte, as a number of 7 bits a byte.
+fn in_a_message(body: &[u8]) -> usize {
+    let digits = body[6..].iter().scan(true, |more, byte| std::mem::replace(more, byte & 0x80 != 0).then_some(byte & 0x7f));
+    digits.enumerate().map(|(place, digit)| usize::from(digit) << (7 * place)).sum()
 }
 
 /// A stream whose writes are noted.
-pub fn probed(stream: TcpStream, taken: Arc<Taken>) -> impl AsyncRead + AsyncWrite + Unpin + Send {
-    InspectWriter::new(stream, move |bytes: &[u8]| taken.note(bytes))
+pub struct Probed {
+    inner: TcpStream,
+    pub taken: Arc<Taken>,
+}
+
+pub const fn probed(inner: TcpStream, taken: Arc<Taken>) -> Probed {
+    Probed { inner, taken }
+}
+
+impl AsyncRead for Probed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Probed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(length)) = written {
+            self.taken.note(&bytes[..length]);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        if let Poll::Ready(Ok(mut length)) = written {
+            for slice in slices {
+                let part = length.min(slice.len());
+                self.taken.note(&slice[..part]);
+                length -= part;
+            }
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
 }
