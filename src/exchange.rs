@@ -101,6 +101,12 @@ impl Exchange {
         }
     }
 
+    /// Whether a release may come before the end.
+    #[inline]
+    pub(crate) const fn may_be_early(&self) -> bool {
+        self.early.is_some()
+    }
+
     /// The path without the query; empty for a target that has none.
     pub(crate) fn path(&self) -> &str {
         self.path.as_ref().map_or("", PathAndQuery::path)
