@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -45,6 +46,46 @@ impl<B: Default> Default for ResponseBody<B> {
     }
 }
 
+type PolledFrame<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
+/// Polls a body of which somebody may want to know when the socket has it.
+#[inline(never)]
+fn poll_followed<B: Body<Data: 'static>>(mut inner: Pin<&mut B>, open: &mut Open, cx: &mut Context<'_>) -> PolledFrame<B> {
+    open.asked();
+    if open.is_over() {
+        return if open.owes_none() { Poll::Ready(None) } else { inner.poll_frame(cx) };
+    }
+    let entered = open.enter();
+    let polled = inner.as_mut().poll_frame(cx);
+    let at_end = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) && inner.is_end_stream();
+    entered.returned();
+    match polled {
+        Poll::Pending => {
+            open.pending();
+            Poll::Pending
+        }
+        Poll::Ready(Some(Ok(frame))) => {
+            let before = open.bytes();
+            let frame = match frame.into_data() {
+                Ok(data) => {
+                    open.data(data.remaining(), at_end);
+                    Frame::data(data)
+                }
+                Err(frame) => open.other(frame),
+            };
+            Poll::Ready(Some(Ok(open.follow(frame, at_end, before))))
+        }
+        Poll::Ready(Some(Err(error))) => {
+            open.failed();
+            Poll::Ready(Some(Err(error)))
+        }
+        Poll::Ready(None) => {
+            open.ended();
+            Poll::Ready(open.end_frame().map(Ok))
+        }
+    }
+}
+
 impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
@@ -52,12 +93,13 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        let Some(open) = this.lease.get_mut() else {
-            return this.inner.poll_frame(cx);
-        };
-        open.asked();
-        if open.is_over() {
-            return if open.owes_none() { Poll::Ready(None) } else { this.inner.poll_frame(cx) };
+        let Some(open) = this.lease.get_mut() else { return this.inner.poll_frame(cx) };
+        if open.is_followed() {
+            let polled = poll_followed(this.inner, open, cx);
+            if matches!(polled, Poll::Ready(None)) {
+                this.lease.body_ended();
+            }
+            return polled;
         }
         let entered = open.enter();
         let polled = this.inner.as_mut().poll_frame(cx);
@@ -68,17 +110,22 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
                 open.pending();
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(open.frame(frame, at_end)))),
+            // Data is taken out of its frame and put into another: a frame has room for trailers, and is large to move.
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
+                Ok(data) => {
+                    open.data(data.remaining(), at_end);
+                    Frame::data(data)
+                }
+                Err(frame) => open.other(frame),
+            }))),
             Poll::Ready(Some(Err(error))) => {
                 open.failed();
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
-                let (over, frame) = open.ended();
-                if over {
-                    *this.lease = Lease::none();
-                }
-                Poll::Ready(frame.map(Ok))
+                open.ended();
+                this.lease.body_ended();
+                Poll::Ready(None)
             }
         }
     }

@@ -42,6 +42,14 @@ impl Scope {
         self.tasks.take()
     }
 
+    /// The registry, made by `f` as one that serves a request: out of the one that is there, or a new one.
+    #[inline]
+    pub(crate) fn serve(&mut self, f: impl FnOnce(&mut BackgroundTasks)) -> &BackgroundTasks {
+        let tasks = self.tasks.get_or_insert_with(BackgroundTasks::spare);
+        f(tasks);
+        tasks
+    }
+
     /// Puts one into a scope that has none.
     #[inline]
     pub(crate) fn put(&mut self, tasks: BackgroundTasks) {

@@ -6,7 +6,7 @@
 
 use bytes::Buf;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame};
+use http_body::Frame;
 use tokio::time::Instant;
 
 use crate::{
@@ -30,8 +30,6 @@ pub(crate) struct Lease(Option<Box<Open>>);
 pub(crate) struct Open {
     scope: Scope,
     progress: Progress,
-    /// Whether the body has returned `None`, and this waits for its drop.
-    over: bool,
     aside: Option<Box<Aside>>,
 }
 
@@ -44,6 +42,8 @@ struct Aside {
     verdict: Option<Verdict>,
     /// What becomes of the response behind the server, where that is known.
     tail: Option<Tail>,
+    /// Whether the body has returned `None`, and this waits for its drop.
+    over: bool,
 }
 
 /// Runs the code of the service or the body with the request's registry as the current one.
@@ -84,11 +84,9 @@ impl Lease {
             return Self::none();
         }
         let mut open = spare::take().unwrap_or_default();
-        let spare = open.take_spare();
-        let tasks = BackgroundTasks::open(spare, supervisor, request, found.cloned());
+        let tasks = open.scope.serve(|tasks| tasks.serve(supervisor, request, found.cloned())).clone();
         open.aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
-        request.extensions_mut().insert(tasks.clone());
-        open.scope.put(tasks);
+        request.extensions_mut().insert(tasks);
         Self(Some(open))
     }
 
@@ -102,6 +100,14 @@ impl Lease {
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut Open> {
         self.0.as_deref_mut()
+    }
+
+    /// Ends the response after the `None` of its body, unless its drop is to end it.
+    #[inline]
+    pub(crate) fn body_ended(&mut self) {
+        if !self.get().is_some_and(Open::is_over) {
+            *self = Self::none();
+        }
     }
 
     /// Ends the response, as the service returned an error.
@@ -136,30 +142,35 @@ impl Open {
         UserCode { progress: &mut self.progress, returned: false, _entered: self.scope.enter() }
     }
 
-    /// Notes the head of the response.
+    /// Notes the head of the response, and what its body says of itself: its exact size, and whether it is at its end already.
+    /// Returns whether there is more to note than that.
     #[inline]
-    pub(crate) fn head<B: Body>(&mut self, response: &mut Response<B>) {
-        let body = (response.body().size_hint().exact(), response.body().is_end_stream());
-        let (status, version) = (response.status(), response.version());
-        if let Some(marker) = self.note_head(status, version, response.headers_mut(), body) {
+    pub(crate) fn head(&mut self, status: StatusCode, version: Version, body: (Option<u64>, bool)) -> bool {
+        let Some(tasks) = self.scope.tasks() else { return false };
+        let exchange = tasks.exchange();
+        let version = protocol(exchange.version, version);
+        self.progress.head(Head { status, version, at: Instant::now() }, body);
+        body.1 || exchange.method == Method::HEAD || tasks.wait_for_sent() || exchange.is_early_release_expected()
+    }
+
+    /// Notes what is left to be noted of a head. It is moved, so that a response that has nothing of that need not lie in
+    /// memory for this.
+    #[inline(never)]
+    pub(crate) fn rest_of_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
+        if let Some(marker) = self.note_headers(response.headers_mut()) {
             response.extensions_mut().insert(marker);
         }
+        response
     }
 
     /// Returns what goes into the extensions of the response.
-    fn note_head(
-        &mut self,
-        status: StatusCode,
-        version: Version,
-        headers: &mut HeaderMap,
-        body: (Option<u64>, bool),
-    ) -> Option<HeadMarker> {
+    fn note_headers(&mut self, headers: &mut HeaderMap) -> Option<HeadMarker> {
+        let grpc_status = self.progress.headers(headers);
         let tasks = self.scope.tasks()?;
-        let exchange = tasks.exchange();
-        let head = Head { status, version: protocol(exchange.version, version), at: Instant::now() };
-        let grpc_status = self.progress.head(exchange, head, headers, body);
-        tasks.note_head(head, grpc_status);
-        let is_head = exchange.method == Method::HEAD;
+        if let Some(head) = self.progress.noted_head() {
+            tasks.note_head(head, grpc_status);
+        }
+        let is_head = tasks.exchange().method == Method::HEAD;
         let is_followed = grpc_status.is_some() || is_head || tasks.wait_for_sent();
         if is_followed { self.follow_head(is_head, grpc_status.is_some(), headers) } else { None }
     }
@@ -191,22 +202,40 @@ impl Open {
         self.scope.tasks().is_some_and(BackgroundTasks::wait_for_sent).then_some(tail)
     }
 
-    /// Notes a frame of the body, and whether the body is at its end now. Returns it such that its way to the socket can be
-    /// followed.
+    /// Notes so many bytes of data of the body, and whether the body is at its end now.
     #[inline]
-    pub(crate) fn frame<D: Buf + 'static>(&mut self, frame: Frame<D>, at_end: bool) -> Frame<D> {
-        let before = self.progress.bytes();
-        if let Some(data) = frame.data_ref() {
-            self.progress.data(data.remaining(), at_end);
-        } else if let Some(trailers) = frame.trailers_ref() {
+    pub(crate) fn data(&mut self, bytes: usize, at_end: bool) {
+        self.progress.data(bytes, at_end);
+        if let Some(tasks) = self.scope.tasks() {
+            tasks.note_bytes(self.progress.bytes(), || self.progress.noted_head());
+        }
+    }
+
+    /// Notes a frame that is no data.
+    #[inline(never)]
+    pub(crate) fn other<D>(&mut self, frame: Frame<D>) -> Frame<D> {
+        if let Some(trailers) = frame.trailers_ref() {
             let keep = self.scope.tasks().is_some_and(BackgroundTasks::is_watched);
             self.progress.trailers(trailers, keep);
         } else {
             self.progress.frame();
         }
-        if let Some(tasks) = self.scope.tasks() {
-            tasks.note_bytes(self.progress.bytes(), || self.progress.known_head());
-        }
+        frame
+    }
+
+    /// How many bytes the body has yielded.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.progress.bytes()
+    }
+
+    /// Whether somebody may want to know when the socket has the frames.
+    #[inline]
+    pub(crate) const fn is_followed(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// Makes a frame, before which so many bytes came, one whose way to the socket is followed, where it can be.
+    pub(crate) fn follow<D: Buf + 'static>(&mut self, frame: Frame<D>, at_end: bool, before: u64) -> Frame<D> {
         let last = at_end || frame.is_trailers();
         match self.tail() {
             Some(tail) => tail.frame(frame, last, before),
@@ -226,25 +255,26 @@ impl Open {
         self.progress.failed();
     }
 
-    /// Notes that the body returned `None`. Returns whether that ends the response; otherwise its drop does, and an empty
-    /// frame may go out that can be followed.
+    /// Notes that the body returned `None`. That ends the response, or its drop does.
     #[inline]
-    pub(crate) fn ended<D: 'static>(&mut self) -> (bool, Option<Frame<D>>) {
+    pub(crate) fn ended(&mut self) {
         self.progress.ended();
-        if !self.waits_for_sent() {
-            if let Some(aside) = &mut self.aside {
-                aside.marker = None;
-            }
-            return (true, None);
+        if self.waits_for_sent() {
+            self.aside.get_or_insert_default().over = true;
+        } else if let Some(aside) = &mut self.aside {
+            aside.marker = None;
         }
-        self.over = true;
-        (false, self.tail().and_then(Tail::end_frame))
+    }
+
+    /// An empty frame that goes out in place of a `None`, and can be followed.
+    pub(crate) fn end_frame<D: 'static>(&mut self) -> Option<Frame<D>> {
+        if self.is_over() { self.tail().and_then(Tail::end_frame) } else { None }
     }
 
     /// Whether the body has returned `None`: nothing that it does counts any more.
     #[inline]
-    pub(crate) const fn is_over(&self) -> bool {
-        self.over
+    pub(crate) fn is_over(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| aside.over)
     }
 
     /// Notes that the body is asked for more, or whether there is more.
@@ -263,12 +293,6 @@ impl Open {
         self.aside.as_ref().and_then(|aside| aside.tail.as_ref()).is_some_and(Tail::at_end)
     }
 
-    /// The registry that an earlier response has left.
-    #[inline]
-    pub(crate) fn take_spare(&mut self) -> Option<BackgroundTasks> {
-        self.scope.take()
-    }
-
     /// Leaves a registry that can serve another response.
     pub(crate) fn put_spare(&mut self, tasks: BackgroundTasks) {
         self.scope.put(tasks);
@@ -281,7 +305,7 @@ impl Open {
         let ended = if unwatched { Some(self) } else { self.end_watched() };
         if let Some(mut open) = ended {
             // The memory is left to another response.
-            (open.progress, open.over) = (Progress::default(), false);
+            open.progress = Progress::default();
             spare::keep(open);
         }
     }
@@ -293,7 +317,7 @@ impl Open {
         if let Some(mut aside) = self.aside.take() {
             verdict = aside.verdict;
             if let Some(marker) = aside.marker.take() {
-                aside.verdict = verdict.or_else(|| Some(self.progress.verdict()));
+                aside.verdict = verdict.or_else(|| Some(self.progress.verdict(self.scope.tasks()?.exchange())));
                 self.aside = Some(aside);
                 marker.hand_over(Lease(Some(self)));
                 return None;
@@ -301,7 +325,7 @@ impl Open {
             if let Some(tail) = aside.tail.take().filter(|_| self.waits_for_sent()) {
                 let tasks = self.scope.take()?;
                 let progress = std::mem::take(&mut self.progress);
-                let verdict = verdict.unwrap_or_else(|| progress.verdict());
+                let verdict = verdict.unwrap_or_else(|| progress.verdict(tasks.exchange()));
                 tail.wait(tasks, verdict, progress);
                 return Some(self);
             }

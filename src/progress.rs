@@ -21,8 +21,6 @@ pub(crate) type Verdict = (End, Option<BodyError>);
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     panicked: bool,
-    multiplexed: bool,
-    bodyless: bool,
     polled: bool,
     ended: bool,
     failed: bool,
@@ -45,34 +43,26 @@ impl Progress {
         self.panicked = panicked;
     }
 
-    /// Notes the head, and what the body says of itself: its exact size, and whether it is at its end already. Returns the
-    /// gRPC status that the head may have.
+    /// Notes the head, and what the body says of itself: its exact size, and whether it is at its end already.
     #[inline]
-    pub(crate) fn head(&mut self, request: &Exchange, head: Head, headers: &HeaderMap, body: (Option<u64>, bool)) -> Option<i32> {
+    pub(crate) fn head(&mut self, head: Head, body: (Option<u64>, bool)) {
         let (hinted, ended) = body;
         self.head = Some(head);
-        self.multiplexed = head.version >= Version::HTTP_2;
-        self.bodyless = bodyless(&request.method, head.status);
         self.ended = ended;
-        let header = content_length(headers);
-        let declared = hinted.or(header);
-        self.is_declared = declared.is_some();
-        self.declared = declared.unwrap_or_default();
-        if ended || header.is_some() { self.rare_head(header, declared, headers) } else { None }
+        self.is_declared = hinted.is_some();
+        self.declared = hinted.unwrap_or_default();
     }
 
-    /// The head, once it is ready.
-    #[inline]
-    pub(crate) const fn known_head(&self) -> Option<Head> {
-        self.head
-    }
-
-    /// Notes what only a head with a length tells, or one without a body.
-    fn rare_head(&mut self, header: Option<u64>, declared: Option<u64>, headers: &HeaderMap) -> Option<i32> {
-        // hyper's HTTP/1 leaves the header out beside a body that is at its end.
-        let sent = self.multiplexed || !self.ended;
-        if sent && header.is_some() && header != declared {
-            self.rare().contradiction = header;
+    /// Notes what the headers tell of the body. Returns the gRPC status that they may have.
+    pub(crate) fn headers(&mut self, headers: &HeaderMap) -> Option<i32> {
+        if let Some(header) = content_length(headers) {
+            let declared = if self.is_declared { self.declared } else { header };
+            (self.is_declared, self.declared) = (true, declared);
+            // hyper's HTTP/1 leaves the header out beside a body that is at its end.
+            let sent = self.is_multiplexed() || !self.ended;
+            if sent && header != declared {
+                self.rare().contradiction = Some(header);
+            }
         }
         // A gRPC status stands in the head only of a response without a body.
         let grpc_status = if self.ended { grpc_status(headers) } else { None };
@@ -80,6 +70,10 @@ impl Progress {
             self.rare().grpc_status_in_head = grpc_status;
         }
         grpc_status
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        self.head.is_some_and(|head| head.version >= Version::HTTP_2)
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -134,6 +128,10 @@ impl Progress {
         self.ended = true;
     }
 
+    pub(crate) const fn noted_head(&self) -> Option<Head> {
+        self.head
+    }
+
     /// Whether the end of the body was seen.
     pub(crate) const fn has_ended(&self) -> bool {
         self.ended
@@ -144,8 +142,8 @@ impl Progress {
     }
 
     /// How much of what was yielded a server can send: HTTP/1 cuts off what is beyond the declared length.
-    pub(crate) const fn sendable(&self) -> u64 {
-        if self.is_declared && !self.multiplexed && self.bytes > self.declared { self.declared } else { self.bytes }
+    pub(crate) fn sendable(&self) -> u64 {
+        if self.is_declared && !self.is_multiplexed() && self.bytes > self.declared { self.declared } else { self.bytes }
     }
 
     /// Notes how much of the data the socket took at least, if that is known.
@@ -167,20 +165,18 @@ impl Progress {
 
     /// Whether the server writes the rest of the response before it turns to anything else, as hyper's HTTP/1 does with a
     /// body that it had whole with its first frame, if it had one at all.
-    pub(crate) const fn is_written_next(&self) -> bool {
-        !self.multiplexed && !self.streamed && self.ended
+    pub(crate) fn is_written_next(&self) -> bool {
+        !self.is_multiplexed() && !self.streamed && self.ended
     }
 
-    /// How the response ends if nothing more comes of it.
+    /// How the response to this request ends if nothing more comes of it.
     #[inline]
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self, request: &Exchange) -> Verdict {
         if self.panicked || std::thread::panicking() {
             return (End::Panicked, None);
         }
-        if self.head.is_none() {
-            return (End::Cancelled, None);
-        }
-        match self.body_verdict() {
+        let Some(head) = self.head else { return (End::Cancelled, None) };
+        match self.body_verdict(bodyless(&request.method, head.status)) {
             Ok(true) => (End::Complete, None),
             Ok(false) => (End::Aborted, None),
             Err(error) => (End::BodyError, Some(error)),
@@ -188,21 +184,22 @@ impl Progress {
     }
 
     /// Whether all of the body was there, or what was wrong with it.
-    fn body_verdict(&self) -> Result<bool, BodyError> {
+    fn body_verdict(&self, bodyless: bool) -> Result<bool, BodyError> {
         let yielded = self.bytes;
+        let multiplexed = self.is_multiplexed();
         if self.failed {
             return Err(BodyError::Failed);
         }
-        if self.bodyless {
+        if bodyless {
             return match yielded {
-                1.. if self.multiplexed => Err(BodyError::NotAllowed),
+                1.. if multiplexed => Err(BodyError::NotAllowed),
                 _ => Ok(self.ended || !self.polled),
             };
         }
         match self.is_declared.then_some(self.declared) {
-            Some(declared) if yielded > declared && self.multiplexed => Err(BodyError::TooLong { declared, yielded }),
+            Some(declared) if yielded > declared && multiplexed => Err(BodyError::TooLong { declared, yielded }),
             Some(declared) if yielded < declared && self.ended => Err(BodyError::TooShort { declared, yielded }),
-            Some(hinted) if self.ended || (yielded >= hinted && !self.multiplexed) => {
+            Some(hinted) if self.ended || (yielded >= hinted && !multiplexed) => {
                 let contradiction = self.rare.as_ref().and_then(|rare| rare.contradiction);
                 contradiction.map_or(Ok(true), |declared| Err(BodyError::Contradicted { declared, hinted }))
             }

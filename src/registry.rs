@@ -44,6 +44,8 @@ pub(crate) struct Registry {
 #[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) released: bool,
+    /// Whether a task was added, or an order was chosen.
+    pub(crate) touched: bool,
     /// Whether a runner has the sequence, and what joins it.
     pub(crate) in_sequence: bool,
     pub(crate) order: Option<Order>,
@@ -105,8 +107,7 @@ impl Registry {
     /// Whether no task was added, and nothing was chosen.
     #[inline]
     pub(crate) fn is_untouched(&mut self) -> bool {
-        let slot = self.slot_mut();
-        slot.filed == 0 && slot.runtime.is_none() && slot.order.is_none() && slot.rare.is_none()
+        !self.slot_mut().touched
     }
 
     /// Lets go of all that is a request's, also where tasks were added. Returns whether it can serve another.
@@ -116,7 +117,7 @@ impl Registry {
             return false;
         }
         (slot.released, slot.in_sequence, slot.order, slot.runtime) = (false, false, None, None);
-        (slot.filed, slot.unreported) = (0, 0);
+        (slot.touched, slot.filed, slot.unreported) = (false, 0, 0);
         if slot.rare.is_some() {
             slot.rare = None;
         }

@@ -35,7 +35,7 @@ impl BackgroundTasks {
     pub(crate) fn end(self, progress: &mut Progress, verdict: Option<Verdict>) {
         let unobserved = self.supervisor().observers().is_empty();
         let at_once = progress.is_written_next();
-        let verdict = verdict.unwrap_or_else(|| progress.verdict());
+        let verdict = verdict.unwrap_or_else(|| progress.verdict(self.exchange()));
         self.exchange().note_end(progress.end(verdict));
         if !unobserved {
             let end = self.response_end(false);

@@ -166,6 +166,7 @@ impl BackgroundTasks {
         let header = task.header_mut();
         header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();
+        slot.touched = true;
         if slot.runtime.is_none() {
             slot.runtime = Handle::try_current().ok();
         }
@@ -252,7 +253,7 @@ impl BackgroundTasks {
     pub fn order(&self, order: Order) -> bool {
         let mut slot = self.registry.slot();
         if !slot.released {
-            slot.order = Some(order);
+            (slot.touched, slot.order) = (true, Some(order));
         }
         !slot.released
     }
@@ -333,15 +334,18 @@ impl BackgroundTasks {
         }
     }
 
-    /// A registry for a request that enters a service; `spare` is one that is as new, if there is one.
+    /// A registry that can serve a request.
+    #[cold]
+    pub(crate) fn spare() -> Self {
+        Self { registry: Arc::new(Registry::new(Instant::now())) }
+    }
+
+    /// Makes a registry that can serve a request the one of this request, which enters a service.
     #[inline]
-    pub(crate) fn open<B>(spare: Option<Self>, supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) -> Self {
-        let started = Instant::now();
-        let mut registry = spare.map_or_else(|| Arc::new(Registry::new(started)), |spare| spare.registry);
-        let open = Arc::get_mut(&mut registry).expect("a spare registry is nobody else's");
-        open.exchange.open(request, started, supervisor.policy().release_after.is_some());
-        open.serve(supervisor, supervisor.open_response(), outer);
-        Self { registry }
+    pub(crate) fn serve<B>(&mut self, supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) {
+        let registry = Arc::get_mut(&mut self.registry).expect("a spare registry is nobody else's");
+        registry.exchange.open(request, Instant::now(), supervisor.policy().release_after.is_some());
+        registry.serve(supervisor, supervisor.open_response(), outer);
     }
 
     /// This registry, or one that it has replaced, whichever is the supervisor's.
