@@ -20,7 +20,7 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     pub(crate) request_id: RequestId,
     /// What a release before the end needs; nothing where there can be none.
-    early: Option<Box<Early>>,
+    early: OnceLock<Box<Early>>,
     end: OnceLock<Ended>,
 }
 
@@ -70,7 +70,7 @@ impl Exchange {
     /// That of no request.
     pub(crate) fn new(started: Instant) -> Self {
         let (method, path, version, request_id) = (Method::GET, None, Version::HTTP_11, RequestId::default());
-        Self { method, path, version, started, request_id, early: None, end: OnceLock::new() }
+        Self { method, path, version, started, request_id, early: OnceLock::new(), end: OnceLock::new() }
     }
 
     /// Notes a request, of which `early` says whether its tasks may be released before the end.
@@ -82,8 +82,13 @@ impl Exchange {
         self.started = started;
         self.request_id = RequestId::of(request.headers());
         if early {
-            self.early = Some(Box::default());
+            self.expect_early_release();
         }
+    }
+
+    /// Notes from now on what a release before the end needs.
+    pub(crate) fn expect_early_release(&self) {
+        self.early.get_or_init(Box::default);
     }
 
     /// Lets go of the end.
@@ -96,8 +101,8 @@ impl Exchange {
     pub(crate) fn forget(&mut self) {
         self.path = None;
         self.request_id = RequestId::default();
-        if self.early.is_some() {
-            self.early = None;
+        if self.is_early_release_expected() {
+            self.early = OnceLock::new();
         }
     }
 
@@ -109,7 +114,7 @@ impl Exchange {
     /// Notes the head, with the gRPC status that it may have, and says whether that is of use.
     #[inline]
     pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) -> bool {
-        let Some(early) = &self.early else { return false };
+        let Some(early) = self.early.get() else { return false };
         let first = early.head.set((head, grpc_status)).is_ok();
         debug_assert!(first, "a response has one head");
         first
@@ -117,16 +122,23 @@ impl Exchange {
 
     /// The head, where it is noted.
     pub(crate) fn head(&self) -> Option<&Head> {
-        self.early.as_ref()?.head.get().map(|(head, _)| head)
+        self.early.get()?.head.get().map(|(head, _)| head)
     }
 
-    /// Notes what the body has yielded.
+    /// Whether the tasks may be released before the end.
     #[inline]
-    pub(crate) fn note_bytes(&self, bytes: u64) {
-        if let Some(early) = &self.early {
-            // Only the response's owner writes; a reader wants a figure, not an order of events.
-            early.bytes.store(bytes, Ordering::Relaxed);
-        }
+    pub(crate) fn is_early_release_expected(&self) -> bool {
+        self.early.get().is_some()
+    }
+
+    /// Notes what the body has yielded, where that is of use. Says whether the head was not yet noted, as nobody wanted it
+    /// when it passed.
+    #[inline]
+    pub(crate) fn note_bytes(&self, bytes: u64, head: impl FnOnce() -> Option<Head>) -> bool {
+        let Some(early) = self.early.get() else { return false };
+        // Only the response's owner writes; a reader wants a figure, not an order of events.
+        early.bytes.store(bytes, Ordering::Relaxed);
+        early.head.get().is_none() && head().is_some_and(|head| early.head.set((head, None)).is_ok())
     }
 
     pub(crate) fn note_end(&self, end: Ended) {
@@ -136,7 +148,7 @@ impl Exchange {
 
     /// Notes what is known now, for a release before the end.
     pub(crate) fn note_unfinished(&self) {
-        let Some(early) = &self.early else { return };
+        let Some(early) = self.early.get() else { return };
         early.unfinished.get_or_init(|| {
             let (head, grpc_status) = early.head.get().copied().unzip();
             let rare = grpc_status.flatten().map(|status| Rare { grpc_status_in_head: Some(status), ..Rare::default() });
@@ -152,7 +164,12 @@ impl Exchange {
     }
 
     fn unfinished(&self) -> Option<&Ended> {
-        self.early.as_ref()?.unfinished.get()
+        self.early.get()?.unfinished.get()
+    }
+
+    /// Whether a response that is released before its end has a head, then or now.
+    pub(crate) fn is_unfinished_with_head(&self) -> bool {
+        self.unfinished().map_or_else(|| self.head().is_some(), |ended| ended.head.is_some())
     }
 
     /// Whether the response has ended.

@@ -152,8 +152,13 @@ impl<J: Send + 'static> HandOff<J> {
     ///   [`abort_after`](crate::SupervisorBuilder::abort_after) to take the job.
     ///
     /// Its outcome is [`HandedOff`](crate::Outcome::HandedOff) in these cases. The job is done again from its start, so it should
-    /// be such that twice does no harm. A task that waits for a response which is still open after the grace is not handed
-    /// off. When the destination is written to does not depend on the kind of this handle, as the response is over.
+    /// be such that twice does no harm. When the destination is written to does not depend on the kind of this handle.
+    ///
+    /// When the grace is over, a response may still be open: a stream without end, a client that does not read. Its tasks do not
+    /// wait for its end then. One with [`When::Always`](crate::When::Always) is handed off at once, one with the default
+    /// [`When::Responded`](crate::When::Responded) as soon as there is a head. What any other condition says only the end can
+    /// tell: if that does not come in time either, such a task is dropped, and the report names it. What a destination holds
+    /// of a response that is open is released at its end, or by its own grace.
     ///
     /// # Examples
     ///

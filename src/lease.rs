@@ -205,7 +205,7 @@ impl Open {
             self.progress.frame();
         }
         if let Some(tasks) = self.scope.tasks() {
-            tasks.exchange().note_bytes(self.progress.bytes());
+            tasks.note_bytes(self.progress.bytes(), || self.progress.known_head());
         }
         let last = at_end || frame.is_trailers();
         match self.tail() {

@@ -31,6 +31,14 @@ pub(crate) enum Phase {
     Sealed,
 }
 
+/// The request that a task is of, as the books know it.
+pub(crate) trait Filer: Send + Sync {
+    fn exchange(&self) -> &Exchange;
+
+    /// Hands off what can be of its collected tasks, as the grace of a shutdown is over.
+    fn hand_off(self: Arc<Self>);
+}
+
 /// The one place that counts. Its lock is held for a few additions; a request without tasks does not take it.
 pub(crate) struct Ledger {
     books: Mutex<Books>,
@@ -56,7 +64,7 @@ struct Books {
 
 struct Entry {
     name: Option<Name>,
-    exchange: Weak<dyn AsRef<Exchange> + Send + Sync>,
+    filer: Weak<dyn Filer>,
     /// When the task was added, if that was after the release.
     added: Option<Instant>,
     /// How many tasks were added before.
@@ -83,19 +91,20 @@ impl Ledger {
         self.books().describe(|entry| entry.state != TaskState::Collected)
     }
 
+    /// The request of each task that is collected: one with several, several times.
+    pub(crate) fn requests_that_wait(&self) -> Vec<Arc<dyn Filer>> {
+        let books = self.books();
+        let collected = books.tasks.iter().filter(|(_, entry)| entry.state == TaskState::Collected);
+        collected.filter_map(|(_, entry)| entry.filer.upgrade()).collect()
+    }
+
     pub(crate) fn task(&self, key: Key) -> Option<RunningTask> {
         self.books().tasks.get(key).and_then(|entry| entry.describe(Instant::now()))
     }
 
     /// Enters a task; one with a time of its own waits, as its response is over. Nothing if it is refused.
     #[inline]
-    pub(crate) fn add(
-        &self,
-        name: Option<&Name>,
-        exchange: Weak<dyn AsRef<Exchange> + Send + Sync>,
-        admitted: bool,
-        added: Option<Instant>,
-    ) -> Option<Key> {
+    pub(crate) fn add(&self, name: Option<&Name>, filer: Weak<dyn Filer>, admitted: bool, added: Option<Instant>) -> Option<Key> {
         let state = if added.is_some() { TaskState::Waiting } else { TaskState::Collected };
         let mut books = self.books();
         if books.phase == Phase::Sealed || (books.phase > Phase::Open && !admitted) {
@@ -105,7 +114,7 @@ impl Ledger {
         *books.figure(state) += 1;
         let nth = books.taken;
         books.taken += 1;
-        let key = books.tasks.insert(Entry { name: name.cloned(), exchange, added, nth, state });
+        let key = books.tasks.insert(Entry { name: name.cloned(), filer, added, nth, state });
         Some(key)
     }
 
@@ -260,8 +269,8 @@ impl Books {
 impl Entry {
     /// Nothing if the task is being let go of with its registry.
     fn describe(&self, now: Instant) -> Option<RunningTask> {
-        let exchange = self.exchange.upgrade()?;
-        let exchange = (*exchange).as_ref();
+        let filer = self.filer.upgrade()?;
+        let exchange = filer.exchange();
         Some(RunningTask {
             name: self.name.clone(),
             method: exchange.method.clone(),

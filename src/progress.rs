@@ -61,6 +61,12 @@ impl Progress {
         if ended || header.is_some() { self.rare_head(header, declared, headers) } else { None }
     }
 
+    /// The head, once it is ready.
+    #[inline]
+    pub(crate) const fn known_head(&self) -> Option<Head> {
+        self.head
+    }
+
     /// Notes what only a head with a length tells, or one without a body.
     fn rare_head(&mut self, header: Option<u64>, declared: Option<u64>, headers: &HeaderMap) -> Option<i32> {
         // hyper's HTTP/1 leaves the header out beside a body that is at its end.

@@ -1,12 +1,16 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
 
 use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use crate::{
     exchange::Exchange,
     hand_off_error::HandOffError,
+    ledger::Filer,
     moment::Release,
     name::Name,
     order::Order,
@@ -153,6 +157,16 @@ impl Registry {
 
     pub(crate) fn slot_mut(&mut self) -> &mut Slot {
         self.slot.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Filer for Registry {
+    fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    fn hand_off(self: Arc<Self>) {
+        BackgroundTasks { registry: self }.hand_off_collected();
     }
 }
 

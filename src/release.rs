@@ -1,16 +1,18 @@
-//! The release of a request's tasks: by the end of its response, or before that by `release_after`.
+//! The release of a request's tasks: by the end of its response, or before that by `release_after`; and of those that are handed
+//! off, by the end of a shutdown's grace.
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
+    exchange::Head,
     meter,
     order::Order,
     progress::{Progress, Verdict},
     registry::{Registry, Slot},
     report::TaskState,
-    runner::Runner,
+    runner::{Runner, run_apart},
     sync::MutexGuard,
     tasks::BackgroundTasks,
 };
@@ -48,10 +50,68 @@ impl BackgroundTasks {
         Arc::get_mut(&mut self.registry).is_some_and(Registry::retire_used)
     }
 
+    /// Notes that the head is ready, where a release may come before the end.
+    #[inline]
+    pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) {
+        if self.exchange().note_head(head, grpc_status) {
+            self.head_is_known();
+        }
+    }
+
+    /// Notes what the body has yielded, where that is of use, and the head as well if that is new.
+    #[inline]
+    pub(crate) fn note_bytes(&self, bytes: u64, head: impl FnOnce() -> Option<Head>) {
+        if self.exchange().note_bytes(bytes, head) {
+            self.head_is_known();
+        }
+    }
+
+    #[cold]
+    fn head_is_known(&self) {
+        self.arm(&mut self.registry.slot());
+        // A shutdown that comes to the slot after this sees the head.
+        if self.supervisor().is_cancelled() {
+            self.hand_off_collected();
+        }
+    }
+
     /// Releases the tasks of a response that may still be open.
     pub(crate) fn release_unfinished(&self) {
         self.exchange().note_unfinished();
         self.release_collected(true, false);
+    }
+
+    /// Releases what can be handed off, as the grace of a shutdown is over and the response is still open. What its condition
+    /// keeps back, for all that is known now, waits on with the others.
+    pub(crate) fn hand_off_collected(&self) {
+        let mut slot = self.registry.slot();
+        let has_head = self.exchange().is_unfinished_with_head();
+        if slot.released || !slot.queue.iter().any(|task| task.overflows_unfinished(has_head)) {
+            return;
+        }
+        // Only now: it is noted once, and without a head for good if there is none.
+        self.exchange().note_unfinished();
+        let mut tasks = slot.queue.extract(|task| task.overflows_unfinished(has_head));
+        let released = tasks.len();
+        let now = Instant::now();
+        tasks.for_each(|task| {
+            task.overflow();
+            let header = task.header_mut();
+            (header.unfinished, header.added) = (true, Some(now));
+        });
+        self.supervisor().ledger().release(&mut tasks);
+        let (order, runtime) = self.chosen(&slot);
+        drop(slot);
+        meter::moved(Some(TaskState::Collected), Some(TaskState::Waiting), released);
+        run_apart(self, tasks, order, runtime.or_else(|| Handle::try_current().ok()));
+    }
+
+    /// In which order the tasks run, and where.
+    #[inline]
+    fn chosen(&self, slot: &Slot) -> (Order, Option<Handle>) {
+        let policy = self.supervisor().policy();
+        let runtime = policy.runtime.as_ref().or(slot.runtime.as_ref());
+        (slot.order.unwrap_or(policy.order), runtime.cloned())
     }
 
     /// The one place where collected tasks are released.
@@ -81,15 +141,10 @@ impl BackgroundTasks {
     /// Has so many released tasks started that were queued last, in the order that is set.
     #[inline]
     pub(crate) fn start(&self, released: u32, at_once: bool, mut slot: MutexGuard<'_, Slot>) {
-        let policy = self.supervisor().policy();
-        let order = slot.order.unwrap_or(policy.order);
+        let (order, runtime) = self.chosen(&slot);
         if order != Order::Concurrent && std::mem::replace(&mut slot.in_sequence, true) {
             return;
         }
-        let runtime = match &policy.runtime {
-            Some(runtime) => Some(runtime.clone()),
-            None => slot.runtime.clone(),
-        };
         drop(slot);
         let runner = Runner::new(self.clone(), released, order, at_once);
         match runtime {

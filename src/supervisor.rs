@@ -53,7 +53,8 @@ struct Inner {
     blocking_lane: Lane,
     cancel: CancellationToken,
     abort: CancellationToken,
-    /// Whether that is cancelled: each task asks, and the token would take a lock to answer.
+    /// Whether these are cancelled: each task asks, and a token would take a lock to answer.
+    is_cancelled: AtomicBool,
     is_aborted: AtomicBool,
     /// Told when the last open response of a closed gate has ended.
     no_response: Notify,
@@ -82,6 +83,7 @@ impl Supervisor {
                 blocking_lane: Lane::new(policy.max_blocking),
                 cancel: CancellationToken::new(),
                 abort: CancellationToken::new(),
+                is_cancelled: AtomicBool::new(false),
                 is_aborted: AtomicBool::new(false),
                 no_response: Notify::new(),
                 report: OnceLock::new(),
@@ -198,6 +200,21 @@ impl Supervisor {
 
     pub(crate) fn abort_token(&self) -> &CancellationToken {
         &self.inner.abort
+    }
+
+    /// Tells what runs to come to its end, and has handed off what can be, also of responses that are still open.
+    pub(crate) fn cancel(&self) {
+        // Before it is looked for what there is: who comes with more after that sees this.
+        self.inner.is_cancelled.store(true, Ordering::Release);
+        self.inner.cancel.cancel();
+        for request in self.inner.ledger.requests_that_wait() {
+            request.hand_off();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.inner.is_cancelled.load(Ordering::Acquire)
     }
 
     /// Drops what still runs, and lets nothing more start.

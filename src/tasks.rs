@@ -9,13 +9,14 @@ use crate::{
     current,
     end::ResponseEnd,
     error::MissingLayer,
-    exchange::{Exchange, Head},
+    exchange::Exchange,
     log::Span,
     meter,
     moment::Release,
     name::Name,
     order::Order,
     outcome::Outcome,
+    overflow::Overflow,
     refusal::Refusal,
     registry::Registry,
     report::{BatchReport, TaskReport, TaskState},
@@ -158,6 +159,10 @@ impl BackgroundTasks {
         let registry = &*self.registry;
         // What comes too late to run may still be handed off, and what was handed off is not to wait for its grace.
         let admitted = registry.admitted || task.overflow() || task.header().first;
+        let can_overflow = task.header().overflow != Overflow::Never;
+        if can_overflow {
+            registry.exchange.expect_early_release();
+        }
         let header = task.header_mut();
         header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();
@@ -202,6 +207,10 @@ impl BackgroundTasks {
             drop(slot);
         }
         meter::moved(None, Some(state), 1);
+        // A shutdown that comes to the books after this finds the task there.
+        if can_overflow && self.supervisor().is_cancelled() {
+            self.hand_off_collected();
+        }
         true
     }
 
@@ -368,14 +377,6 @@ impl BackgroundTasks {
         Arc::strong_count(&self.registry) > 1
             || !self.supervisor().observers().is_empty()
             || !self.registry.slot().queue.is_empty()
-    }
-
-    /// Notes that the head is ready, where a release may come before the end.
-    #[inline]
-    pub(crate) fn note_head(&self, head: Head, grpc_status: Option<i32>) {
-        if self.exchange().note_head(head, grpc_status) {
-            self.arm(&mut self.registry.slot());
-        }
     }
 
     /// The next task that was released and not yet come to.

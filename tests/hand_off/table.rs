@@ -92,6 +92,18 @@ impl Table {
         soon(self.told.lock().await.recv()).await.expect("the table holds a sender")
     }
 
+    /// The next jobs that are written, in the order of their text.
+    pub(crate) async fn written(&self, jobs: usize) -> Vec<&'static str> {
+        let mut written = Vec::new();
+        while written.len() < jobs {
+            if let Event::Written(job) = self.next().await {
+                written.push(job);
+            }
+        }
+        written.sort_unstable();
+        written
+    }
+
     /// Whether an event has come that `next` has not given.
     pub(crate) async fn has_more(&self) -> bool {
         !self.told.lock().await.is_empty()
