@@ -41,6 +41,10 @@ pub trait JobStore: Clone + fmt::Debug + Send + Sync + 'static {
     #[doc(hidden)]
     fn alive(&self, worker: &str, queue: &str, dead_after: Duration) -> impl Future<Output = Result<(), BoxError>> + Send;
 
+    /// Strikes off the queue's workers that were not seen to live for so long, but for those that a job still tells of.
+    #[doc(hidden)]
+    fn forget(&self, queue: &str, dead_for: Duration) -> impl Future<Output = Result<(), BoxError>> + Send;
+
     /// Takes jobs that are due, at most this many. Each has begun one more attempt with that.
     #[doc(hidden)]
     fn take(&self, worker: &str, queue: &str, limit: usize) -> impl Future<Output = Result<Vec<Taken>, BoxError>> + Send;

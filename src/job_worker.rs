@@ -28,11 +28,12 @@ use crate::{
     job_queue::JobQueue,
     job_store::{JobStore, Taken, Verdict},
     panics::caught,
+    pause::Pause,
     task::TaskOutput,
 };
 
-/// The longest pause between two tries to reach a database that is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After which silence a worker is struck off, if that is longer than the time after which it counts as dead.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A job that a worker runs.
 #[derive(Debug, Clone)]
@@ -72,6 +73,9 @@ impl<J> Job<J> {
 /// put aside as killed; a database that is away is waited for, while the jobs that run go on. Any number of workers may share a
 /// queue, in any number of processes. Each has a name of its own, so what a process leaves undone that dies is taken up by the
 /// others, or by itself when it is started again, [`dead_after`](Self::dead_after) later.
+///
+/// Each run of a worker has a row in the table of workers. One that starts strikes off those of its queue that have been silent
+/// for a week, but for those that a job names: who ran it stays known as long as the job does.
 ///
 /// A job may run more than once: if its worker died, was cut off for so long, or could not tell of its end. Jobs should bear
 /// that; [`Job::id`] is the same each time.
@@ -194,7 +198,7 @@ where
     F: Future<Output: TaskOutput> + Send + 'static,
 {
     async fn run(self: Arc<Self>, mut shutdown: Pin<&mut impl Future<Output = ()>>) {
-        if unless(shutdown.as_mut(), self.alive()).await.is_none() {
+        if unless(shutdown.as_mut(), self.begin()).await.is_none() {
             return;
         }
         // Both end with this future, however it ends.
@@ -249,6 +253,15 @@ where
 
     const fn store(&self) -> &S {
         self.worker.queue.store()
+    }
+
+    /// Makes the worker known, as soon as the database is there, and those forgotten that nobody needs to know any more.
+    async fn begin(&self) {
+        self.alive().await;
+        if let Err(error) = self.store().forget(self.queue().name(), FORGOTTEN_AFTER.max(self.worker.dead_after)).await {
+            // The next worker does it.
+            self.log("a worker can not strike off the dead", &*error);
+        }
     }
 
     /// Tells that the worker lives, as soon as the database is there.
@@ -339,22 +352,6 @@ async fn unless<T>(mut shutdown: Pin<&mut impl Future<Output = ()>>, other: impl
         Poll::Pending => other.as_mut().poll(cx).map(Some),
     })
     .await
-}
-
-/// Pauses between tries, each twice as long as the one before.
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(50))
-    }
-}
-
-impl Pause {
-    async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
 }
 
 impl<S, J> fmt::Debug for JobWorker<S, J> {

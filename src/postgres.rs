@@ -186,6 +186,23 @@ impl JobStore for PostgresStore {
         Ok(())
     }
 
+    async fn forget(&self, queue: &str, dead_for: Duration) -> Result<(), BoxError> {
+        // One whose row is locked is being struck off by another, or has just taken a job after all.
+        sqlx::query(
+            "DELETE FROM apalis.workers WHERE id IN (
+                 SELECT id FROM apalis.workers AS worker
+                 WHERE worker_type = $1 AND last_seen < now() - make_interval(secs => $2)
+                     AND NOT EXISTS (SELECT 1 FROM apalis.jobs WHERE lock_by = worker.id)
+                 FOR UPDATE SKIP LOCKED
+             )",
+        )
+        .bind(queue)
+        .bind(dead_for.as_secs_f64())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
         // That of apalis also reads each id as a ULID, and fails for all of a batch, and for ever, where one is none.
         let rows = sqlx::query(

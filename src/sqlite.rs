@@ -245,6 +245,18 @@ impl JobStore for SqliteStore {
         Ok(transaction.commit().await?)
     }
 
+    async fn forget(&self, queue: &str, dead_for: Duration) -> Result<(), BoxError> {
+        sqlx::query(
+            "DELETE FROM Workers WHERE worker_type = ?1 AND last_seen < unixepoch() - ?2
+                 AND NOT EXISTS (SELECT 1 FROM Jobs WHERE lock_by = Workers.id)",
+        )
+        .bind(queue)
+        .bind(seconds(dead_for))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
         // Two searches, each along an index of its own. That of apalis also reads each id as a ULID, and fails for all of a
         // batch, and for ever, where one is none.

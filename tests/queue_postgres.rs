@@ -177,6 +177,23 @@ async fn a_late_end_is_not_that_of_a_newer_attempt() {
     assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_are_long_dead_are_forgotten() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let silent = async |queue: &str, name: &str, days: i64| {
+        let made = sqlx::query(
+            "INSERT INTO apalis.workers (id, worker_type, storage_name, last_seen)
+             VALUES ($1, $2, 'test', now() - make_interval(days => $3::int))
+             ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen",
+        );
+        made.bind(name).bind(queue).bind(days).execute(store.pool()).await.expect("there is a table");
+    };
+    let workers =
+        async || sqlx::query_scalar("SELECT id FROM apalis.workers").fetch_all(store.pool()).await.expect("there is a table");
+    jobs::workers_that_are_long_dead_are_forgotten(&store.queue("jobs"), silent, workers).await;
+}
+
 /// What a board or another tool of apalis' asks of a backend.
 #[tokio::test]
 async fn tools_of_apalis_see_queues_workers_and_jobs() {

@@ -237,6 +237,21 @@ async fn a_late_end_is_not_that_of_a_newer_attempt() {
     assert_eq!(states(store.pool()).await, [done("job", 2), done("last", 1), done("last", 1)]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_are_long_dead_are_forgotten() {
+    let file = File::new();
+    let store = file.open().await;
+    let silent = async |queue: &str, name: &str, days: i64| {
+        let made = sqlx::query(
+            "INSERT INTO Workers (id, worker_type, storage_name, last_seen) VALUES (?1, ?2, 'test', unixepoch() - ?3 * 86400)
+             ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen",
+        );
+        made.bind(name).bind(queue).bind(days).execute(store.pool()).await.expect("there is a table");
+    };
+    let workers = async || sqlx::query_scalar("SELECT id FROM Workers").fetch_all(store.pool()).await.expect("there is a table");
+    jobs::workers_that_are_long_dead_are_forgotten(&store.queue("jobs"), silent, workers).await;
+}
+
 /// A process that runs the jobs of this file, each for so long, once it is at work.
 async fn process(file: &File, takes: Duration) -> (Child, impl AsyncFnMut(&str) -> String) {
     let path = file.path();

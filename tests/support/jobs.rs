@@ -297,6 +297,44 @@ pub async fn a_worker_that_is_stopped_ends_what_it_has_begun<S: JobStore>(queue:
     working.stop().await;
 }
 
+/// `silent` makes a worker of this queue that was not seen to live for so many days; `workers` gives all that there are, by name.
+pub async fn workers_that_are_long_dead_are_forgotten<S: JobStore>(
+    queue: &Jobs<S>,
+    silent: impl AsyncFn(&str, &str, i64),
+    workers: impl AsyncFn() -> Vec<String>,
+) {
+    // What it has begun, it has not ended; nobody else has seen that yet.
+    queue.push("begun".to_owned()).await.expect("it is written");
+    let mut begins = Working::start(worker(queue), |_| std::future::pending());
+    assert_eq!(begins.next().await.args(), "begun");
+    begins.die().await;
+    let begun = workers().await;
+    assert_eq!(begun.len(), 1);
+    for (name, days) in [(begun[0].as_str(), 9), ("long dead", 8), ("not so long dead", 6)] {
+        silent(queue.name(), name, days).await;
+    }
+    silent("other", "of another queue", 9).await;
+
+    // It strikes them off before it looks for jobs.
+    let mut working = Working::idle(queue);
+    assert_eq!(working.next().await.attempt(), 2);
+    working.stop().await;
+    let known = workers().await;
+    assert!(!known.iter().any(|name| name == "long dead"), "{known:?}");
+    assert!(["not so long dead", "of another queue"].iter().all(|name| known.iter().any(|known| known == name)), "{known:?}");
+    let done_by = known.iter().filter(|name| name.starts_with("test-")).max().expect("there is one").clone();
+
+    // A job that is done still tells who did it.
+    silent(queue.name(), &done_by, 9).await;
+    silent(queue.name(), "long dead, too", 9).await;
+    queue.push("next".to_owned()).await.expect("it is written");
+    let mut working = Working::idle(queue);
+    assert_eq!(working.next().await.args(), "next");
+    working.stop().await;
+    let known = workers().await;
+    assert!(known.contains(&done_by) && !known.iter().any(|name| name == "long dead, too"), "{known:?}");
+}
+
 /// Waits until a worker has told so often of each of these that it failed.
 pub async fn failed(events: &Events, times: usize, what: &[&str]) {
     let failures = |what: &str| {
