@@ -28,11 +28,12 @@ use crate::{
     job_queue::JobQueue,
     job_store::{JobStore, Taken, Verdict},
     panics::caught,
+    pause::Pause,
     task::TaskOutput,
 };
 
-/// The longest pause between two tries to reach a database that is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After which silence a worker is struck off, if that is longer than the time after which it counts as dead.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// After which silence a worker is struck off, if that is longer than the time after which it counts as dead.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -354,22 +355,6 @@ async fn unless<T>(mut shutdown: Pin<&mut impl Future<Output = ()>>, other: impl
         Poll::Pending => other.as_mut().poll(cx).map(Some),
     })
     .await
-}
-
-/// Pauses between tries, each twice as long as the one before.
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(50))
-    }
-}
-
-impl Pause {
-    async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
 }
 
 impl<S, J> fmt::Debug for JobWorker<S, J> {

@@ -139,6 +139,8 @@ mod order;
 mod outcome;
 mod overflow;
 mod panics;
+#[cfg(feature = "jobs")]
+mod pause;
 mod progress;
 mod queue;
 mod receipt;
