@@ -1,7 +1,8 @@
 //! [JetStream](https://docs.nats.io/nats-concepts/jetstream) of NATS as a destination: it keeps durable jobs, and holds none.
 //!
 //! A message is durable when the server has acknowledged it. It is delivered as soon as a consumer asks for it: nothing in a
-//! stream starts at a time, or later than it was written. Servers from 2.12 on can publish a message at a time; that was not tried.
+//! stream starts at a time, or later than it was written. Servers from 2.12 on can publish a message at a time, which was not
+//! tried.
 
 use std::time::Duration;
 
@@ -105,18 +106,22 @@ async fn consume(context: &Context, server: MailServer, dead_after: Duration, st
         durable_name: Some("mailer".to_owned()),
         ack_policy: AckPolicy::Explicit,
         ack_wait: dead_after,
-        // No `max_deliver`: what has been delivered that often stays in the stream, where nobody sees it. `attempt` counts instead.
+        // No `max_deliver`: what has been delivered that often stays in the stream, where nobody sees it. `attempt` counts.
         ..pull::Config::default()
     };
     let consumer = context.get_stream(STREAM).await?.create_consumer(config).await?;
-    // Two hundred otherwise, and the time of each runs while it waits for those before it.
-    let mut messages = consumer.stream().max_messages_per_batch(1).messages().await?;
     loop {
+        // Asked for when it can begin. The stream of `messages` asks ahead, and again while a job takes long: the time of what it
+        // has then runs out, and its attempts with that, while it waits for the job in hand.
+        let asked = consumer.batch().max_messages(1).expires(Duration::from_secs(5)).messages();
+        let next = async { Ok::<_, BoxError>(asked.await?.next().await) };
         let message = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            message = messages.next() => message.ok_or("there are no more messages")??,
+            message = next => message?,
         };
-        attempt(context, server, dead_after, &message).await?;
+        if let Some(message) = message {
+            attempt(context, server, dead_after, &message?).await?;
+        }
     }
 }
 

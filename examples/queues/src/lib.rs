@@ -1,7 +1,8 @@
 //! What a destination of one's own looks like, for two queues that the crate has no feature for: [`graphile`] and [`jetstream`].
 //!
-//! Each module is short, stands alone, and is there to be copied. Its comments name the settings that are needed, and the trap that
-//! each is for. The rest of this package is what both need to be tried: a service that leaves mails to a queue, and a mail to send.
+//! Each module is short, stands alone, and is there to be copied. Its comments name the settings that are needed, and the trap
+//! that each is for. The rest of this package is what both need to be tried: a service that leaves mails to a queue, and a mail
+//! to send.
 
 pub mod graphile;
 pub mod jetstream;

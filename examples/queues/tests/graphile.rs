@@ -129,11 +129,10 @@ async fn a_server_that_is_away_is_told_of_and_loses_no_job() {
     server.up().await;
 
     assert_eq!(sign_up(service, "later").await.0, StatusCode::ACCEPTED);
-    let mut sent = vec![mails.take().await];
-    while !sent.iter().any(|mail| mail.ends_with("later")) || !jobs(&pool).await.is_empty() {
-        sent.push(mails.take().await);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let sent = mails.take_all();
+    until(&pool, &[]).await;
+    let sent = sent.lock().unwrap().clone();
+    assert!(sent.contains(&"1 later".to_owned()), "{sent:?}");
     assert!(!sent.iter().any(|mail| mail.ends_with("not promised")), "{sent:?}");
     assert_eq!((supervisor.stats().handed_off, supervisor.stats().failed), (2, 1));
 }

@@ -1,6 +1,7 @@
-//! A worker in a process of its own: `worker <postgres://… or nats://…> <mail server> <seconds until a silent worker is dead>`.
+//! A worker in a process of its own, which runs until Ctrl-C, and ends what it has begun.
 //!
-//! It runs until Ctrl-C, and ends what it has begun.
+//! Its arguments: a URL, `postgres://…` or `nats://…`; the address of a mail server; and the seconds after which a silent worker is
+//! taken for dead.
 
 use std::{env, time::Duration};
 

@@ -9,12 +9,17 @@ mod postgres;
 mod raw;
 
 pub use self::{
-    nats::{Nats, connected},
+    nats::{Nats, connection},
     postgres::Postgres,
     raw::Raw,
 };
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::Router;
 use queues::MailServer;
@@ -46,10 +51,18 @@ pub async fn serve(router: Router) -> SocketAddr {
 
 /// Signs up, and tells what the service answered.
 pub async fn sign_up(service: SocketAddr, address: &str) -> (StatusCode, String) {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client needs nothing");
-    let request = client.post(format!("http://{service}/sign-up")).body(address.to_owned());
+    let request = client().post(format!("http://{service}/sign-up")).body(address.to_owned());
     let response = soon(request.send()).await.expect("the service answers");
     (response.status(), soon(response.text()).await.expect("it is text"))
+}
+
+/// Requests a path.
+pub async fn get(service: SocketAddr, path: &str) -> StatusCode {
+    soon(client().get(format!("http://{service}{path}")).send()).await.expect("the service answers").status()
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("a client needs nothing")
 }
 
 /// The server that mails go to: the test itself.
@@ -79,6 +92,19 @@ impl Mails {
         let mail = sending.mail.clone();
         sending.take().await;
         mail
+    }
+
+    /// Takes all mails from now on, and notes which.
+    pub fn take_all(self) -> Arc<Mutex<Vec<String>>> {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&taken);
+        tokio::spawn(async move {
+            loop {
+                let mail = self.take().await;
+                noted.lock().unwrap().push(mail);
+            }
+        });
+        taken
     }
 }
 

@@ -82,7 +82,7 @@ impl Nats {
     /// A connection, when the server is up and has its streams.
     pub async fn connect(&self, max_messages: i64) -> Context {
         let context = jetstream::connect(&self.url()).await.expect("it is an address");
-        connected(&context).await;
+        connection(&context, State::Connected).await;
         soon(async {
             // It takes connections a moment before it has JetStream.
             while jetstream::setup(&context, max_messages).await.is_err() {
@@ -101,10 +101,10 @@ impl Drop for Nats {
     }
 }
 
-/// Waits until the connection is there, or there again.
-pub async fn connected(context: &Context) {
+/// Waits until the client knows that its connection is in this state.
+pub async fn connection(context: &Context, state: State) {
     soon(async {
-        while context.client().connection_state() != State::Connected {
+        while context.client().connection_state() != state {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     })
