@@ -77,7 +77,7 @@ pub struct Start {
 /// A job that a worker has taken, with its attempts and this one.
 #[doc(hidden)]
 #[derive(Debug)]
-#[expect(unnameable_types, reason = "only hidden methods have it")]
+#[allow(unnameable_types, unreachable_pub, reason = "only a hidden method has it, within an `impl Future`: Rust 1.85 sees none")]
 #[non_exhaustive]
 pub struct Taken {
     pub id: String,
