@@ -36,6 +36,16 @@ impl<B> ResponseBody<B> {
     pub(crate) const fn new(inner: B, lease: Lease) -> Self {
         Self { inner, lease }
     }
+
+    pub(crate) const fn inner(&self) -> &B {
+        &self.inner
+    }
+
+    /// Takes the lease of the response over; there was none.
+    #[inline]
+    pub(crate) const fn hold(&mut self, lease: &mut Lease) {
+        std::mem::swap(&mut self.lease, lease);
+    }
 }
 
 /// A body of no request: what layers outside of [`Background`](crate::Background) answer with that make responses of their own,

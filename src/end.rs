@@ -4,7 +4,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use crate::exchange::{Ended, Exchange};
+use crate::exchange::{Ended, Exchange, Rare};
 
 /// The way in which a response was over.
 ///
@@ -150,8 +150,12 @@ impl ResponseEnd {
         (*self.exchange).as_ref()
     }
 
-    pub(crate) fn ended(&self) -> &Ended {
+    fn ended(&self) -> Ended {
         self.exchange().ended(self.unfinished)
+    }
+
+    fn rare(&self) -> Option<&Rare> {
+        self.exchange().rare(self.unfinished)
     }
 
     /// How the response was over.
@@ -163,7 +167,7 @@ impl ResponseEnd {
     /// What was wrong with the body, if the end is [`End::BodyError`].
     #[must_use]
     pub fn error(&self) -> Option<BodyError> {
-        self.ended().error()
+        self.rare()?.error
     }
 
     /// The request's method.
@@ -218,20 +222,21 @@ impl ResponseEnd {
     /// ```
     #[must_use]
     pub fn bytes_sent(&self) -> Option<u64> {
-        self.ended().bytes_sent()
+        let ended = self.ended();
+        if ended.all_sent { Some(ended.bytes) } else { self.rare()?.bytes_sent }
     }
 
     /// The body's trailers, if it yielded any.
     #[must_use]
     pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.ended().trailers()
+        self.rare()?.trailers.as_ref()
     }
 
     /// The value of `grpc-status`, from the trailers or else from the head, where
     /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) puts it if there is no message.
     #[must_use]
     pub fn grpc_status(&self) -> Option<i32> {
-        self.ended().grpc_status()
+        self.exchange().grpc_status(self.unfinished)
     }
 
     /// The time from the call of the service to the head of its response, if there was one.
@@ -255,7 +260,7 @@ impl ResponseEnd {
     /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.ended().is_success()
+        self.exchange().is_success(self.unfinished)
     }
 }
 

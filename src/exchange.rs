@@ -1,5 +1,7 @@
 //! What is known of one request and its response. It is written once, where the registry is, and read from there by all.
 
+use std::sync::PoisonError;
+
 use http::{HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
@@ -7,7 +9,7 @@ use crate::{
     end::{BodyError, End},
     log::RequestId,
     sync::{
-        OnceLock,
+        Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +23,9 @@ pub(crate) struct Exchange {
     pub(crate) request_id: RequestId,
     /// What a release before the end needs; nothing where there can be none.
     early: OnceLock<Box<Early>>,
-    end: OnceLock<Ended>,
+    /// A lock that is held to copy this alone: a cell that is written once would be dearer to write.
+    end: Mutex<Option<Ended>>,
+    rare: OnceLock<Box<Rare>>,
 }
 
 /// What a release before the end tells of, and what it told.
@@ -29,7 +33,7 @@ pub(crate) struct Exchange {
 struct Early {
     head: OnceLock<(Head, Option<i32>)>,
     bytes: AtomicU64,
-    unfinished: OnceLock<Ended>,
+    unfinished: OnceLock<(Ended, Rare)>,
 }
 
 /// What is known once the head of the response is ready.
@@ -40,8 +44,8 @@ pub(crate) struct Head {
     pub(crate) at: Instant,
 }
 
-/// What is known when the tasks are released.
-#[derive(Debug)]
+/// What is known when the tasks are released, but for what few responses show.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     pub(crate) kind: End,
     pub(crate) head: Option<Head>,
@@ -49,7 +53,6 @@ pub(crate) struct Ended {
     /// Whether the socket is known to have taken all of these bytes.
     pub(crate) all_sent: bool,
     pub(crate) at: Instant,
-    pub(crate) rare: Option<Box<Rare>>,
 }
 
 /// What few responses show.
@@ -70,7 +73,8 @@ impl Exchange {
     /// That of no request.
     pub(crate) fn new(started: Instant) -> Self {
         let (method, path, version, request_id) = (Method::GET, None, Version::HTTP_11, RequestId::default());
-        Self { method, path, version, started, request_id, early: OnceLock::new(), end: OnceLock::new() }
+        let (early, end, rare) = (OnceLock::new(), Mutex::default(), OnceLock::new());
+        Self { method, path, version, started, request_id, early, end, rare }
     }
 
     /// Notes a request, of which `early` says whether its tasks may be released before the end.
@@ -93,7 +97,10 @@ impl Exchange {
 
     /// Lets go of the end.
     pub(crate) fn forget_end(&mut self) {
-        self.end = OnceLock::new();
+        self.end = Mutex::default();
+        if self.rare.get().is_some() {
+            self.rare = OnceLock::new();
+        }
     }
 
     /// Lets go of a request without an end.
@@ -141,9 +148,20 @@ impl Exchange {
         early.head.get().is_none() && head().is_some_and(|head| early.head.set((head, None)).is_ok())
     }
 
-    pub(crate) fn note_end(&self, end: Ended) {
-        let first = self.end.set(end).is_ok();
-        debug_assert!(first, "a response has one end");
+    #[inline]
+    pub(crate) fn note_end(&self, end: Ended, rare: Option<Box<Rare>>) {
+        if let Some(rare) = rare {
+            // Before the end, which is what others look for.
+            let _ = self.rare.set(rare);
+        }
+        let before = self.end().replace(end);
+        debug_assert!(before.is_none(), "a response has one end");
+    }
+
+    #[inline]
+    fn end(&self) -> MutexGuard<'_, Option<Ended>> {
+        // Nothing that can panic runs under this lock.
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what is known now, for a release before the end.
@@ -151,30 +169,24 @@ impl Exchange {
         let Some(early) = self.early.get() else { return };
         early.unfinished.get_or_init(|| {
             let (head, grpc_status) = early.head.get().copied().unzip();
-            let rare = grpc_status.flatten().map(|status| Rare { grpc_status_in_head: Some(status), ..Rare::default() });
-            Ended {
-                kind: End::Unfinished,
-                head,
-                bytes: early.bytes.load(Ordering::Relaxed),
-                all_sent: false,
-                at: Instant::now(),
-                rare: rare.map(Box::new),
-            }
+            let bytes = early.bytes.load(Ordering::Relaxed);
+            let ended = Ended { kind: End::Unfinished, head, bytes, all_sent: false, at: Instant::now() };
+            (ended, Rare { grpc_status_in_head: grpc_status.flatten(), ..Rare::default() })
         });
     }
 
-    fn unfinished(&self) -> Option<&Ended> {
+    fn unfinished(&self) -> Option<&(Ended, Rare)> {
         self.early.get()?.unfinished.get()
     }
 
     /// Whether a response that is released before its end has a head, then or now.
     pub(crate) fn is_unfinished_with_head(&self) -> bool {
-        self.unfinished().map_or_else(|| self.head().is_some(), |ended| ended.head.is_some())
+        self.unfinished().map_or_else(|| self.head().is_some(), |(ended, _)| ended.head.is_some())
     }
 
     /// Whether the response has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.end.get().is_some()
+        self.end().is_some()
     }
 
     /// Whether there is what `ended` tells.
@@ -183,38 +195,33 @@ impl Exchange {
     }
 
     /// The end, or what was known of it at an earlier release.
-    pub(crate) fn ended(&self, unfinished: bool) -> &Ended {
-        let ended = if unfinished { self.unfinished() } else { self.end.get() };
+    #[inline]
+    pub(crate) fn ended(&self, unfinished: bool) -> Ended {
+        let ended = if unfinished { self.unfinished().map(|(ended, _)| *ended) } else { *self.end() };
         ended.expect("an end is known before tasks are released")
     }
 
-    /// When the tasks were released, or else when the request came.
-    pub(crate) fn age_from(&self) -> Instant {
-        self.unfinished().or_else(|| self.end.get()).map_or(self.started, |ended| ended.at)
-    }
-}
-
-impl Ended {
-    pub(crate) fn error(&self) -> Option<BodyError> {
-        self.rare.as_ref()?.error
+    /// What few responses show, of what `ended` tells.
+    pub(crate) fn rare(&self, unfinished: bool) -> Option<&Rare> {
+        if unfinished { self.unfinished().map(|(_, rare)| rare) } else { self.rare.get().map(|rare| &**rare) }
     }
 
-    pub(crate) fn bytes_sent(&self) -> Option<u64> {
-        if self.all_sent { Some(self.bytes) } else { self.rare.as_ref()?.bytes_sent }
-    }
-
-    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
-        self.rare.as_ref()?.trailers.as_ref()
-    }
-
-    pub(crate) fn grpc_status(&self) -> Option<i32> {
-        let rare = self.rare.as_ref()?;
+    pub(crate) fn grpc_status(&self, unfinished: bool) -> Option<i32> {
+        let rare = self.rare(unfinished)?;
         rare.grpc_status.or(rare.grpc_status_in_head)
     }
 
     /// Whether the response is complete, its status below 400, and its gRPC status 0 or absent.
-    pub(crate) fn is_success(&self) -> bool {
-        self.kind == End::Complete && self.head.is_some_and(|head| is_success(head.status, self.grpc_status()))
+    pub(crate) fn is_success(&self, unfinished: bool) -> bool {
+        let ended = self.ended(unfinished);
+        let complete = ended.head.filter(|_| ended.kind == End::Complete);
+        complete.is_some_and(|head| is_success(head.status, self.grpc_status(unfinished)))
+    }
+
+    /// When the tasks were released, or else when the request came.
+    pub(crate) fn age_from(&self) -> Instant {
+        let ended = self.unfinished().map(|(ended, _)| *ended).or_else(|| *self.end());
+        ended.map_or(self.started, |ended| ended.at)
     }
 }
 

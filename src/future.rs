@@ -53,23 +53,21 @@ where
             return this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, Lease::none())));
         };
         let entered = open.enter();
-        let polled = this.inner.poll(cx);
+        // A response is large, and each move of it costs as much as what is noted of it: it gets its new type at once.
+        let mut polled = this.inner.poll(cx).map_ok(|response| response.map(|body| ResponseBody::new(body, Lease::none())));
         entered.returned();
-        match polled {
-            Poll::Pending => Poll::Pending,
-            // A response is large: each move of it costs as much as what is noted of it, and so does a place in memory for it.
-            Poll::Ready(Ok(mut response)) => {
-                let body = (response.body().size_hint().exact(), response.body().is_end_stream());
+        match &mut polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(response)) => {
+                let body = response.body().inner();
+                let body = (body.size_hint().exact(), body.is_end_stream());
                 if open.head(response.status(), response.version(), body) || !response.headers().is_empty() {
-                    response = open.rest_of_head(response);
+                    open.rest_of_head(response);
                 }
-                let lease = std::mem::take(this.lease);
-                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, lease))))
+                response.body_mut().hold(this.lease);
             }
-            Poll::Ready(Err(error)) => {
-                std::mem::take(this.lease).service_failed();
-                Poll::Ready(Err(error))
-            }
+            Poll::Ready(Err(_)) => std::mem::take(this.lease).service_failed(),
         }
+        polled
     }
 }

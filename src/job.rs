@@ -80,10 +80,10 @@ impl Job {
 
     #[inline]
     fn is_wanted(&self) -> Result<bool, String> {
-        let ended = self.tasks.exchange().ended(self.task.header().unfinished);
-        let holds = || self.task.header().when.holds(ended, || self.tasks.response_end(self.task.header().unfinished));
+        let (when, unfinished) = (&self.task.header().when, self.task.header().unfinished);
+        let holds = || when.holds(self.tasks.exchange(), unfinished, || self.tasks.response_end(unfinished));
         // Only a condition of the user's own can panic.
-        if matches!(self.task.header().when, When::Matches(_)) { caught(|| self.task.in_span(holds)) } else { Ok(holds()) }
+        if matches!(when, When::Matches(_)) { caught(|| self.task.in_span(holds)) } else { Ok(holds()) }
     }
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
@@ -247,12 +247,12 @@ impl Job {
     /// Ends the task, and returns whether it failed.
     #[inline]
     pub(crate) fn end(mut self, outcome: Outcome) -> bool {
-        self.end_once(outcome)
+        self.end_here(outcome)
     }
 
-    /// The one place where a released task gets its outcome.
+    /// The same where the task lies: the one place where a released task gets its outcome.
     #[inline]
-    fn end_once(&mut self, outcome: Outcome) -> bool {
+    pub(crate) fn end_here(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         self.leave_line();
         self.discard();
@@ -302,7 +302,7 @@ impl Drop for Job {
     fn drop(&mut self) {
         if !self.ended {
             // Also while a panic unwinds: it is not the task's, whose own are caught, but that of who drops the task.
-            self.end_once(Outcome::Cancelled);
+            self.end_here(Outcome::Cancelled);
         }
     }
 }

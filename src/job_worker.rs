@@ -35,9 +35,6 @@ use crate::{
 /// After which silence a worker is struck off, if that is longer than the time after which it counts as dead.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// After which silence a worker is struck off, if that is longer than the time after which it counts as dead.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
 /// A job that a worker runs.
 #[derive(Debug, Clone)]
 pub struct Job<J> {

@@ -84,8 +84,10 @@ impl Lease {
             return Self::none();
         }
         let mut open = spare::take().unwrap_or_default();
-        let tasks = open.scope.serve(|tasks| tasks.serve(supervisor, request, found.cloned())).clone();
-        open.aside = Tail::open(request).map(|tail| Box::new(Aside { tail: Some(tail), ..Aside::default() }));
+        let tasks = open.scope.serve(|tasks| tasks.serve(supervisor, request, found)).clone();
+        if let Some(tail) = Tail::open(request) {
+            open.aside.get_or_insert_default().tail = Some(tail);
+        }
         request.extensions_mut().insert(tasks);
         Self(Some(open))
     }
@@ -153,14 +155,12 @@ impl Open {
         body.1 || exchange.method == Method::HEAD || tasks.wait_for_sent() || exchange.is_early_release_expected()
     }
 
-    /// Notes what is left to be noted of a head. It is moved, so that a response that has nothing of that need not lie in
-    /// memory for this.
+    /// Notes what is left to be noted of a head.
     #[inline(never)]
-    pub(crate) fn rest_of_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
+    pub(crate) fn rest_of_head<B>(&mut self, response: &mut Response<B>) {
         if let Some(marker) = self.note_headers(response.headers_mut()) {
             response.extensions_mut().insert(marker);
         }
-        response
     }
 
     /// Returns what goes into the extensions of the response.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 
 use slab::Slab;
-use tokio::time::Instant;
+use tokio::{sync::futures::Notified, time::Instant};
 
 use crate::{
     exchange::Exchange,
@@ -42,8 +42,8 @@ pub(crate) trait Filer: Send + Sync {
 /// The one place that counts. Its lock is held for a few additions; a request without tasks does not take it.
 pub(crate) struct Ledger {
     books: Mutex<Books>,
-    /// Told when nothing is pending, and of each end of a task after the books were sealed.
-    pub(crate) idle: Notify,
+    /// Told, where somebody waits for that, when nothing is pending, and of each end of a task after the books were sealed.
+    idle: Notify,
     /// Told when tasks are fewer than `max_pending` again.
     room: Arc<Notify>,
     max_pending: u64,
@@ -56,6 +56,8 @@ struct Books {
     taken: u64,
     tasks: Slab<Entry>,
     phase: Phase,
+    /// How many wait for tasks to end.
+    waiters: usize,
     ended_in_time: u64,
     ended_when_cancelled: u64,
     /// What was left when the rest was dropped.
@@ -164,9 +166,9 @@ impl Ledger {
             Phase::Open | Phase::Sealed => {}
         }
         let pending = books.stats.pending();
-        let sealed = books.phase == Phase::Sealed;
+        let is_told = books.waiters > 0 && (pending == 0 || books.phase == Phase::Sealed);
         drop(books);
-        if pending == 0 || sealed {
+        if is_told {
             self.idle.notify_waiters();
         }
         if was_full && pending < self.max_pending {
@@ -175,11 +177,19 @@ impl Ledger {
         meter::moved(Some(entry.state), None, 1);
     }
 
+    /// Has the ends of tasks told, from now on until this is dropped. Who comes before the end of a task in the books is told of
+    /// it; who comes after it finds it in the figures.
+    pub(crate) fn wait(&self) -> Waiter<'_> {
+        self.books().waiters += 1;
+        Waiter(self)
+    }
+
     /// Waits until nothing is collected, waiting or running.
     pub(crate) async fn idle(&self) {
+        let waiter = self.wait();
         loop {
             // Made before the figures are read: a task that ends in between still wakes it.
-            let idle = self.idle.notified();
+            let idle = waiter.notified();
             if self.stats().pending() == 0 {
                 return;
             }
@@ -245,6 +255,22 @@ impl Ledger {
     fn books(&self) -> MutexGuard<'_, Books> {
         // A panic under this lock is a bug of the books themselves, and must not become one of every request.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits for tasks to end.
+pub(crate) struct Waiter<'a>(&'a Ledger);
+
+impl<'a> Waiter<'a> {
+    /// Told when nothing is pending, and of each end of a task after the books were sealed. It is made before the figures are read.
+    pub(crate) fn notified(&self) -> Notified<'a> {
+        self.0.idle.notified()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.books().waiters -= 1;
     }
 }
 

@@ -81,6 +81,7 @@ pub(crate) type Figure = fn(&mut Stats) -> &mut u64;
 
 impl Outcome {
     /// What the work of a task came to; an error of ours is a panic's message.
+    #[inline]
     pub(crate) fn of(result: Result<WorkResult, String>) -> Self {
         match result {
             Ok(Ok(())) => Self::Succeeded,
@@ -104,6 +105,7 @@ impl Outcome {
     }
 
     /// Drops the error of a task, which may panic.
+    #[inline]
     pub(crate) fn discard(self) {
         if matches!(self, Self::Failed(_)) {
             quietly("a task's error", || drop(self));

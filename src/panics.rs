@@ -8,6 +8,7 @@ use std::{
 use crate::name::Name;
 
 /// Runs `f`, and turns a panic in it into its message.
+#[inline]
 pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     // What `f` has touched is not used again by a caller that gets the message.
     catch_unwind(AssertUnwindSafe(f)).map_err(message)

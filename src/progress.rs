@@ -21,11 +21,8 @@ pub(crate) type Verdict = (End, Option<BodyError>);
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     panicked: bool,
-    polled: bool,
     ended: bool,
     failed: bool,
-    /// Whether more was asked of the body than one frame.
-    streamed: bool,
     /// Whether the socket took all of the data.
     all_sent: bool,
     /// Whether `declared` is a length.
@@ -33,6 +30,8 @@ pub(crate) struct Progress {
     declared: u64,
     head: Option<Head>,
     bytes: u64,
+    /// How often the body was asked for more than it had told of, at least twice where it had nothing yet.
+    polls: u64,
     rare: Option<Box<Rare>>,
 }
 
@@ -102,30 +101,29 @@ impl Progress {
     /// Notes that the body yielded a frame.
     #[inline]
     pub(crate) const fn frame(&mut self) {
-        self.streamed |= self.polled;
-        self.polled = true;
+        self.polls += 1;
     }
 
     /// Notes that the body was polled and has no frame yet.
     #[inline]
     pub(crate) const fn pending(&mut self) {
-        self.polled = true;
-        self.streamed = true;
+        self.polls += 2;
     }
 
     /// Notes that the body returned an error.
     #[inline]
     pub(crate) const fn failed(&mut self) {
-        self.polled = true;
+        self.polls += 1;
         self.failed = true;
     }
 
     /// Notes that the body returned `None`.
     #[inline]
     pub(crate) const fn ended(&mut self) {
-        self.streamed |= self.polled && !self.ended;
-        self.polled = true;
-        self.ended = true;
+        if !self.ended {
+            self.polls += 1;
+            self.ended = true;
+        }
     }
 
     pub(crate) const fn noted_head(&self) -> Option<Head> {
@@ -154,19 +152,20 @@ impl Progress {
         }
     }
 
-    /// The end, now, that `verdict` told.
+    /// The end, now, that `verdict` told, and what few responses show.
     #[inline]
-    pub(crate) fn end(&mut self, (kind, error): Verdict) -> Ended {
+    pub(crate) fn end(&mut self, (kind, error): Verdict) -> (Ended, Option<Box<Rare>>) {
         if error.is_some() {
             self.rare().error = error;
         }
-        Ended { kind, head: self.head, bytes: self.bytes, all_sent: self.all_sent, at: Instant::now(), rare: self.rare.take() }
+        let ended = Ended { kind, head: self.head, bytes: self.bytes, all_sent: self.all_sent, at: Instant::now() };
+        (ended, self.rare.take())
     }
 
     /// Whether the server writes the rest of the response before it turns to anything else, as hyper's HTTP/1 does with a
     /// body that it had whole with its first frame, if it had one at all.
     pub(crate) fn is_written_next(&self) -> bool {
-        !self.is_multiplexed() && !self.streamed && self.ended
+        !self.is_multiplexed() && self.polls <= 1 && self.ended
     }
 
     /// How the response to this request ends if nothing more comes of it.
@@ -193,7 +192,7 @@ impl Progress {
         if bodyless {
             return match yielded {
                 1.. if multiplexed => Err(BodyError::NotAllowed),
-                _ => Ok(self.ended || !self.polled),
+                _ => Ok(self.ended || self.polls == 0),
             };
         }
         match self.is_declared.then_some(self.declared) {

@@ -97,11 +97,13 @@ impl Registry {
 
     /// Takes up the service of a request.
     #[inline]
-    pub(crate) fn serve(&mut self, supervisor: &Supervisor, admitted: bool, outer: Option<BackgroundTasks>) {
+    pub(crate) fn serve(&mut self, supervisor: &Supervisor, admitted: bool, outer: Option<&BackgroundTasks>) {
         self.waits_for_sent = AtomicBool::new(supervisor.policy().release == Release::Sent);
         self.supervisor = Some(supervisor.clone());
         self.admitted = admitted;
-        self.outer = outer;
+        if outer.is_some() {
+            self.outer = outer.cloned();
+        }
     }
 
     /// Whether no task was added, and nothing was chosen.

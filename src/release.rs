@@ -36,7 +36,8 @@ impl BackgroundTasks {
         let unobserved = self.supervisor().observers().is_empty();
         let at_once = progress.is_written_next();
         let verdict = verdict.unwrap_or_else(|| progress.verdict(self.exchange()));
-        self.exchange().note_end(progress.end(verdict));
+        let (ended, rare) = progress.end(verdict);
+        self.exchange().note_end(ended, rare);
         if !unobserved {
             let end = self.response_end(false);
             self.supervisor().observers().tell(|observer| observer.response_ended(&end));

@@ -59,10 +59,11 @@ impl Runner {
     }
 
     /// Polls the next task once. Nothing if there is none; the value of one that is over says whether it failed.
+    #[inline]
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Option<Result<Job, bool>> {
         let mut job = Job::new(self.next()?, self.tasks.clone());
         Some(match job.poll_first(cx) {
-            Poll::Ready(outcome) => Err(job.end(outcome)),
+            Poll::Ready(outcome) => Err(job.end_here(outcome)),
             Poll::Pending => Ok(job),
         })
     }

@@ -149,9 +149,10 @@ impl Supervisor {
 
     /// Waits until no response is open and no task is left, and takes no more from then on.
     pub(crate) async fn drained(&self) {
+        let waiter = self.ledger().wait();
         loop {
             // Made before the figures are read: what ends in between still wakes them.
-            let (no_response, idle) = (self.no_response().notified(), self.ledger().idle.notified());
+            let (no_response, idle) = (self.no_response().notified(), waiter.notified());
             if self.open_responses() == 0 && self.ledger().seal_if_idle() {
                 return;
             }
@@ -161,9 +162,10 @@ impl Supervisor {
 
     /// Waits a moment for the drops of what was left, which are certain only for tasks that do not hold their thread.
     async fn dropped(&self) {
+        let waiter = self.ledger().wait();
         let dropped = async {
             loop {
-                let ended = self.ledger().idle.notified();
+                let ended = waiter.notified();
                 let stats = self.stats();
                 if stats.waiting + stats.running == 0 {
                     return;

@@ -342,7 +342,7 @@ impl BackgroundTasks {
 
     /// Makes a registry that can serve a request the one of this request, which enters a service.
     #[inline]
-    pub(crate) fn serve<B>(&mut self, supervisor: &Supervisor, request: &Request<B>, outer: Option<Self>) {
+    pub(crate) fn serve<B>(&mut self, supervisor: &Supervisor, request: &Request<B>, outer: Option<&Self>) {
         let registry = Arc::get_mut(&mut self.registry).expect("a spare registry is nobody else's");
         registry.exchange.open(request, Instant::now(), supervisor.policy().release_after.is_some());
         registry.serve(supervisor, supervisor.open_response(), outer);

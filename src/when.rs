@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::{
     end::{End, ResponseEnd},
-    exchange::{Ended, is_success},
+    exchange::{Exchange, is_success},
 };
 
 /// The condition under which a task runs, judged when it is released.
@@ -70,12 +70,13 @@ impl When {
         }
     }
 
-    /// Judges by what is known; a function is given it as `end` tells it.
-    pub(crate) fn holds(&self, ended: &Ended, end: impl FnOnce() -> ResponseEnd) -> bool {
+    /// Judges by what is known at the end, or at an earlier release; a function is given it as `end` tells it.
+    #[inline]
+    pub(crate) fn holds(&self, exchange: &Exchange, unfinished: bool, end: impl FnOnce() -> ResponseEnd) -> bool {
         match self {
-            Self::Responded => ended.head.is_some(),
-            Self::Complete => ended.kind == End::Complete,
-            Self::Success => ended.is_success(),
+            Self::Responded => exchange.ended(unfinished).head.is_some(),
+            Self::Complete => exchange.ended(unfinished).kind == End::Complete,
+            Self::Success => exchange.is_success(unfinished),
             Self::Always => true,
             Self::Matches(condition) => condition(&end()),
         }
