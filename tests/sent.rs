@@ -223,6 +223,48 @@ async fn http2_with_a_window_that_opens_byte_by_byte() {
     }
 }
 
+/// A frame of HTTP/2 for a stream.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [.., high, low] = payload.len().to_be_bytes();
+    [&[0, high, low, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A client with endless windows that reads nothing, so that frames are stuck in the server, asks for these paths.
+async fn stuck(server: &Server, paths: &[&str]) -> Raw {
+    let mut client = Raw::narrow(server.address).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).await;
+    client.send(frame(8, 0, 0, &[0x7f, 0xff, 0, 0])).await;
+    for (path, stream) in paths.iter().zip([1, 3, 5]) {
+        let path = [&[0x82, 0x86, 0x44, path.len().try_into().expect("it is short")], path.as_bytes()].concat();
+        client.send(frame(1, 5, stream, &[&path, &b"\x41\x09localhost"[..]].concat())).await;
+    }
+    soon(async {
+        while server.supervisor.stats().collected < paths.len() as u64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    settle().await;
+    client
+}
+
+#[tokio::test]
+async fn http2_resets_what_is_stuck_in_the_socket() {
+    let server = sent().await;
+    for path in ["/full", "/stream", "/trailers"] {
+        // The second has an answer to come, which finds no place.
+        for before in [vec![], frame(6, 0, 0, &[0; 8])] {
+            let mut client = stuck(&server, &[path]).await;
+            client.send([before, frame(3, 0, 1, &[0, 0, 0, 8])].concat()).await;
+            let reading = tokio::spawn(async move { client.bytes().await });
+            let end = server.witness.next().await.end;
+            assert_eq!(end.kind(), End::Aborted, "{path}: {end:?}");
+            reading.abort();
+        }
+    }
+}
+
 #[tokio::test]
 async fn responses_without_a_body() {
     let server = sent().await;
