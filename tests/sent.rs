@@ -372,6 +372,30 @@ async fn a_body_that_is_kept_for_longer_than_its_stream() {
     ends(&server, End::Complete).await;
 }
 
+/// Without a mark no task starts before it would at the end of the stream, and that may be before the last byte.
+#[tokio::test]
+async fn http2_with_data_that_takes_no_mark() {
+    for release in [Release::EndOfStream, Release::Sent] {
+        let (supervisor, witness) = (Supervisor::builder().release(release).build(), Witness::new());
+        let watching = witness.clone();
+        let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+            watching.watch(&request.background_tasks().expect("the layer is there"));
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(VecDeque::from(*b"hello")))))
+        }));
+        let server = connections(supervisor, witness, service).await;
+        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.get("/").await;
+        settle().await;
+        assert_eq!(server.supervisor.stats().collected, 1, "{release:?}: the server has the body");
+        // It queues all of the data when it may send some of it.
+        client.set_window(1);
+        ends(&server, End::Complete).await;
+        client.set_window(5);
+        assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"hello");
+    }
+}
+
 #[tokio::test]
 async fn a_stalled_client_is_not_waited_for() {
     let supervisor = Supervisor::builder().release(Release::Sent).release_after(Duration::from_millis(20)).build();
