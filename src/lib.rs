@@ -160,6 +160,8 @@ mod sent_frames;
 #[cfg(feature = "sent")]
 mod sent_gauge;
 #[cfg(feature = "sent")]
+mod sent_guard;
+#[cfg(feature = "sent")]
 mod sent_service;
 #[cfg(feature = "sent")]
 mod sent_stream;

@@ -88,8 +88,9 @@ fn serve(connection: &SentConnection, step: impl FnOnce() + Send + 'static) {
     let connection = connection.clone();
     let served = runtime.handle().spawn(async move {
         connection.touch();
-        connection.not_reading();
+        connection.read(false);
         step();
+        connection.writes();
     });
     runtime.block_on(served).unwrap();
 }

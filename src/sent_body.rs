@@ -12,8 +12,8 @@ use pin_project_lite::pin_project;
 
 use crate::{
     progress::{bodyless, content_length},
-    sent_connection::Hold,
     sent_frames::{Ending, guard_data, guard_headers},
+    sent_guard::Hold,
 };
 
 pin_project! {
@@ -55,9 +55,9 @@ impl Held {
         if !last || !self.multiplexed {
             return frame;
         }
-        let mut frame = guard_data(frame, |_| self.hold.last_guard());
+        let mut frame = guard_data(frame, |length| self.hold.last_guard(length));
         if let Some(trailers) = frame.trailers_mut() {
-            guard_headers(trailers, || self.hold.last_guard());
+            guard_headers(trailers, || self.hold.last_guard(0));
         }
         frame
     }
@@ -67,7 +67,7 @@ impl Held {
         if self.ending.passed || !self.multiplexed {
             return None;
         }
-        self.ending.tell(|| self.hold.last_guard())
+        self.ending.tell(|| self.hold.last_guard(0))
     }
 }
 
@@ -77,7 +77,7 @@ impl<B: Body> SentBody<B> {
         let (mut parts, inner) = response.into_parts();
         let ending = Ending::new(inner.is_end_stream());
         if ending.passed && multiplexed {
-            guard_headers(&mut parts.headers, || hold.last_guard());
+            guard_headers(&mut parts.headers, || hold.last_guard(0));
         }
         let declared = inner.size_hint().exact().or_else(|| content_length(&parts.headers)).filter(|_| !multiplexed);
         let mut seen = Held { hold, ending, multiplexed, declared, yielded: 0 };

@@ -14,6 +14,7 @@ use crate::{
     end::End,
     progress::{Progress, Verdict},
     sent_gauge::{Gauge, Mark},
+    sent_guard::{Dropped, Guard, Hold},
     sent_waits::{Fate, Key, Known, Waits},
     sync::{
         Mutex, MutexGuard,
@@ -21,6 +22,9 @@ use crate::{
     },
     tasks::BackgroundTasks,
 };
+
+/// What a server copies at most of the end of some data, and drops before it is written, in bytes; h2 does with less than this.
+const COPIED: u64 = 1_024;
 
 thread_local! {
     /// The connection whose IO was last used on this thread, and the task that used it: what that task drops, the server drops
@@ -53,12 +57,15 @@ struct Inner {
     waiting: AtomicBool,
     /// Whether the server works on what it has just read. What it drops then, it has not written.
     reading: AtomicBool,
+    /// Whether there are guards of whose fate the next use of the IO tells.
+    is_undecided: AtomicBool,
     gauge: Gauge,
 }
 
 #[derive(Default)]
 struct State {
     waits: Waits<Ended>,
+    undecided: Vec<Dropped>,
     /// The task that serves the connection.
     waker: Option<Waker>,
 }
@@ -115,14 +122,33 @@ impl SentConnection {
         was.unwrap_or(false)
     }
 
-    /// The server has read, and works on it until it reads again.
-    pub(crate) fn read(&self) {
-        self.0.reading.store(true, Ordering::Relaxed);
+    /// The server reads on: what it has dropped since it last used the IO, it has thrown away.
+    pub(crate) fn reads(&self) {
+        self.decide(Fate::Lost);
     }
 
-    /// The server has nothing more to read, or writes.
-    pub(crate) fn not_reading(&self) {
+    /// The server has read, and works on it until it reads again; or there was nothing to read.
+    pub(crate) fn read(&self, something: bool) {
+        self.0.reading.store(something, Ordering::Relaxed);
+    }
+
+    /// The server writes or flushes: what it has dropped since it last used the IO, it has put into what it writes.
+    pub(crate) fn writes(&self) {
         self.0.reading.store(false, Ordering::Relaxed);
+        self.decide(Fate::Written);
+    }
+
+    /// Tells the fate of guards. Only the task that serves the connection adds some, and comes here.
+    fn decide(&self, fate: Fate) {
+        while self.0.is_undecided.load(Ordering::Relaxed) {
+            let mut state = self.state();
+            let next = state.undecided.pop();
+            self.0.is_undecided.store(!state.undecided.is_empty(), Ordering::Relaxed);
+            drop(state);
+            if let Some(dropped) = next {
+                self.settle(dropped, fate);
+            }
+        }
     }
 
     pub(crate) fn gauge(&self) -> &Gauge {
@@ -161,6 +187,7 @@ impl SentConnection {
 
     /// The connection is gone, and with it what was not flushed.
     pub(crate) fn close(&self) {
+        self.decide(Fate::Lost);
         loop {
             let mut state = self.state();
             let (lost, waker) = (state.waits.close(self.0.gauge.flushes()), state.waker.take());
@@ -184,11 +211,21 @@ impl SentConnection {
         self.state().waits.claim(key)
     }
 
+    pub(crate) fn is_claimed(&self, key: Key) -> bool {
+        self.state().waits.is_claimed(key)
+    }
+
+    /// The server has let go of a response, and has all of it or not.
+    pub(crate) fn let_go(&self, key: Key, whole: bool) {
+        self.change(|waits, flushes| waits.let_go(key, whole, flushes));
+    }
+
     /// A guard for so much data, or for a frame without any.
-    pub(crate) fn guard(&self, key: &mut Option<Key>, bytes: usize, last: bool) -> Option<Guard> {
+    pub(crate) fn guard(&self, key: &mut Option<Key>, length: usize, last: bool) -> Option<Guard> {
         let guarded = self.state().waits.guard(*key, last);
         *key = guarded.or(*key);
-        guarded.map(|key| Guard { connection: self.clone(), key, last, bytes: bytes as u64 })
+        let (length, before) = (length as u64, self.0.gauge.accepted());
+        guarded.map(|key| Guard { connection: self.clone(), dropped: Dropped { key, last, bytes: length }, length, before })
     }
 
     /// Ends the response when it is known to be sent, or lost.
@@ -224,13 +261,22 @@ impl SentConnection {
         self.state().waits.asked(key);
     }
 
-    fn dropped(&self, guard: &Guard) {
-        let fate = match (self.is_served_here(), self.0.reading.load(Ordering::Relaxed)) {
-            (false, _) => Fate::Unknown,
-            (true, true) => Fate::Lost,
-            (true, false) => Fate::Written,
-        };
-        self.change(|waits, flushes| waits.dropped(guard.key, fate, guard.last, guard.bytes, flushes));
+    /// A guard is dropped.
+    pub(crate) fn dropped(&self, guard: &Guard) {
+        let accepted = self.0.gauge.accepted().wrapping_sub(guard.before);
+        if !self.is_served_here() {
+            self.settle(guard.dropped, Fate::Unknown);
+        } else if self.0.reading.load(Ordering::Relaxed) || accepted.saturating_add(COPIED) < guard.length {
+            self.settle(guard.dropped, Fate::Lost);
+        } else {
+            let mut state = self.state();
+            state.undecided.push(guard.dropped);
+            self.0.is_undecided.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn settle(&self, dropped: Dropped, fate: Fate) {
+        self.change(|waits, flushes| waits.dropped(dropped.key, fate, dropped.last, dropped.bytes, flushes));
     }
 
     fn note(&self, state: &State) {
@@ -289,53 +335,5 @@ impl SentConnectInfo {
 impl fmt::Debug for SentConnectInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SentConnectInfo").finish_non_exhaustive()
-    }
-}
-
-/// Lies in what the server holds of a response, and tells when that is dropped.
-#[derive(Debug)]
-pub(crate) struct Guard {
-    connection: SentConnection,
-    key: Key,
-    last: bool,
-    /// How much data it is of.
-    bytes: u64,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.connection.dropped(self);
-    }
-}
-
-/// Is with what the server has of a response, outside of all layers, and tells when that is dropped.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    pub(crate) connection: SentConnection,
-    pub(crate) key: Key,
-    /// Whether the server had all of the response.
-    pub(crate) whole: bool,
-}
-
-impl Hold {
-    /// Whether tasks wait for the response.
-    pub(crate) fn is_claimed(&self) -> bool {
-        self.connection.state().waits.is_claimed(self.key)
-    }
-
-    /// The server asks for what comes next, and so has what was before.
-    pub(crate) fn asked(&self) {
-        self.connection.asked(self.key);
-    }
-
-    /// A guard for the last frame.
-    pub(crate) fn last_guard(&self) -> Option<Guard> {
-        self.connection.guard(&mut Some(self.key), 0, true)
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.connection.change(|waits, flushes| waits.let_go(self.key, self.whole, flushes));
     }
 }

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::Frame;
 
-use crate::sent_connection::Guard;
+use crate::sent_guard::Guard;
 
 /// How far the end of a body was told.
 #[derive(Debug, Default)]

@@ -42,6 +42,10 @@ impl Gauge {
         self.refused.store(bytes.saturating_sub(accepted) as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody asks what is in the socket, other than after a flush of the server's own.
     pub(crate) fn is_asked(&self) -> bool {
         self.is_asked.load(Ordering::Relaxed)

@@ -13,7 +13,8 @@ use tower_service::Service;
 
 use crate::{
     sent_body::SentBody,
-    sent_connection::{Hold, SentConnectInfo, SentConnection},
+    sent_connection::{SentConnectInfo, SentConnection},
+    sent_guard::Hold,
     sent_waits::Key,
 };
 

@@ -84,12 +84,11 @@ impl<T: AsyncRead> AsyncRead for SentStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         this.connection.touch();
+        this.connection.reads();
         let read = this.inner.poll_read(cx, buffer);
+        this.connection.read(read.is_ready());
         if read.is_pending() {
-            this.connection.not_reading();
             this.connection.turn(cx);
-        } else {
-            this.connection.read();
         }
         read
     }
@@ -99,7 +98,7 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
         this.connection.touch();
-        this.connection.not_reading();
+        this.connection.writes();
         let written = this.inner.poll_write(cx, bytes);
         self.offered(cx, bytes.len(), &written);
         written
@@ -108,7 +107,7 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
         this.connection.touch();
-        this.connection.not_reading();
+        this.connection.writes();
         let written = this.inner.poll_write_vectored(cx, bytes);
         self.offered(cx, bytes.iter().map(|slice| slice.len()).sum(), &written);
         written
@@ -121,6 +120,7 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         this.connection.touch();
+        this.connection.writes();
         ready!(this.inner.poll_flush(cx))?;
         this.connection.flushed();
         Poll::Ready(Ok(()))

@@ -223,6 +223,48 @@ async fn http2_with_a_window_that_opens_byte_by_byte() {
     }
 }
 
+/// A frame of HTTP/2 for a stream.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [.., high, low] = payload.len().to_be_bytes();
+    [&[0, high, low, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A client with endless windows that reads nothing, so that frames are stuck in the server, asks for these paths.
+async fn stuck(server: &Server, paths: &[&str]) -> Raw {
+    let mut client = Raw::narrow(server.address).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).await;
+    client.send(frame(8, 0, 0, &[0x7f, 0xff, 0, 0])).await;
+    for (path, stream) in paths.iter().zip([1, 3, 5]) {
+        let path = [&[0x82, 0x86, 0x44, path.len().try_into().expect("it is short")], path.as_bytes()].concat();
+        client.send(frame(1, 5, stream, &[&path, &b"\x41\x09localhost"[..]].concat())).await;
+    }
+    soon(async {
+        while server.supervisor.stats().collected < paths.len() as u64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    settle().await;
+    client
+}
+
+#[tokio::test]
+async fn http2_resets_what_is_stuck_in_the_socket() {
+    let server = sent().await;
+    for path in ["/full", "/stream", "/trailers"] {
+        // The second has an answer to come, which finds no place.
+        for before in [vec![], frame(6, 0, 0, &[0; 8])] {
+            let mut client = stuck(&server, &[path]).await;
+            client.send([before, frame(3, 0, 1, &[0, 0, 0, 8])].concat()).await;
+            let reading = tokio::spawn(async move { client.bytes().await });
+            let end = server.witness.next().await.end;
+            assert_eq!(end.kind(), End::Aborted, "{path}: {end:?}");
+            reading.abort();
+        }
+    }
+}
+
 #[tokio::test]
 async fn responses_without_a_body() {
     let server = sent().await;
@@ -328,6 +370,30 @@ async fn a_body_that_is_kept_for_longer_than_its_stream() {
     assert_eq!(server.supervisor.stats().collected, 1);
     drop(body);
     ends(&server, End::Complete).await;
+}
+
+/// Without a mark no task starts before it would at the end of the stream, and that may be before the last byte.
+#[tokio::test]
+async fn http2_with_data_that_takes_no_mark() {
+    for release in [Release::EndOfStream, Release::Sent] {
+        let (supervisor, witness) = (Supervisor::builder().release(release).build(), Witness::new());
+        let watching = witness.clone();
+        let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(move |request: Request<Incoming>| {
+            watching.watch(&request.background_tasks().expect("the layer is there"));
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(VecDeque::from(*b"hello")))))
+        }));
+        let server = connections(supervisor, witness, service).await;
+        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
+        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut response = client.get("/").await;
+        settle().await;
+        assert_eq!(server.supervisor.stats().collected, 1, "{release:?}: the server has the body");
+        // It queues all of the data when it may send some of it.
+        client.set_window(1);
+        ends(&server, End::Complete).await;
+        client.set_window(5);
+        assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"hello");
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, Release, SentStream,
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+static BODY: [u8; 2_000] = [b'.'; 2_000];
+
 /// A stream that takes all, and has nothing to read.
 fn stream() -> (SentStream<impl AsyncRead + AsyncWrite + Unpin>, DuplexStream) {
     let (reads, client) = tokio::io::duplex(1);
@@ -40,6 +42,11 @@ fn allocations(f: impl FnOnce()) -> usize {
     region.change().allocations
 }
 
+/// What is counted without what another thread of the test's process allocates meanwhile, as it does when it starts.
+fn least(count: impl FnMut() -> usize) -> usize {
+    std::iter::repeat_with(count).take(5).min().expect("there are some")
+}
+
 /// Calls the service and lets go of the response, as a server does: the frames are written and dropped while the connection is
 /// served, then it is flushed.
 fn respond<S, B>(service: &mut S, stream: &mut SentStream<impl AsyncWrite + Unpin>, version: Version)
@@ -57,6 +64,7 @@ where
         let _ = Pin::new(&mut *stream).poll_write(&mut cx, b"head");
         let frame = body.as_mut().poll_frame(&mut cx);
         assert!(body.is_end_stream());
+        let _ = Pin::new(&mut *stream).poll_write(&mut cx, &BODY);
         drop(frame);
     }
     assert!(Pin::new(stream).poll_flush(&mut cx).is_ready());
@@ -68,7 +76,7 @@ fn of_a_response(release: Release, version: Version) -> usize {
         let supervisor = Supervisor::builder().release(release).build();
         let service = BackgroundLayer::with(supervisor.clone()).layer(service_fn(|request: Request<()>| {
             request.background_tasks().expect("the layer is there").add(async {});
-            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&[b'.'; 2_000])))))
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&BODY)))))
         }));
         let (mut stream, _client) = stream();
         let mut tracked = stream.connection().layer(service.clone());
@@ -85,7 +93,7 @@ fn of_a_response(release: Release, version: Version) -> usize {
         (0..8).for_each(|_| {
             once();
         });
-        once()
+        least(once)
     })
 }
 
@@ -104,7 +112,7 @@ fn nothing_for_a_write_and_little_for_a_response() {
             assert!(Pin::new(&mut stream).poll_flush(&mut cx).is_ready());
         };
         write();
-        allocations(|| (0..1_000).for_each(|_| write()))
+        least(|| allocations(|| (0..1_000).for_each(|_| write())))
     });
     assert_eq!(writes, 0, "a write allocates nothing");
 

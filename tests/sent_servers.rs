@@ -45,7 +45,8 @@ use tower::{
     util::{AndThenLayer, MapRequestLayer},
 };
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentStream, Supervisor,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, Release, ResponseBody, SentLayer, SentStream, Supervisor, Task,
+    When,
 };
 use tower_http::compression::CompressionLayer;
 
@@ -372,7 +373,7 @@ where
         let show = show.clone();
         let tasks = request.background_tasks().expect("the layer is there");
         let number = numbers.fetch_add(1, SeqCst);
-        tasks.add(async move { show(&taken, taken.has(number)) });
+        tasks.add(Task::new(async move { show(&taken, taken.has(number)) }).when(When::Complete));
         let data = Step::data(numbered(number));
         let body = match request.uri().path() {
             "/full" => Script::new([data]).sized(NUMBERED as u64).tells_end(),
@@ -459,9 +460,10 @@ impl Numbered {
         // A proto3 message leaves out what is 0.
         let (number, early) = (1 + self.numbers.fetch_add(1, SeqCst), self.early.clone());
         let taken = request.extensions().get::<Arc<Taken>>().expect("the connection is probed").clone();
-        request.background_tasks()?.add(async move {
+        let look = async move {
             early.fetch_add(usize::from(!taken.has(number)), SeqCst);
-        });
+        };
+        request.background_tasks()?.add(Task::new(look).when(When::Complete));
         Ok(HealthCheckResponse { status: number.try_into().expect("there are not so many") })
     }
 }

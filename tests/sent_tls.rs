@@ -243,6 +243,12 @@ async fn http2_below() {
     assert!(soon(response.body_mut().data()).await.is_some());
     secured.ends(End::Complete).await;
 
+    let (response, mut stream) = requests.send_request(request(), true).expect("the connection is open");
+    let _stalled = soon(response).await.expect("there is a head");
+    settle().await;
+    stream.send_reset(h2::Reason::CANCEL);
+    secured.ends(End::Aborted).await;
+
     let (response, _) = requests.send_request(request(), true).expect("the connection is open");
     let _stalled = soon(response).await.expect("there is a head");
     settle().await;
