@@ -1,10 +1,21 @@
 //! [`JobWorker`]: runs the jobs of a queue, in this process or in one of its own.
 //!
-//! It is not the worker of apalis, whose tables it works on. Of that, in 1.0.0: one that asks at intervals, or by a stream, may
-//! miss its wake-up and sleep until its heartbeat, as `PollWith` drops a tick that comes while it asks; a row that can not be
-//! read ends each worker that meets it, since `DurableBackend` and `SqliteTaskRow` make that an error of the backend; so does the
-//! first error of the database; a job that panics or blocks ends or holds up all others, unless it is spawned, and then stays as
-//! running; a job that fails has used up its 25 attempts within seconds; and one that kills its process is begun for ever.
+//! It is not the worker of apalis, whose tables it works on. Of that, in 1.0.0:
+//!
+//! - One that asks at intervals, or by a stream, may miss its wake-up and sleep until its heartbeat: [`PollWith`] drops a tick
+//!   that comes while it asks.
+//! - A row that can not be read ends each worker that meets it, and so does the first error of the database: [`DurableBackend`]
+//!   and [`SqliteTaskRow`] make that an error of the backend.
+//! - A job that panics or blocks ends or holds up all others, unless it is spawned, and then stays as running:
+//!   <https://github.com/apalis-dev/apalis/issues/639> tells of the panic.
+//! - A job that fails has used up its 25 attempts within seconds: <https://github.com/apalis-dev/apalis/issues/554>.
+//! - A name that is used again keeps what it has not ended from others: <https://github.com/apalis-dev/apalis/pull/507>.
+//! - A job that kills its process is begun for ever: [what takes it up again] does not look at its attempts.
+//!
+//! [`PollWith`]: https://docs.rs/crate/apalis-core/1.0.0/source/src/backend/ext/poll_strategy/poll_with.rs
+//! [`DurableBackend`]: https://docs.rs/crate/apalis-core/1.0.0/source/src/backend/finalize.rs
+//! [`SqliteTaskRow`]: https://docs.rs/crate/apalis-sqlite/1.0.0/source/src/from_row.rs
+//! [what takes it up again]: https://docs.rs/crate/apalis-sqlite/1.0.0/source/queries/backend/reenqueue_orphaned.sql
 
 use std::{
     convert::Infallible,

@@ -204,7 +204,8 @@ impl JobStore for PostgresStore {
     }
 
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
-        // That of apalis also reads each id as a ULID, and fails for all of a batch, and for ever, where one is none.
+        // That of apalis also reads each id as a ULID, and fails for all of a batch, and for ever, where one is none:
+        // <https://docs.rs/crate/apalis-postgres/1.0.0/source/src/from_row.rs>.
         let rows = sqlx::query(
             "WITH due AS (
                  SELECT id FROM apalis.jobs

@@ -110,8 +110,9 @@ impl SqliteStore {
 
     /// Brings the tables up to date. Any number of processes may do so at once.
     ///
-    /// apalis' own `setup` is not for this: it leaves a connection of the pool with `synchronous=OFF`, and fails where two
-    /// processes start at once. Here one connection does it, in one transaction, and is closed.
+    /// apalis' own [`setup`](https://docs.rs/crate/apalis-sqlite/1.0.0/source/src/lib.rs) is not for this: it leaves
+    /// a connection of the pool with `synchronous=OFF`, and fails where two processes start at once. Here one connection does
+    /// it, in one transaction, and is closed.
     ///
     /// # Errors
     ///
@@ -259,7 +260,7 @@ impl JobStore for SqliteStore {
 
     async fn take(&self, worker: &str, queue: &str, limit: usize) -> Result<Vec<Taken>, BoxError> {
         // Two searches, each along an index of its own. That of apalis also reads each id as a ULID, and fails for all of a
-        // batch, and for ever, where one is none.
+        // batch, and for ever, where one is none: <https://docs.rs/crate/apalis-sqlite/1.0.0/source/src/from_row.rs>.
         let rows = sqlx::query(
             "UPDATE Jobs SET status = 'Running', lock_by = ?1, lock_at = unixepoch(), attempts = attempts + 1
              WHERE rowid IN (

@@ -8,7 +8,10 @@ mod support;
 
 use apalis_core::task::builder::TaskBuilder;
 use apalis_postgres::{Config, PostgresStorage};
-use sqlx::{PgPool, Row};
+use sqlx::{
+    PgPool, Row, SqlStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
 use support::{
     Events, Postgres,
     jobs::{self, LONG, Working, worker},
@@ -207,4 +210,26 @@ async fn tools_of_apalis_see_queues_workers_and_jobs() {
     let held = queue.held(LONG).push("held".to_owned()).await.expect("it is written");
     jobs::tools_see(&storage, held.ids()[0].to_string()).await;
     working.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_shows_queues_workers_and_jobs() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let storage = PostgresStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+    jobs::a_board_shows(&store.queue("jobs"), storage).await;
+}
+
+/// The tables of jobs have a table of migrations of their own, in their schema.
+#[tokio::test]
+async fn migrations_of_ones_own_go_beside() {
+    let Some(server) = Postgres::start().await else { return };
+    let store = store(&server).await;
+    let users = SqlStr::from_static("CREATE TABLE users (address TEXT NOT NULL)");
+    let own = Migrator::with_migrations(vec![Migration::new(1, "users".into(), MigrationType::Simple, users, false)]);
+    for _ in 0..2 {
+        own.run(store.pool()).await.expect("they are done, once");
+        store.setup().await.expect("and ours are there");
+    }
+    sqlx::query("INSERT INTO users VALUES ('ada@example.org')").execute(store.pool()).await.expect("there is a table");
 }

@@ -11,7 +11,10 @@ use std::{
 
 use apalis_core::worker::{builder::WorkerBuilder, context::WorkerContext};
 use apalis_sqlite::{Config, SqliteStorage};
-use sqlx::{Connection, Row, SqlitePool};
+use sqlx::{
+    Connection, Row, SqlStr, SqlitePool,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+};
 use support::{
     Events,
     jobs::{self, LONG, Working, worker},
@@ -330,4 +333,29 @@ async fn tools_of_apalis_see_queues_workers_and_jobs() {
     let held = queue.held(LONG).push("held".to_owned()).await.expect("it is written");
     jobs::tools_see(&storage, held.ids()[0].to_string()).await;
     working.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_shows_queues_workers_and_jobs() {
+    let file = File::new();
+    let store = file.open().await;
+    let storage = SqliteStorage::<String>::new(store.pool()).with_config(Config::default().queue("jobs"));
+    jobs::a_board_shows(&store.queue("jobs"), storage).await;
+}
+
+/// They share a table of migrations, as both are asked for in the same file.
+#[tokio::test]
+async fn migrations_of_ones_own_go_beside() {
+    let file = File::new();
+    let store = file.open().await;
+    let users = SqlStr::from_static("CREATE TABLE users (address TEXT NOT NULL)");
+    let mut own = Migrator::with_migrations(vec![Migration::new(1, "users".into(), MigrationType::Simple, users, false)]);
+    let error = own.run(store.pool()).await.expect_err("it misses those of the tables of jobs");
+    assert!(matches!(error, MigrateError::VersionMissing(_)), "{error}");
+    own.set_ignore_missing(true);
+    for _ in 0..2 {
+        own.run(store.pool()).await.expect("they are done, once");
+        SqliteStore::setup(&SqliteStore::options(file.path())).await.expect("and ours are there");
+    }
+    sqlx::query("INSERT INTO users VALUES ('ada@example.org')").execute(store.pool()).await.expect("there is a table");
 }

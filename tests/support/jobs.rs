@@ -8,10 +8,15 @@ use std::{
     time::Duration,
 };
 
+use apalis_board_api::framework::{ApiBuilder, RegisterRoute};
 use apalis_core::{
     backend::{Filter, ListQueues, ListTasks, ListWorkers, Metrics},
     task::{builder::TaskBuilder, status::Status},
 };
+use axum::{Router, body::Body};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -342,6 +347,41 @@ pub async fn failed(events: &Events, times: usize, what: &[&str]) {
         all.iter().filter(|event| event.field("what") == Some(what)).count()
     };
     until(async || what.iter().all(|what| failures(what) >= times)).await;
+}
+
+/// That apalis-board lists what is held, what was done and what has failed, and that a job from there is run here.
+pub async fn a_board_shows<S: JobStore, B>(queue: &Jobs<S>, storage: B)
+where
+    ApiBuilder<Router>: RegisterRoute<B, String>,
+{
+    let board = ApiBuilder::new(Router::new()).register(queue.name(), storage).build();
+    let ask = async |method: Method, path: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let response = board.clone().oneshot(request.body(Body::from(body)).expect("it is a request")).await;
+        let response = response.unwrap_or_else(|never| match never {});
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.expect("it does not fail").to_bytes();
+        serde_json::from_slice::<Value>(&body).expect("it is JSON")
+    };
+    let listed = async |status: &str| {
+        let tasks = ask(Method::GET, &format!("/queues/{}/tasks?status={status}", queue.name()), "").await;
+        let tasks = tasks.as_array().expect("it is a list").clone();
+        tasks.iter().map(|task| task["args"].as_str().expect("it is text").to_owned()).collect::<Vec<_>>()
+    };
+    let seldom = worker(queue).retry(LONG, LONG);
+    let mut working = Working::start(seldom, async |text| if text == "fails" { Err("as it does".into()) } else { Ok(()) });
+    drop(queue.held(LONG).push("held".to_owned()).await.expect("it is written"));
+    queue.push(vec!["done".to_owned(), "fails".to_owned()]).await.expect("they are written");
+    working.texts(2).await;
+    for (status, text) in [("Pending", "held"), ("Done", "done"), ("Failed", "fails")] {
+        until(async || listed(status).await == [text]).await;
+    }
+    let queues = ask(Method::GET, "/queues", "").await;
+    assert_eq!(queues[0]["name"], queue.name());
+    assert!(ask(Method::GET, "/workers", "").await[0]["id"].as_str().is_some_and(|id| id.starts_with("test-")));
+    ask(Method::PUT, &format!("/queues/{}/tasks", queue.name()), "\"from the board\"").await;
+    assert_eq!(working.next().await.args(), "from the board");
+    working.stop().await;
 }
 
 /// That apalis' own tools see a queue with a worker, a job that waits, and one that is or will be done.
