@@ -262,7 +262,8 @@ impl Ledger {
 pub(crate) struct Waiter<'a>(&'a Ledger);
 
 impl<'a> Waiter<'a> {
-    /// Told when nothing is pending, and of each end of a task after the books were sealed. It is made before the figures are read.
+    /// Told when nothing is pending, and of each end of a task after the books were sealed. It is made before the figures are
+    /// read.
     pub(crate) fn notified(&self) -> Notified<'a> {
         self.0.idle.notified()
     }

@@ -30,7 +30,7 @@ pub(crate) struct Progress {
     declared: u64,
     head: Option<Head>,
     bytes: u64,
-    /// How often the body was asked for more than it had told of, at least twice where it had nothing yet.
+    /// How often the body was polled before its end was noted; one that had nothing yet counts as two.
     polls: u64,
     rare: Option<Box<Rare>>,
 }
