@@ -90,7 +90,8 @@ impl Ledger {
 
     /// The tasks that wait or run, the oldest first.
     pub(crate) fn running(&self) -> Vec<RunningTask> {
-        self.books().describe(|entry| entry.state != TaskState::Collected)
+        let mut held = Vec::new();
+        self.books().describe(|entry| entry.state != TaskState::Collected, &mut held)
     }
 
     /// The request of each task that is collected: one with several, several times.
@@ -101,7 +102,8 @@ impl Ledger {
     }
 
     pub(crate) fn task(&self, key: Key) -> Option<RunningTask> {
-        self.books().tasks.get(key).and_then(|entry| entry.describe(Instant::now()))
+        let mut held = Vec::new();
+        self.books().tasks.get(key).and_then(|entry| entry.describe(Instant::now(), &mut held))
     }
 
     /// Enters a task; one with a time of its own waits, as its response is over. Nothing if it is refused.
@@ -238,10 +240,11 @@ impl Ledger {
 
     /// Takes nothing more from now on, and notes what is left.
     pub(crate) fn seal(&self) {
+        let mut held = Vec::new();
         let mut books = self.books();
         if books.phase != Phase::Sealed {
             books.phase = Phase::Sealed;
-            books.abandoned = books.describe(|_| true);
+            books.abandoned = books.describe(|_| true, &mut held);
         }
     }
 
@@ -276,10 +279,11 @@ impl Drop for Waiter<'_> {
 }
 
 impl Books {
-    fn describe(&self, which: impl Fn(&Entry) -> bool) -> Vec<RunningTask> {
+    /// What is held is to be let go of without the lock: it may be the last of a request, whose own end is for the books.
+    fn describe(&self, which: impl Fn(&Entry) -> bool, held: &mut Vec<Arc<dyn Filer>>) -> Vec<RunningTask> {
         let now = Instant::now();
         let entries = self.tasks.iter().map(|(_, entry)| entry).filter(|entry| which(entry));
-        let mut tasks: Vec<_> = entries.filter_map(|entry| Some((entry.describe(now)?, entry.nth))).collect();
+        let mut tasks: Vec<_> = entries.filter_map(|entry| Some((entry.describe(now, held)?, entry.nth))).collect();
         tasks.sort_by_key(|(task, nth)| (std::cmp::Reverse(task.age), *nth));
         tasks.into_iter().map(|(task, _)| task).collect()
     }
@@ -295,15 +299,21 @@ impl Books {
 
 impl Entry {
     /// Nothing if the task is being let go of with its registry.
-    fn describe(&self, now: Instant) -> Option<RunningTask> {
+    fn describe(&self, now: Instant, held: &mut Vec<Arc<dyn Filer>>) -> Option<RunningTask> {
         let filer = self.filer.upgrade()?;
         let exchange = filer.exchange();
-        Some(RunningTask {
+        let task = RunningTask {
             name: self.name.clone(),
             method: exchange.method.clone(),
             path: exchange.path.clone(),
             age: now.saturating_duration_since(self.added.unwrap_or_else(|| exchange.age_from())),
             state: self.state,
-        })
+        };
+        held.push(filer);
+        Some(task)
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,51 @@
+//! Tests of what the books do while requests end.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use super::*;
+
+/// A request whose last other handle is let go of while it is looked at, and whose end is for the books.
+struct Leaving {
+    exchange: Exchange,
+    ledger: Arc<Ledger>,
+    other: Mutex<Option<Arc<dyn Filer>>>,
+}
+
+impl Filer for Leaving {
+    fn exchange(&self) -> &Exchange {
+        let other = self.other.lock().expect("nobody panics").take();
+        drop(other);
+        &self.exchange
+    }
+
+    fn hand_off(self: Arc<Self>) {}
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.ledger.refuse();
+    }
+}
+
+fn described(describe: fn(&Ledger, Key)) {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let ledger = Arc::new(Ledger::new(None));
+        let exchange = Exchange::new(Instant::now());
+        let request = Arc::new(Leaving { exchange, ledger: Arc::clone(&ledger), other: Mutex::new(None) });
+        let filer: Arc<dyn Filer> = request.clone();
+        let key = ledger.add(None, Arc::downgrade(&filer), true, Some(Instant::now())).expect("the books are open");
+        *request.other.lock().expect("nobody panics") = Some(filer);
+        drop(request);
+        describe(&ledger, key);
+        tell.send(ledger.stats().refused).expect("the test waits");
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(1), "the request has ended, and was counted");
+}
+
+#[test]
+fn a_request_may_end_while_its_tasks_are_described() {
+    described(|ledger, _| assert_eq!(ledger.running().len(), 1));
+    described(|ledger, key| assert!(ledger.task(key).is_some()));
+    described(|ledger, _| ledger.seal());
+}
