@@ -32,6 +32,16 @@ impl<S> SentService<S> {
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
+
+    /// The wrapped service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Unwraps the service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S> Layer<S> for SentConnection {

@@ -8,9 +8,9 @@ use http::Response;
 use tower_background::{
     ApalisQueue, Background, BackgroundLayer, BackgroundTasks, BatchReport, BodyError, End, HandOff, HandOffError, HandOffFuture,
     HandOffLayer, HandOffService, HeldJobs, HeldQueue, Job, JobQueue, JobWorker, MissingLayer, Order, Outcome, Release,
-    ResponseBody, ResponseEnd, ResponseFuture, RunningTask, SentBody, SentConnectInfo, SentConnection, SentFuture, SentListener,
-    SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, SentService, SentStream, ShutdownReport, SqliteStore, Stats,
-    Supervisor, SupervisorBuilder, Task, TaskContext, TaskReport, TaskState, When,
+    ResponseBody, ResponseEnd, ResponseFuture, RunningTask, SentBody, SentConnectInfo, SentConnection, SentFuture, SentLayer,
+    SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, SentService, SentStream, ShutdownReport,
+    SqliteStore, Stats, Supervisor, SupervisorBuilder, Task, TaskContext, TaskReport, TaskState, When,
 };
 
 /// Has a constant of its own for each trait that `T` has, which hides the one of `Without`.
@@ -69,6 +69,7 @@ fn wrappers_have_the_traits_of_what_they_wrap() {
         HandOffFuture<Served, Answer, String> => "Send - Unpin - Debug",
         HandOffFuture<Local, Answer, String> => "- - Unpin - Debug",
         HandOffFuture<PhantomPinned, Answer, String> => "Send - - - Debug",
+        SentLayer => "Send Sync Unpin Clone Debug",
         SentService<()> => "Send Sync Unpin Clone Debug",
         SentService<Local> => "- - Unpin Clone Debug",
         SentFuture<Served> => "Send Sync Unpin - Debug",
