@@ -56,6 +56,19 @@ impl<B: Default> Default for ResponseBody<B> {
     }
 }
 
+/// Notes a frame, and whether the body is at its end now. Data is taken out of its frame and put into another: a frame has
+/// room for trailers, and is large to move.
+#[inline]
+fn note<D: Buf>(open: &mut Open, frame: Frame<D>, at_end: bool) -> Frame<D> {
+    match frame.into_data() {
+        Ok(data) => {
+            open.data(data.remaining(), at_end);
+            Frame::data(data)
+        }
+        Err(frame) => open.other(frame),
+    }
+}
+
 type PolledFrame<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
 
 /// Polls a body of which somebody may want to know when the socket has it.
@@ -76,13 +89,7 @@ fn poll_followed<B: Body<Data: 'static>>(mut inner: Pin<&mut B>, open: &mut Open
         }
         Poll::Ready(Some(Ok(frame))) => {
             let before = open.bytes();
-            let frame = match frame.into_data() {
-                Ok(data) => {
-                    open.data(data.remaining(), at_end);
-                    Frame::data(data)
-                }
-                Err(frame) => open.other(frame),
-            };
+            let frame = note(open, frame, at_end);
             Poll::Ready(Some(Ok(open.follow(frame, at_end, before))))
         }
         Poll::Ready(Some(Err(error))) => {
@@ -120,14 +127,7 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
                 open.pending();
                 Poll::Pending
             }
-            // Data is taken out of its frame and put into another: a frame has room for trailers, and is large to move.
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
-                Ok(data) => {
-                    open.data(data.remaining(), at_end);
-                    Frame::data(data)
-                }
-                Err(frame) => open.other(frame),
-            }))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(note(open, frame, at_end)))),
             Poll::Ready(Some(Err(error))) => {
                 open.failed();
                 Poll::Ready(Some(Err(error)))
