@@ -139,6 +139,7 @@ mod order;
 mod outcome;
 mod overflow;
 mod panics;
+mod parked;
 #[cfg(feature = "jobs")]
 mod pause;
 mod progress;

@@ -12,7 +12,7 @@ use crate::{
     progress::{Progress, Verdict},
     registry::{Registry, Slot},
     report::TaskState,
-    runner::{Runner, run_apart},
+    runner::{Batch, run_apart},
     sync::MutexGuard,
     tasks::BackgroundTasks,
 };
@@ -147,10 +147,10 @@ impl BackgroundTasks {
             return;
         }
         drop(slot);
-        let runner = Runner::new(self.clone(), released, order, at_once);
+        let batch = Batch::new(self.clone(), released, order, at_once);
         match runtime {
-            Some(runtime) => runner.spawn(&runtime),
-            None => Handle::try_current().map_or((), |runtime| runner.spawn(&runtime)),
+            Some(runtime) => batch.run_on(&runtime),
+            None => Handle::try_current().map_or((), |runtime| batch.run_on(&runtime)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`Runner`]: the one tokio task that starts what was released together.
+//! [`Batch`]: what was released together, and the one tokio task that starts it.
 //!
 //! A response is released while the server holds its last bytes, just before they are written. A runner comes after the
 //! server's own task has run on where that writes at once; where the server has to wake another task first it yields, and so
@@ -7,21 +7,26 @@
 use std::{
     collections::VecDeque,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio::runtime::Handle;
 
-use crate::{job::Job, order::Order, outcome::Outcome, queue::Queue, spare, task::Task, tasks::BackgroundTasks};
+use crate::{
+    job::Job,
+    order::Order,
+    outcome::Outcome,
+    parked::{self, Mailbox},
+    queue::Queue,
+    spare,
+    task::Task,
+    tasks::BackgroundTasks,
+};
 
-/// Starts as many tasks of a registry's queue as it owes, or what is in the sequence.
-///
-/// It is moved when it is spawned, so it is small: what it starts is left in the queue, and what goes on is on the heap. tokio's
-/// task of it then takes 128 bytes; the next size would be 256.
-pub(crate) struct Runner {
+/// Tasks that were released together: as many of a registry's queue as are owed, or what is in the sequence.
+pub(crate) struct Batch {
     tasks: BackgroundTasks,
-    /// The task that goes on in this runner: the first one, or the one of the sequence.
-    running: Option<Box<Running>>,
     /// How many tasks are left to take. Other runners may take them as well, each as many as it owes.
     owed: u32,
     order: Order,
@@ -30,16 +35,33 @@ pub(crate) struct Runner {
     at_end: bool,
 }
 
-type Running = Pin<Box<dyn Future<Output = bool> + Send>>;
+/// Starts the tasks of a batch, and then parks until it is given another.
+///
+/// It is moved when it is spawned, so it is small: what it starts is left in the queue, and what goes on is on the heap. tokio's
+/// task of it then takes 128 bytes; the next size would be 256.
+struct Runner {
+    batch: Option<Batch>,
+    running: Running,
+    /// It is there when the runner has been parked.
+    mailbox: Option<Arc<Mailbox>>,
+}
 
-impl Runner {
+/// The task that goes on in a runner: the first one that does, or the one of the sequence.
+type Running = Option<Box<JobFuture>>;
+
+type JobFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+impl Batch {
     pub(crate) const fn new(tasks: BackgroundTasks, owed: u32, order: Order, at_once: bool) -> Self {
-        Self { tasks, running: None, owed, order, yields: !at_once, at_end: false }
+        Self { tasks, owed, order, yields: !at_once, at_end: false }
     }
 
     /// Hands the tasks to a runtime. If that has ended they are cancelled.
-    pub(crate) fn spawn(self, runtime: &Handle) {
-        drop(runtime.spawn(self));
+    #[inline]
+    pub(crate) fn run_on(self, runtime: &Handle) {
+        if let Err(batch) = parked::give(self, runtime.id()) {
+            drop(runtime.spawn(Runner { batch: Some(batch), running: None, mailbox: None }));
+        }
     }
 
     fn next(&mut self) -> Option<Task> {
@@ -68,34 +90,53 @@ impl Runner {
         })
     }
 
+    /// Ready when all tasks are over that are run here.
+    #[inline]
+    fn poll(&mut self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.yields) {
+            // The first poll of it is what asks to be woken after others.
+            return pin!(tokio::task::yield_now()).poll(cx);
+        }
+        if self.order != Order::Concurrent {
+            return self.poll_sequence(running, cx);
+        }
+        if !self.at_end {
+            self.start_together(running, cx);
+        }
+        match running {
+            Some(running) => Pin::new(running).poll(cx).map(|_failed| ()),
+            None => Poll::Ready(()),
+        }
+    }
+
     /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the first of these goes
     /// on in this one. Most tasks that only hand something over end at their first poll, and need none.
-    fn start_together(&mut self, cx: &mut Context<'_>) {
+    fn start_together(&mut self, running: &mut Running, cx: &mut Context<'_>) {
         while let Some(polled) = self.poll_next(cx) {
-            let Ok(running) = polled else { continue };
-            let running = running.run();
-            if self.running.is_none() {
-                self.running = Some(Box::new(Box::pin(running)));
+            let Ok(job) = polled else { continue };
+            let job = job.run();
+            if running.is_none() {
+                *running = Some(Box::new(Box::pin(job)));
             } else {
-                drop(tokio::spawn(running));
+                drop(tokio::spawn(job));
             }
         }
     }
 
     /// Runs one task after the other.
-    fn poll_sequence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_sequence(&mut self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let failed = match &mut self.running {
-                Some(running) => {
-                    let failed = ready!(Pin::new(running).poll(cx));
-                    self.running = None;
+            let failed = match running {
+                Some(job) => {
+                    let failed = ready!(Pin::new(job).poll(cx));
+                    *running = None;
                     failed
                 }
                 None => match self.poll_next(cx) {
                     None => return Poll::Ready(()),
                     Some(Err(failed)) => failed,
-                    Some(Ok(running)) => {
-                        self.running = Some(Box::new(Box::pin(running.run())));
+                    Some(Ok(job)) => {
+                        *running = Some(Box::new(Box::pin(job.run())));
                         continue;
                     }
                 },
@@ -113,23 +154,41 @@ impl Runner {
     }
 }
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // Finds tasks only if nothing will run them: there is no runtime, or it went down.
+        self.end_rest(|| Outcome::Cancelled);
+        // As a rule nobody else has the registry when the last task is over.
+        if self.tasks.retire() {
+            spare::keep_registry(self.tasks.clone());
+        }
+    }
+}
+
 impl Future for Runner {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.yields) {
-            // The first poll of it is what asks to be woken after others.
-            return pin!(tokio::task::yield_now()).poll(cx);
+        let this = &mut *self;
+        if this.batch.is_none() {
+            let Some(mailbox) = &this.mailbox else { return Poll::Ready(()) };
+            this.batch = ready!(mailbox.poll(cx.waker()));
         }
-        if self.order != Order::Concurrent {
-            return self.poll_sequence(cx);
+        let Some(batch) = &mut this.batch else { return Poll::Ready(()) };
+        ready!(batch.poll(&mut this.running, cx));
+        (this.batch, this.running) = (None, None);
+        if this.mailbox.is_none() {
+            this.mailbox = Mailbox::of_this_runtime();
         }
-        if !self.at_end {
-            self.start_together(cx);
-        }
-        match &mut self.running {
-            Some(running) => Pin::new(running).poll(cx).map(|_failed| ()),
-            None => Poll::Ready(()),
+        // Last of all: from now on it may be given more.
+        if this.mailbox.as_ref().is_some_and(|mailbox| mailbox.park(cx.waker())) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.close();
         }
     }
 }
@@ -149,7 +208,7 @@ pub(crate) fn run_apart(tasks: &BackgroundTasks, mut queue: Queue, order: Order,
 /// Tasks that run beside the queue. There are none but at the end of a shutdown's grace.
 struct Apart {
     waiting: VecDeque<Job>,
-    running: Vec<Running>,
+    running: Vec<JobFuture>,
     order: Order,
     failed: bool,
 }
@@ -181,17 +240,6 @@ impl Future for Apart {
             if this.waiting.is_empty() {
                 return Poll::Ready(());
             }
-        }
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        // Finds tasks only if nothing will run them: there is no runtime, or it went down.
-        self.end_rest(|| Outcome::Cancelled);
-        // As a rule nobody else has the registry when the last task is over.
-        if self.tasks.retire() {
-            spare::keep_registry(self.tasks.clone());
         }
     }
 }
