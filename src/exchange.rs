@@ -10,7 +10,7 @@ use crate::{
     log::RequestId,
     sync::{
         Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -25,8 +25,14 @@ pub(crate) struct Exchange {
     early: OnceLock<Box<Early>>,
     /// A lock that is held to copy this alone: a cell that is written once would be dearer to write.
     end: Mutex<Option<Ended>>,
+    /// What most want to know of that: `OPEN`, or whether there was a head.
+    over: AtomicU8,
     rare: OnceLock<Box<Rare>>,
 }
+
+const OPEN: u8 = 0;
+const OVER_WITHOUT_HEAD: u8 = 1;
+const OVER_WITH_HEAD: u8 = 2;
 
 /// What a release before the end tells of, and what it told.
 #[derive(Debug, Default)]
@@ -73,8 +79,8 @@ impl Exchange {
     /// That of no request.
     pub(crate) fn new(started: Instant) -> Self {
         let (method, path, version, request_id) = (Method::GET, None, Version::HTTP_11, RequestId::default());
-        let (early, end, rare) = (OnceLock::new(), Mutex::default(), OnceLock::new());
-        Self { method, path, version, started, request_id, early, end, rare }
+        let (early, end, over, rare) = (OnceLock::new(), Mutex::default(), AtomicU8::new(OPEN), OnceLock::new());
+        Self { method, path, version, started, request_id, early, end, over, rare }
     }
 
     /// Notes a request, of which `early` says whether its tasks may be released before the end.
@@ -97,7 +103,7 @@ impl Exchange {
 
     /// Lets go of the end.
     pub(crate) fn forget_end(&mut self) {
-        self.end = Mutex::default();
+        (self.end, self.over) = (Mutex::default(), AtomicU8::new(OPEN));
         if self.rare.get().is_some() {
             self.rare = OnceLock::new();
         }
@@ -154,8 +160,10 @@ impl Exchange {
             // Before the end, which is what others look for.
             let _ = self.rare.set(rare);
         }
+        let over = if end.head.is_some() { OVER_WITH_HEAD } else { OVER_WITHOUT_HEAD };
         let before = self.end().replace(end);
         debug_assert!(before.is_none(), "a response has one end");
+        self.over.store(over, Ordering::Release);
     }
 
     #[inline]
@@ -186,7 +194,13 @@ impl Exchange {
 
     /// Whether the response has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.end().is_some()
+        self.over.load(Ordering::Acquire) != OPEN
+    }
+
+    /// Whether there was a head, by what `ended` tells.
+    #[inline]
+    pub(crate) fn has_head(&self, unfinished: bool) -> bool {
+        if unfinished { self.ended(true).head.is_some() } else { self.over.load(Ordering::Acquire) == OVER_WITH_HEAD }
     }
 
     /// Whether there is what `ended` tells.

@@ -56,7 +56,7 @@ impl Job {
         if self.task.overflows(self.tasks.supervisor()) {
             return self.poll(cx);
         }
-        let is_blocking = self.task.work().is_blocking();
+        let is_blocking = self.task.header().blocking;
         match self.tasks.supervisor().lane(is_blocking).enter() {
             Ok(place) => self.place = place,
             Err(line) => return self.stand_in_line(line),
@@ -137,26 +137,21 @@ impl Job {
     /// Starts the task if it has not started, and polls it.
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let first = !self.task.header().begun;
-        if first {
+        if !self.task.header().begun {
             self.start();
         }
         let Self { task, tasks, .. } = self;
         let (header, mut work) = task.parts_mut();
         let mut scope = Scope::new(tasks.clone());
         let polled = scope.run(|| {
-            let poll = || {
-                if first {
-                    let token = tasks.supervisor().cancel_token();
-                    work.as_mut().begin(&|| TaskContext::new(tasks, header, token.clone()));
-                }
-                work.as_mut().poll(cx)
-            };
+            let context = || TaskContext::new(tasks, header, tasks.supervisor().cancel_token().clone());
+            let poll = || work.as_mut().poll(&context, cx);
             let polled = match &header.span {
                 Some(span) => span.in_scope(|| caught(poll)),
                 None => caught(poll),
             };
             if !matches!(polled, Ok(Poll::Pending)) {
+                header.cleared = true;
                 discard(header.name.as_ref(), || work.clear());
             }
             polled
@@ -230,7 +225,9 @@ impl Job {
         if self.tasks.supervisor().is_aborted() {
             return self.end(Outcome::Cancelled);
         }
-        let blocking = self.task.parts_mut().1.take_blocking();
+        let (header, work) = self.task.parts_mut();
+        let blocking = work.take_blocking();
+        header.cleared |= blocking.is_some();
         let outcome = match blocking {
             Some(work) => {
                 self.start();

@@ -7,7 +7,6 @@
 
 use std::{
     cell::Cell,
-    mem,
     sync::{Arc, PoisonError},
     task::{Poll, Waker},
 };
@@ -29,15 +28,10 @@ pub(crate) struct Mailbox {
     state: Mutex<State>,
 }
 
-enum State {
-    /// The runner runs.
-    Busy,
-    /// The runner waits, to be woken by this.
-    Waiting(Waker),
-    /// This was given to the runner, which is woken.
-    Given(Batch),
-    /// The runner gets nothing more.
-    Closed,
+struct State {
+    /// The runner's, until it gets nothing more.
+    waker: Option<Waker>,
+    given: Option<Batch>,
 }
 
 /// A runner that waits, as its thread knows it.
@@ -49,19 +43,18 @@ struct Parked {
 impl Mailbox {
     /// That of the runner that is polled now.
     #[cold]
-    pub(crate) fn of_this_runtime() -> Option<Arc<Self>> {
+    pub(crate) fn of_this_runtime(waker: &Waker) -> Option<Arc<Self>> {
         let runtime = Handle::try_current().ok().filter(|_| sync::KEEPS_SPARES)?.id();
-        Some(Arc::new(Self { runtime, state: Mutex::new(State::Busy) }))
+        Some(Arc::new(Self { runtime, state: Mutex::new(State { waker: Some(waker.clone()), given: None }) }))
     }
 
     /// Parks the runner on this thread. Returns whether the thread had a place for it.
-    pub(crate) fn park(self: &Arc<Self>, waker: &Waker) -> bool {
+    pub(crate) fn park(self: &Arc<Self>) -> bool {
         let park = |slot: &Cell<Option<Parked>>| {
             let other = slot.take();
             // One of another runtime is of no use as long as this thread runs this one.
             let parks = other.as_ref().is_none_or(|other| other.runtime != self.runtime);
             if parks {
-                *self.state() = State::Waiting(waker.clone());
                 slot.set(Some(Parked { runtime: self.runtime, mailbox: Some(Arc::clone(self)) }));
             } else {
                 slot.set(other);
@@ -72,23 +65,22 @@ impl Mailbox {
     }
 
     /// What the runner is to run next. Nothing if it is to end.
-    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Option<Batch>> {
+    pub(crate) fn poll(&self) -> Poll<Option<Batch>> {
         let mut state = self.state();
-        match mem::replace(&mut *state, State::Busy) {
-            State::Given(batch) => Poll::Ready(Some(batch)),
-            State::Busy | State::Waiting(_) => {
-                *state = State::Waiting(waker.clone());
-                Poll::Pending
-            }
-            State::Closed => Poll::Ready(None),
+        match state.given.take() {
+            None if state.waker.is_some() => Poll::Pending,
+            given => Poll::Ready(given),
         }
     }
 
-    /// Takes nothing more, as the runner is dropped. What it was given and has not come to is cancelled.
-    pub(crate) fn close(&self) {
-        let last = mem::replace(&mut *self.state(), State::Closed);
-        // Without the lock.
-        drop(last);
+    /// Takes nothing more. What was given and not come to is cancelled.
+    pub(crate) fn close(&self) -> Option<Waker> {
+        let mut state = self.state();
+        let (waker, given) = (state.waker.take(), state.given.take());
+        // Its tasks are ended without the lock.
+        drop(state);
+        drop(given);
+        waker
     }
 
     #[inline]
@@ -108,28 +100,18 @@ pub(crate) fn give(batch: Batch, runtime: Id) -> Result<(), Batch> {
         return Err(batch);
     }
     let Some(mailbox) = parked.mailbox.take() else { return Err(batch) };
-    let mut state = mailbox.state();
-    match mem::replace(&mut *state, State::Given(batch)) {
-        State::Waiting(waker) => {
-            drop(state);
-            waker.wake();
-            Ok(())
-        }
-        // Its runtime is gone.
-        last => match mem::replace(&mut *state, last) {
-            State::Given(batch) => Err(batch),
-            _ => Ok(()),
-        },
-    }
+    let State { waker, given } = &mut *mailbox.state();
+    // Without one its runtime is gone.
+    let Some(waker) = waker else { return Err(batch) };
+    *given = Some(batch);
+    waker.wake_by_ref();
+    Ok(())
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        let Some(mailbox) = &self.mailbox else { return };
-        let mut state = mailbox.state();
         // Nobody knows of the runner any more.
-        if let State::Waiting(waker) = mem::replace(&mut *state, State::Closed) {
-            drop(state);
+        if let Some(waker) = self.mailbox.as_ref().and_then(|mailbox| mailbox.close()) {
             waker.wake();
         }
     }

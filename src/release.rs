@@ -9,6 +9,7 @@ use crate::{
     exchange::Head,
     meter,
     order::Order,
+    parked,
     progress::{Progress, Verdict},
     registry::{Registry, Slot},
     report::TaskState,
@@ -102,6 +103,7 @@ impl BackgroundTasks {
         });
         self.supervisor().ledger().release(&mut tasks);
         let (order, runtime) = self.chosen(&slot);
+        let runtime = runtime.cloned();
         drop(slot);
         meter::moved(Some(TaskState::Collected), Some(TaskState::Waiting), released);
         run_apart(self, tasks, order, runtime.or_else(|| Handle::try_current().ok()));
@@ -109,10 +111,10 @@ impl BackgroundTasks {
 
     /// In which order the tasks run, and where.
     #[inline]
-    fn chosen(&self, slot: &Slot) -> (Order, Option<Handle>) {
+    fn chosen<'a>(&'a self, slot: &'a Slot) -> (Order, Option<&'a Handle>) {
         let policy = self.supervisor().policy();
         let runtime = policy.runtime.as_ref().or(slot.runtime.as_ref());
-        (slot.order.unwrap_or(policy.order), runtime.cloned())
+        (slot.order.unwrap_or(policy.order), runtime)
     }
 
     /// The one place where collected tasks are released.
@@ -143,14 +145,24 @@ impl BackgroundTasks {
     #[inline]
     pub(crate) fn start(&self, released: u32, at_once: bool, mut slot: MutexGuard<'_, Slot>) {
         let (order, runtime) = self.chosen(&slot);
+        let runtime = runtime.map(Handle::id);
         if order != Order::Concurrent && std::mem::replace(&mut slot.in_sequence, true) {
             return;
         }
         drop(slot);
         let batch = Batch::new(self.clone(), released, order, at_once);
         match runtime {
-            Some(runtime) => batch.run_on(&runtime),
-            None => Handle::try_current().map_or((), |runtime| batch.run_on(&runtime)),
+            Some(runtime) => parked::give(batch, runtime).unwrap_or_else(|batch| self.spawn(batch)),
+            None => self.spawn(batch),
+        }
+    }
+
+    /// Hands the tasks to a runner of their own. Without a runtime they are cancelled.
+    #[cold]
+    fn spawn(&self, batch: Batch) {
+        let runtime = self.chosen(&self.registry.slot()).1.cloned();
+        if let Some(runtime) = runtime.or_else(|| Handle::try_current().ok()) {
+            batch.spawn(&runtime);
         }
     }
 

@@ -13,16 +13,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{
-    job::Job,
-    order::Order,
-    outcome::Outcome,
-    parked::{self, Mailbox},
-    queue::Queue,
-    spare,
-    task::Task,
-    tasks::BackgroundTasks,
-};
+use crate::{job::Job, order::Order, outcome::Outcome, parked::Mailbox, queue::Queue, spare, task::Task, tasks::BackgroundTasks};
 
 /// Tasks that were released together: as many of a registry's queue as are owed, or what is in the sequence.
 pub(crate) struct Batch {
@@ -56,12 +47,9 @@ impl Batch {
         Self { tasks, owed, order, yields: !at_once, at_end: false }
     }
 
-    /// Hands the tasks to a runtime. If that has ended they are cancelled.
-    #[inline]
-    pub(crate) fn run_on(self, runtime: &Handle) {
-        if let Err(batch) = parked::give(self, runtime.id()) {
-            drop(runtime.spawn(Runner { batch: Some(batch), running: None, mailbox: None }));
-        }
+    /// Hands the tasks to a runner of their own. If the runtime has ended they are cancelled.
+    pub(crate) fn spawn(self, runtime: &Handle) {
+        drop(runtime.spawn(Runner { batch: Some(self), running: None, mailbox: None }));
     }
 
     fn next(&mut self) -> Option<Task> {
@@ -172,23 +160,23 @@ impl Future for Runner {
         let this = &mut *self;
         if this.batch.is_none() {
             let Some(mailbox) = &this.mailbox else { return Poll::Ready(()) };
-            this.batch = ready!(mailbox.poll(cx.waker()));
+            this.batch = ready!(mailbox.poll());
         }
         let Some(batch) = &mut this.batch else { return Poll::Ready(()) };
         ready!(batch.poll(&mut this.running, cx));
         (this.batch, this.running) = (None, None);
         if this.mailbox.is_none() {
-            this.mailbox = Mailbox::of_this_runtime();
+            this.mailbox = Mailbox::of_this_runtime(cx.waker());
         }
         // Last of all: from now on it may be given more.
-        if this.mailbox.as_ref().is_some_and(|mailbox| mailbox.park(cx.waker())) { Poll::Pending } else { Poll::Ready(()) }
+        if this.mailbox.as_ref().is_some_and(Mailbox::park) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
         if let Some(mailbox) = &self.mailbox {
-            mailbox.close();
+            drop(mailbox.close());
         }
     }
 }

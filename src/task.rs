@@ -113,6 +113,10 @@ pub(crate) struct Header {
     pub(crate) added: Option<Instant>,
     pub(crate) started: Option<Instant>,
     pub(crate) begun: bool,
+    /// Whether its work is a function that blocks.
+    pub(crate) blocking: bool,
+    /// Whether what the user gave as its work was dropped, or taken to be run.
+    pub(crate) cleared: bool,
     /// Whether its response was still open when it was released.
     pub(crate) unfinished: bool,
     /// Whether the head of its response waits for it.
@@ -192,7 +196,8 @@ impl Task {
     }
 
     fn of(work: impl Work + 'static) -> Self {
-        Self { entry: Box::pin(Entry { header: Header::default(), work }) }
+        let header = Header { blocking: work.is_blocking(), ..Header::default() };
+        Self { entry: Box::pin(Entry { header, work }) }
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -201,10 +206,6 @@ impl Task {
 
     pub(crate) fn header_mut(&mut self) -> &mut Header {
         self.entry.as_mut().project().header
-    }
-
-    pub(crate) fn work(&self) -> &dyn Work {
-        &self.entry.work
     }
 
     /// Runs `f` in the task's span, if it has one.
@@ -219,7 +220,7 @@ impl Task {
     pub(crate) fn discard(&mut self) {
         let (header, work) = self.parts_mut();
         let name = header.name.as_ref();
-        if !work.is_cleared() {
+        if !std::mem::replace(&mut header.cleared, true) {
             discard(name, || work.clear());
         }
         if matches!(header.when, When::Matches(_)) {
@@ -229,7 +230,7 @@ impl Task {
     }
 
     pub(crate) fn is_discarded(&self) -> bool {
-        self.entry.work.is_cleared() && !matches!(self.entry.header.when, When::Matches(_))
+        self.header().cleared && !matches!(self.header().when, When::Matches(_))
     }
 
     /// The header and the work.

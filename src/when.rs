@@ -74,7 +74,7 @@ impl When {
     #[inline]
     pub(crate) fn holds(&self, exchange: &Exchange, unfinished: bool, end: impl FnOnce() -> ResponseEnd) -> bool {
         match self {
-            Self::Responded => exchange.ended(unfinished).head.is_some(),
+            Self::Responded => exchange.has_head(unfinished),
             Self::Complete => exchange.ended(unfinished).kind == End::Complete,
             Self::Success => exchange.is_success(unfinished),
             Self::Always => true,

@@ -16,10 +16,8 @@ pub(crate) type BlockingWork = Box<dyn FnOnce(TaskContext) -> WorkResult + Send>
 
 /// The work of a task.
 pub(crate) trait Work: Send {
-    /// Called once, before the first poll.
-    fn begin(self: Pin<&mut Self>, _context: &dyn Fn() -> TaskContext) {}
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult>;
+    /// Polls the work. `context` is for the first poll.
+    fn poll(self: Pin<&mut Self>, context: &dyn Fn() -> TaskContext, cx: &mut Context<'_>) -> Poll<WorkResult>;
 
     /// Whether the work is a function, to be taken by `take_blocking`, and not to be polled.
     fn is_blocking(&self) -> bool {
@@ -32,8 +30,6 @@ pub(crate) trait Work: Send {
 
     /// Drops what the user gave.
     fn clear(self: Pin<&mut Self>);
-
-    fn is_cleared(&self) -> bool;
 }
 
 pin_project! {
@@ -53,7 +49,7 @@ impl<F> Work for FutureWork<F>
 where
     F: Future<Output: TaskOutput> + Send,
 {
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
+    fn poll(self: Pin<&mut Self>, _context: &dyn Fn() -> TaskContext, cx: &mut Context<'_>) -> Poll<WorkResult> {
         match self.project().future.as_pin_mut() {
             Some(future) => future.poll(cx).map(TaskOutput::into_result),
             None => Poll::Pending,
@@ -62,10 +58,6 @@ where
 
     fn clear(self: Pin<&mut Self>) {
         self.project().future.set(None);
-    }
-
-    fn is_cleared(&self) -> bool {
-        self.future.is_none()
     }
 }
 
@@ -88,15 +80,12 @@ where
     F: FnOnce(TaskContext) -> Fut + Send,
     Fut: Future<Output: TaskOutput> + Send,
 {
-    fn begin(mut self: Pin<&mut Self>, context: &dyn Fn() -> TaskContext) {
+    fn poll(mut self: Pin<&mut Self>, context: &dyn Fn() -> TaskContext, cx: &mut Context<'_>) -> Poll<WorkResult> {
         if let ContextWorkProjection::Made { function } = self.as_mut().project() {
             if let Some(function) = function.take() {
                 self.set(Self::Begun { future: function(context()) });
             }
         }
-    }
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
         match self.project() {
             ContextWorkProjection::Begun { future } => future.poll(cx).map(TaskOutput::into_result),
             ContextWorkProjection::Made { .. } => Poll::Pending,
@@ -105,10 +94,6 @@ where
 
     fn clear(mut self: Pin<&mut Self>) {
         self.set(Self::Made { function: None });
-    }
-
-    fn is_cleared(&self) -> bool {
-        matches!(self, Self::Made { function: None })
     }
 }
 
@@ -129,7 +114,7 @@ where
     F: FnOnce(TaskContext) -> T + Send + 'static,
     T: TaskOutput,
 {
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<WorkResult> {
+    fn poll(self: Pin<&mut Self>, _context: &dyn Fn() -> TaskContext, _cx: &mut Context<'_>) -> Poll<WorkResult> {
         Poll::Pending
     }
 
@@ -144,9 +129,5 @@ where
 
     fn clear(mut self: Pin<&mut Self>) {
         self.0 = None;
-    }
-
-    fn is_cleared(&self) -> bool {
-        self.0.is_none()
     }
 }
