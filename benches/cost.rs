@@ -14,7 +14,7 @@ mod ways;
 use std::{collections::HashMap, process::Command, time::Instant};
 
 use figures::Figures;
-use ways::{BARE, TASKS, WAYS};
+use ways::{BARE, BARE_WITH_HEADERS, TASKS, WAYS};
 
 /// For the time of a request.
 const REQUESTS: usize = 20_000;
@@ -54,7 +54,7 @@ fn instructions(way: &str, tasks: usize, requests: usize) -> f64 {
 /// The time of one request in ns, by way and tasks.
 fn times() -> HashMap<(String, usize), f64> {
     let all = WAYS.iter().flat_map(|way| TASKS.map(|tasks| (*way, tasks)));
-    let all: Vec<_> = all.chain([(BARE, 0)]).collect();
+    let all: Vec<_> = all.chain([(BARE, 0), (BARE_WITH_HEADERS, 0)]).collect();
     let mut best = HashMap::new();
     for _ in 0..ROUNDS {
         for (way, tasks) in &all {

@@ -228,7 +228,13 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn parsed_length(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
-    // `parse` takes a sign, too, which servers and clients do not.
-    length.bytes().all(|byte| byte.is_ascii_digit()).then_some(length)?.parse().ok()
+    let length = headers.get(CONTENT_LENGTH)?.as_bytes();
+    if length.is_empty() {
+        return None;
+    }
+    // `parse` would take a sign, too, which servers and clients do not.
+    length.iter().try_fold(0_u64, |length, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { length.checked_mul(10)?.checked_add(digit.into()) }
+    })
 }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{
+    HeaderValue, Request, Response,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt, Full};
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -25,15 +28,29 @@ use crate::{
 
 pub(crate) const TASKS: [usize; 4] = [0, 1, 4, 16];
 
-/// The first two spawn in the handler. The layer is also measured with what a supervisor can have.
+/// The first two spawn in the handler. The layer is also measured with what a supervisor can have, and with responses that have
+/// headers, as a router's do.
 #[cfg(not(feature = "tracing"))]
-pub(crate) const WAYS: &[&str] = &["tokio::spawn", "TaskTracker::spawn", "by hand", "layer", "layer, limits", "layer, observer"];
+pub(crate) const WAYS: &[&str] = &[
+    "tokio::spawn",
+    "TaskTracker::spawn",
+    "by hand",
+    "layer",
+    "by hand, headers",
+    "layer, headers",
+    "layer, limits",
+    "layer, observer",
+];
 /// The feature changes nothing for the other ways.
 #[cfg(feature = "tracing")]
 pub(crate) const WAYS: &[&str] = &["layer, no subscriber", "layer, subscriber"];
 
 /// What all ways are measured against: the service alone, which leaves nothing.
 pub(crate) const BARE: &str = "bare";
+pub(crate) const BARE_WITH_HEADERS: &str = "bare, headers";
+
+/// What the name of a way ends with whose responses have headers.
+const HEADERS: &str = ", headers";
 
 /// Requests that count for nothing, at the start.
 const WARM_UP: usize = 1_000;
@@ -50,7 +67,15 @@ pub(crate) fn run(way: &str, tasks: usize, requests: usize, probe: impl Fn() -> 
             }
         }
     };
-    let response = || std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello")))));
+    let (way, headers) = way.strip_suffix(HEADERS).map_or((way, false), |way| (way, true));
+    let response = move || {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+        if headers {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        }
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
     let driver = Driver { done, tasks, requests, probe };
     match way {
         BARE => driver.run(service_fn(move |_: Request<()>| response())),
@@ -182,11 +207,14 @@ pub(crate) fn wanted() -> Option<(String, usize, usize)> {
 /// Prints and notes what each way costs beyond the bare service; `figure` tells it of a way and its tasks.
 pub(crate) fn table(figures: &mut Figures, what: &str, figure: impl Fn(&str, usize) -> f64) {
     let bare = figure(BARE, 0);
-    println!("A request of the bare service: {bare:.1} {what}. More than that, by number of tasks:\n");
+    let with_headers = figure(BARE_WITH_HEADERS, 0);
+    println!("A request of the bare service: {bare:.1} {what}; with headers in the response: {with_headers:.1}.");
+    println!("More than that, by number of tasks:\n");
     println!("| {what} | {} |", TASKS.map(|tasks| tasks.to_string()).join(" | "));
     println!("|---|{}", "---:|".repeat(TASKS.len()));
     figures.note(what, BARE, 0, bare);
     for way in WAYS {
+        let bare = if way.ends_with(HEADERS) { with_headers } else { bare };
         let more = TASKS.map(|tasks| (tasks, figure(way, tasks) - bare));
         println!("| {way} | {} |", more.map(|(_, more)| format!("{more:.1}")).join(" | "));
         for (tasks, more) in more {
