@@ -21,7 +21,6 @@ use crate::{
     report::TaskReport,
     task::Task,
     tasks::BackgroundTasks,
-    when::When,
     work::BlockingWork,
 };
 
@@ -81,9 +80,10 @@ impl Job {
     #[inline]
     fn is_wanted(&self) -> Result<bool, String> {
         let (when, unfinished) = (&self.task.header().when, self.task.header().unfinished);
-        let holds = || when.holds(self.tasks.exchange(), unfinished, || self.tasks.response_end(unfinished));
-        // Only a condition of the user's own can panic.
-        if matches!(when, When::Matches(_)) { caught(|| self.task.in_span(holds)) } else { Ok(holds()) }
+        when.holds(self.tasks.exchange(), unfinished).or_else(|condition| {
+            // This alone can panic.
+            caught(|| self.task.in_span(|| condition(&self.tasks.response_end(unfinished))))
+        })
     }
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.

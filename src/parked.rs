@@ -19,7 +19,7 @@ use crate::{
 };
 
 thread_local! {
-    static PARKED: Cell<Option<Parked>> = const { Cell::new(None) };
+    static PARKED: Cell<Parked> = const { Cell::new(Parked(None)) };
 }
 
 /// Where a runner finds what it is to run next.
@@ -34,11 +34,9 @@ struct State {
     given: Option<Batch>,
 }
 
-/// A runner that waits, as its thread knows it.
-struct Parked {
-    runtime: Id,
-    mailbox: Option<Arc<Mailbox>>,
-}
+/// The runner that waits on a thread.
+#[derive(Default)]
+struct Parked(Option<Arc<Mailbox>>);
 
 impl Mailbox {
     /// That of the runner that is polled now.
@@ -49,16 +47,13 @@ impl Mailbox {
     }
 
     /// Parks the runner on this thread. Returns whether the thread had a place for it.
+    #[inline]
     pub(crate) fn park(self: &Arc<Self>) -> bool {
-        let park = |slot: &Cell<Option<Parked>>| {
+        let park = |slot: &Cell<Parked>| {
             let other = slot.take();
             // One of another runtime is of no use as long as this thread runs this one.
-            let parks = other.as_ref().is_none_or(|other| other.runtime != self.runtime);
-            if parks {
-                slot.set(Some(Parked { runtime: self.runtime, mailbox: Some(Arc::clone(self)) }));
-            } else {
-                slot.set(other);
-            }
+            let parks = other.0.as_ref().is_none_or(|other| other.runtime != self.runtime);
+            slot.set(if parks { Parked(Some(Arc::clone(self))) } else { other });
             parks
         };
         PARKED.try_with(park).unwrap_or(false)
@@ -93,13 +88,12 @@ impl Mailbox {
 /// Gives the batch to a runner of this runtime that is parked on this thread. Returns it if there is none.
 #[inline]
 pub(crate) fn give(batch: Batch, runtime: Id) -> Result<(), Batch> {
-    let Some(mut parked) = PARKED.try_with(Cell::take).ok().flatten() else { return Err(batch) };
-    if parked.runtime != runtime {
+    let Ok(Some(mailbox)) = PARKED.try_with(|slot| slot.take().0.take()) else { return Err(batch) };
+    if mailbox.runtime != runtime {
         // Its runtime is gone, or about to serve this thread again.
-        let _ = PARKED.try_with(|slot| slot.set(Some(parked)));
+        let _ = PARKED.try_with(|slot| slot.set(Parked(Some(mailbox))));
         return Err(batch);
     }
-    let Some(mailbox) = parked.mailbox.take() else { return Err(batch) };
     let State { waker, given } = &mut *mailbox.state();
     // Without one its runtime is gone.
     let Some(waker) = waker else { return Err(batch) };
@@ -109,10 +103,13 @@ pub(crate) fn give(batch: Batch, runtime: Id) -> Result<(), Batch> {
 }
 
 impl Drop for Parked {
+    #[inline]
     fn drop(&mut self) {
-        // Nobody knows of the runner any more.
-        if let Some(waker) = self.mailbox.as_ref().and_then(|mailbox| mailbox.close()) {
-            waker.wake();
+        if let Some(mailbox) = self.0.take() {
+            // Nobody knows of the runner any more.
+            if let Some(waker) = mailbox.close() {
+                waker.wake();
+            }
         }
     }
 }

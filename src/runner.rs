@@ -148,7 +148,7 @@ impl Drop for Batch {
         self.end_rest(|| Outcome::Cancelled);
         // As a rule nobody else has the registry when the last task is over.
         if self.tasks.retire() {
-            spare::keep_registry(self.tasks.clone());
+            spare::keep_registry(&self.tasks);
         }
     }
 }

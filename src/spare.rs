@@ -27,8 +27,12 @@ pub(crate) fn keep(open: Box<Open>) {
 }
 
 /// Leaves a registry that serves no request any more.
-pub(crate) fn keep_registry(tasks: BackgroundTasks) {
-    let mut open = take().unwrap_or_default();
-    open.put_spare(tasks);
-    keep(open);
+pub(crate) fn keep_registry(tasks: &BackgroundTasks) {
+    if sync::KEEPS_SPARES {
+        let _ = SPARE.try_with(|spare| {
+            let mut open = spare.take().unwrap_or_default();
+            open.put_spare(tasks.clone());
+            spare.set(Some(open));
+        });
+    }
 }

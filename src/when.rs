@@ -9,6 +9,8 @@ use crate::{
     exchange::{Exchange, is_success},
 };
 
+type Condition = dyn Fn(&ResponseEnd) -> bool + Send + Sync;
+
 /// The condition under which a task runs, judged when it is released.
 ///
 /// | end of the response | `Responded` | `Complete` | `Success` | `Always` |
@@ -70,15 +72,15 @@ impl When {
         }
     }
 
-    /// Judges by what is known at the end, or at an earlier release; a function is given it as `end` tells it.
+    /// Judges by what is known at the end, or at an earlier release. Who has a function of their own is to ask that.
     #[inline]
-    pub(crate) fn holds(&self, exchange: &Exchange, unfinished: bool, end: impl FnOnce() -> ResponseEnd) -> bool {
+    pub(crate) fn holds(&self, exchange: &Exchange, unfinished: bool) -> Result<bool, &Condition> {
         match self {
-            Self::Responded => exchange.has_head(unfinished),
-            Self::Complete => exchange.ended(unfinished).kind == End::Complete,
-            Self::Success => exchange.is_success(unfinished),
-            Self::Always => true,
-            Self::Matches(condition) => condition(&end()),
+            Self::Responded => Ok(exchange.has_head(unfinished)),
+            Self::Complete => Ok(exchange.ended(unfinished).kind == End::Complete),
+            Self::Success => Ok(exchange.is_success(unfinished)),
+            Self::Always => Ok(true),
+            Self::Matches(condition) => Err(&**condition),
         }
     }
 }
