@@ -228,7 +228,13 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn parsed_length(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(CONTENT_LENGTH)?.as_bytes();
+    // A few are sooner looked through than a name is hashed.
+    let length = if headers.len() > 4 {
+        headers.get(CONTENT_LENGTH)?
+    } else {
+        headers.iter().find(|(name, _)| *name == CONTENT_LENGTH)?.1
+    };
+    let length = length.as_bytes();
     if length.is_empty() {
         return None;
     }

@@ -16,13 +16,26 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, BodyError, End};
 
 /// How a response ends of which the server takes `frames` frames, and then drops the body.
 async fn ending(method: Method, version: Version, declared: &'static str, body: fn() -> Script, frames: usize) -> Seen {
+    ending_among(&[], method, version, declared, body, frames).await
+}
+
+/// The same, with these headers beside `content-length`.
+async fn ending_among(
+    others: &'static [&'static str],
+    method: Method,
+    version: Version,
+    declared: &'static str,
+    body: fn() -> Script,
+    frames: usize,
+) -> Seen {
     let layer = BackgroundLayer::new();
     let witness = Witness::new();
     let watching = witness.clone();
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let course = watching.watch(&request.background_tasks().expect("the layer is there"));
         let body = body().seen_by(course.expect_body());
-        let response = Response::builder().header("content-length", declared).body(body).expect("the header is valid");
+        let response = others.iter().fold(Response::builder(), |response, name| response.header(*name, "0"));
+        let response = response.header("content-length", declared).body(body).expect("the headers are valid");
         std::future::ready(Ok::<_, Infallible>(response))
     }));
     let request = Request::builder().method(method).version(version).body(()).expect("it is valid");
@@ -63,6 +76,14 @@ async fn contradicted() {
                 "{version:?}: {error:?}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn contradicted_among_other_headers() {
+    for others in [&["date", "x-length"][..], &["date", "x-length", "vary", "age", "content-type", "server"]] {
+        let seen = ending_among(others, Method::GET, Version::HTTP_11, "7", six, 2).await;
+        assert!(matches!(seen.end.error(), Some(BodyError::Contradicted { declared: 7, hinted: 6, .. })), "{others:?}");
     }
 }
 
