@@ -32,13 +32,17 @@ pub(crate) struct Batch {
 /// task of it then takes 128 bytes; the next size would be 256.
 struct Runner {
     batch: Option<Batch>,
-    running: Running,
+    aside: Option<Box<Aside>>,
+}
+
+/// What a runner does without until one of its tasks goes on, or it parks.
+#[derive(Default)]
+struct Aside {
+    /// The task that goes on in this runner: the first one that does, or the one of the sequence.
+    running: Option<JobFuture>,
     /// It is there when the runner has been parked.
     mailbox: Option<Arc<Mailbox>>,
 }
-
-/// The task that goes on in a runner: the first one that does, or the one of the sequence.
-type Running = Option<Box<JobFuture>>;
 
 type JobFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
@@ -49,7 +53,7 @@ impl Batch {
 
     /// Hands the tasks to a runner of their own. If the runtime has ended they are cancelled.
     pub(crate) fn spawn(self, runtime: &Handle) {
-        drop(runtime.spawn(Runner { batch: Some(self), running: None, mailbox: None }));
+        drop(runtime.spawn(Runner { batch: Some(self), aside: None }));
     }
 
     fn next(&mut self) -> Option<Task> {
@@ -80,31 +84,29 @@ impl Batch {
 
     /// Ready when all tasks are over that are run here.
     #[inline]
-    fn poll(&mut self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, aside: &mut Option<Box<Aside>>, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.yields) {
             // The first poll of it is what asks to be woken after others.
             return pin!(tokio::task::yield_now()).poll(cx);
         }
         if self.order != Order::Concurrent {
-            return self.poll_sequence(running, cx);
+            return self.poll_sequence(aside, cx);
         }
         if !self.at_end {
-            self.start_together(running, cx);
+            self.start_together(aside, cx);
         }
-        match running {
-            Some(running) => Pin::new(running).poll(cx).map(|_failed| ()),
-            None => Poll::Ready(()),
-        }
+        poll_running(aside, cx).map_or(Poll::Ready(()), |polled| polled.map(|_failed| ()))
     }
 
     /// Polls each task once in the order added, and makes each that goes on a tokio task of its own; the first of these goes
     /// on in this one. Most tasks that only hand something over end at their first poll, and need none.
-    fn start_together(&mut self, running: &mut Running, cx: &mut Context<'_>) {
+    fn start_together(&mut self, aside: &mut Option<Box<Aside>>, cx: &mut Context<'_>) {
         while let Some(polled) = self.poll_next(cx) {
             let Ok(job) = polled else { continue };
             let job = job.run();
+            let running = &mut aside.get_or_insert_default().running;
             if running.is_none() {
-                *running = Some(Box::new(Box::pin(job)));
+                *running = Some(Box::pin(job));
             } else {
                 drop(tokio::spawn(job));
             }
@@ -112,19 +114,15 @@ impl Batch {
     }
 
     /// Runs one task after the other.
-    fn poll_sequence(&mut self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_sequence(&mut self, aside: &mut Option<Box<Aside>>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let failed = match running {
-                Some(job) => {
-                    let failed = ready!(Pin::new(job).poll(cx));
-                    *running = None;
-                    failed
-                }
+            let failed = match poll_running(aside, cx) {
+                Some(polled) => ready!(polled),
                 None => match self.poll_next(cx) {
                     None => return Poll::Ready(()),
                     Some(Err(failed)) => failed,
                     Some(Ok(job)) => {
-                        *running = Some(Box::new(Box::pin(job.run())));
+                        aside.get_or_insert_default().running = Some(Box::pin(job.run()));
                         continue;
                     }
                 },
@@ -142,6 +140,17 @@ impl Batch {
     }
 }
 
+/// Polls the task that goes on, if there is one. Whether it failed is known when it is over.
+#[inline]
+fn poll_running(aside: &mut Option<Box<Aside>>, cx: &mut Context<'_>) -> Option<Poll<bool>> {
+    let running = &mut aside.as_mut()?.running;
+    let polled = running.as_mut()?.as_mut().poll(cx);
+    if polled.is_ready() {
+        *running = None;
+    }
+    Some(polled)
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
         // Finds tasks only if nothing will run them: there is no runtime, or it went down.
@@ -153,29 +162,36 @@ impl Drop for Batch {
     }
 }
 
+impl Runner {
+    fn mailbox(&self) -> Option<&Arc<Mailbox>> {
+        self.aside.as_ref()?.mailbox.as_ref()
+    }
+}
+
 impl Future for Runner {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if this.batch.is_none() {
-            let Some(mailbox) = &this.mailbox else { return Poll::Ready(()) };
+            let Some(mailbox) = this.mailbox() else { return Poll::Ready(()) };
             this.batch = ready!(mailbox.poll());
         }
         let Some(batch) = &mut this.batch else { return Poll::Ready(()) };
-        ready!(batch.poll(&mut this.running, cx));
-        (this.batch, this.running) = (None, None);
-        if this.mailbox.is_none() {
-            this.mailbox = Mailbox::of_this_runtime(cx.waker());
+        ready!(batch.poll(&mut this.aside, cx));
+        this.batch = None;
+        let aside = this.aside.get_or_insert_default();
+        if aside.mailbox.is_none() {
+            aside.mailbox = Mailbox::of_this_runtime(cx.waker());
         }
         // Last of all: from now on it may be given more.
-        if this.mailbox.as_ref().is_some_and(Mailbox::park) { Poll::Pending } else { Poll::Ready(()) }
+        if this.mailbox().is_some_and(Mailbox::park) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        if let Some(mailbox) = &self.mailbox {
+        if let Some(mailbox) = self.mailbox() {
             drop(mailbox.close());
         }
     }
