@@ -158,7 +158,7 @@ impl BackgroundTasks {
     }
 
     /// Hands the tasks to a runner of their own. Without a runtime they are cancelled.
-    #[cold]
+    #[inline(never)]
     fn spawn(&self, batch: Batch) {
         let runtime = self.chosen(&self.registry.slot()).1.cloned();
         if let Some(runtime) = runtime.or_else(|| Handle::try_current().ok()) {
