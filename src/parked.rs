@@ -2,8 +2,9 @@
 //! tokio task is much cheaper than spawning one.
 //!
 //! A thread keeps one. It parks at the end of a poll on this thread, and is taken by code that runs there after that poll, so
-//! that where and when it runs next is as if it were spawned then. It holds nothing of a request, nor the supervisor, and ends
-//! with its runtime or with the thread that keeps it.
+//! that as a rule it runs next where and when it would if it were spawned then: only a wake that an earlier task has left can
+//! bring it to another worker. It holds nothing of a request, nor the supervisor, and ends with its runtime or with the thread
+//! that keeps it.
 
 use std::{
     cell::Cell,
@@ -11,7 +12,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Id;
 
 use crate::{
     runner::Batch,
@@ -39,11 +40,18 @@ struct State {
 struct Parked(Option<Arc<Mailbox>>);
 
 impl Mailbox {
-    /// That of the runner that is polled now.
-    #[cold]
-    pub(crate) fn of_this_runtime(waker: &Waker) -> Option<Arc<Self>> {
-        let runtime = Handle::try_current().ok().filter(|_| sync::KEEPS_SPARES)?.id();
-        Some(Arc::new(Self { runtime, state: Mutex::new(State { waker: Some(waker.clone()), given: None }) }))
+    /// That of a runner of this runtime, which is woken by `waker`. Nothing if this thread has no place for it.
+    #[inline(never)]
+    pub(crate) fn new(runtime: Id, waker: &Waker) -> Option<Arc<Self>> {
+        let has_place = |slot: &Cell<Parked>| {
+            let parked = slot.take();
+            let has_place = parked.has_place(runtime);
+            slot.set(parked);
+            has_place
+        };
+        let state = || Mutex::new(State { waker: Some(waker.clone()), given: None });
+        let parks = sync::KEEPS_SPARES && PARKED.try_with(has_place).unwrap_or(false);
+        parks.then(|| Arc::new(Self { runtime, state: state() }))
     }
 
     /// Parks the runner on this thread. Returns whether the thread had a place for it.
@@ -51,8 +59,7 @@ impl Mailbox {
     pub(crate) fn park(self: &Arc<Self>) -> bool {
         let park = |slot: &Cell<Parked>| {
             let other = slot.take();
-            // One of another runtime is of no use as long as this thread runs this one.
-            let parks = other.0.as_ref().is_none_or(|other| other.runtime != self.runtime);
+            let parks = other.has_place(self.runtime);
             slot.set(if parks { Parked(Some(Arc::clone(self))) } else { other });
             parks
         };
@@ -100,6 +107,13 @@ pub(crate) fn give(batch: Batch, runtime: Id) -> Result<(), Batch> {
     *given = Some(batch);
     waker.wake_by_ref();
     Ok(())
+}
+
+impl Parked {
+    /// Whether a runner of this runtime may take its place. One of another runtime is of no use as long as the thread runs this.
+    fn has_place(&self, runtime: Id) -> bool {
+        self.0.as_ref().is_none_or(|parked| parked.runtime != runtime)
+    }
 }
 
 impl Drop for Parked {

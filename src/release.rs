@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::{Handle, Id},
+    time::Instant,
+};
 
 use crate::{
     exchange::Head,
@@ -115,6 +118,14 @@ impl BackgroundTasks {
         let policy = self.supervisor().policy();
         let runtime = policy.runtime.as_ref().or(slot.runtime.as_ref());
         (slot.order.unwrap_or(policy.order), runtime)
+    }
+
+    /// The runtime that the tasks run on.
+    #[inline(never)]
+    pub(crate) fn runtime(&self) -> Option<Id> {
+        let chosen = self.chosen(&self.registry.slot()).1.map(Handle::id);
+        // What was polled last ran on the current one where none was chosen.
+        chosen.or_else(|| Some(Handle::try_current().ok()?.id()))
     }
 
     /// The one place where collected tasks are released.

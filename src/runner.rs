@@ -179,10 +179,11 @@ impl Future for Runner {
         }
         let Some(batch) = &mut this.batch else { return Poll::Ready(()) };
         ready!(batch.poll(&mut this.aside, cx));
+        let is_new = this.aside.as_ref().is_none_or(|aside| aside.mailbox.is_none());
+        let runtime = if is_new { batch.tasks.runtime() } else { None };
         this.batch = None;
-        let aside = this.aside.get_or_insert_default();
-        if aside.mailbox.is_none() {
-            aside.mailbox = Mailbox::of_this_runtime(cx.waker());
+        if let Some(mailbox) = runtime.and_then(|runtime| Mailbox::new(runtime, cx.waker())) {
+            this.aside.get_or_insert_default().mailbox = Some(mailbox);
         }
         // Last of all: from now on it may be given more.
         if this.mailbox().is_some_and(Mailbox::park) { Poll::Pending } else { Poll::Ready(()) }

@@ -1,7 +1,11 @@
 //! That what runs the tasks of one response runs those of the next on its thread, and is never waited for in vain: not when its
 //! runtime is gone, nor when its thread is.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::{Arc, Mutex},
     thread,
@@ -10,16 +14,17 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use support::{soon, until};
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::Notify,
-    task,
+    task::{self, JoinSet},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, ResponseBody, Supervisor};
 
-/// Answers a request with this handler, and reads the answer to its end.
-async fn answer(supervisor: &Supervisor, handler: impl FnOnce(BackgroundTasks)) {
+/// Answers a request with this handler.
+async fn open(supervisor: &Supervisor, handler: impl FnOnce(BackgroundTasks)) -> ResponseBody<Full<Bytes>> {
     let mut handler = Some(handler);
     let service = service_fn(|request: Request<()>| {
         let tasks = request.background_tasks().expect("the layer is there");
@@ -27,13 +32,18 @@ async fn answer(supervisor: &Supervisor, handler: impl FnOnce(BackgroundTasks)) 
         std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))))
     });
     let Ok(response) = BackgroundLayer::with(supervisor.clone()).layer(service).oneshot(Request::new(())).await;
-    response.into_body().collect().await.expect("a whole body");
+    response.into_body()
+}
+
+/// The same, and reads the answer to its end.
+async fn answer(supervisor: &Supervisor, handler: impl FnOnce(BackgroundTasks)) {
+    open(supervisor, handler).await.collect().await.expect("a whole body");
 }
 
 /// The same, and waits until the tasks are over and what ran them is.
 async fn call(supervisor: &Supervisor, handler: impl FnOnce(BackgroundTasks)) {
     answer(supervisor, handler).await;
-    supervisor.idle().await;
+    soon(supervisor.idle()).await;
     task::yield_now().await;
 }
 
@@ -41,16 +51,9 @@ fn current_thread() -> Runtime {
     runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// Waits until there are so many tokio tasks.
-async fn until_alive(tasks: usize) {
-    let alive = || Handle::current().metrics().num_alive_tasks();
-    for _ in 0..10_000 {
-        if alive() == tasks {
-            return;
-        }
-        task::yield_now().await;
-    }
-    panic!("there are {} tokio tasks", alive());
+/// How many tokio tasks there are.
+fn alive() -> usize {
+    Handle::current().metrics().num_alive_tasks()
 }
 
 #[tokio::test]
@@ -111,14 +114,12 @@ async fn responses_that_end_while_tasks_run_have_their_own_and_one_is_kept() {
             });
         })
         .await;
-        while started.lock().unwrap().len() < nth {
-            task::yield_now().await;
-        }
+        until(async || started.lock().unwrap().len() == nth).await;
     }
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 5);
     go_on.notify_waiters();
-    supervisor.idle().await;
-    until_alive(1).await;
+    soon(supervisor.idle()).await;
+    until(async || alive() == 1).await;
     assert_eq!(supervisor.stats().succeeded, 5);
 }
 
@@ -144,6 +145,23 @@ fn tasks_run_on_the_runtime_of_their_request_where_a_thread_serves_several() {
 }
 
 #[test]
+fn the_runtime_that_runs_tasks_counts_where_another_is_entered() {
+    let (first, second) = (current_thread(), current_thread());
+    let elsewhere = Supervisor::builder().runtime(second.handle().clone()).build();
+    second.block_on(async {
+        let _entered = first.enter();
+        call(&elsewhere, |tasks| assert!(tasks.add(async {}))).await;
+    });
+    let supervisor = Supervisor::new();
+    let ran = Arc::new(Mutex::new(None));
+    let on = Arc::clone(&ran);
+    first.block_on(call(&supervisor, |tasks| {
+        tasks.add(async move { *on.lock().unwrap() = Some(Handle::current().id()) });
+    }));
+    assert_eq!(*ran.lock().unwrap(), Some(first.handle().id()));
+}
+
+#[test]
 fn what_was_given_to_a_runtime_that_goes_down_is_cancelled() {
     let supervisor = Supervisor::new();
     let runtime = current_thread();
@@ -151,10 +169,49 @@ fn what_was_given_to_a_runtime_that_goes_down_is_cancelled() {
         call(&supervisor, |tasks| assert!(tasks.add(async {}))).await;
         // Nothing runs after this.
         answer(&supervisor, |tasks| assert!(tasks.add(async {}))).await;
+        assert_eq!(alive(), 1, "it was given to what had run the first");
     });
     assert_eq!((supervisor.stats().waiting, supervisor.stats().succeeded), (1, 1));
     drop(runtime);
     assert_eq!((supervisor.stats().waiting, supervisor.stats().cancelled), (0, 1));
+}
+
+#[test]
+fn what_ends_after_its_runtime_is_cancelled() {
+    let supervisor = Supervisor::new();
+    let runtime = current_thread();
+    let body = runtime.block_on(async {
+        call(&supervisor, |tasks| assert!(tasks.add(async {}))).await;
+        open(&supervisor, |tasks| assert!(tasks.add(async {}))).await
+    });
+    drop(runtime);
+    drop(body);
+    assert_eq!((supervisor.stats().pending(), supervisor.stats().cancelled, supervisor.stats().succeeded), (0, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_threads_each_keeps_one_at_most() {
+    let supervisor = Supervisor::new();
+    let ids = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut clients = JoinSet::new();
+    for _ in 0..2 {
+        let (supervisor, ids) = (supervisor.clone(), Arc::clone(&ids));
+        clients.spawn(async move {
+            for _ in 0..500 {
+                let ids = Arc::clone(&ids);
+                let task = async move {
+                    ids.lock().unwrap().insert(task::id().to_string());
+                };
+                answer(&supervisor, |tasks| assert!(tasks.add(task))).await;
+                task::yield_now().await;
+            }
+        });
+    }
+    soon(clients.join_all()).await;
+    soon(supervisor.idle()).await;
+    assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (1_000, 1_000));
+    assert!(ids.lock().unwrap().len() < 1_000, "some were given to what had run others");
+    until(async || alive() <= 2).await;
 }
 
 #[test]
@@ -163,8 +220,8 @@ fn what_is_kept_keeps_neither_the_runtime_nor_the_supervisor() {
     impl Observer for Held {}
     let (in_runtime, in_supervisor) = (Arc::new(()), Arc::new(()));
     let held = Arc::clone(&in_runtime);
-    let runtime =
-        runtime::Builder::new_current_thread().on_thread_park(move || drop(Arc::clone(&held))).build().expect("a runtime");
+    let park = move || drop(Arc::clone(&held));
+    let runtime = runtime::Builder::new_current_thread().enable_all().on_thread_park(park).build().expect("a runtime");
     let supervisor = Supervisor::builder().observer(Held(Arc::clone(&in_supervisor))).build();
     runtime.block_on(call(&supervisor, |tasks| assert!(tasks.add(async {}))));
     drop(supervisor);
@@ -182,5 +239,5 @@ fn what_a_thread_has_kept_ends_with_the_thread() {
         assert_eq!(runtime.metrics().num_alive_tasks(), 1);
         runtime
     });
-    runtime.join().expect("no panic").block_on(until_alive(0));
+    runtime.join().expect("no panic").block_on(until(async || alive() == 0));
 }
