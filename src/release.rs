@@ -124,7 +124,7 @@ impl BackgroundTasks {
     #[inline(never)]
     pub(crate) fn runtime(&self) -> Option<Id> {
         let chosen = self.chosen(&self.registry.slot()).1.map(Handle::id);
-        // What was polled last ran on the current one where none was chosen.
+        // Where none was chosen, they run on the one that was current at their release, and is while they are polled.
         chosen.or_else(|| Some(Handle::try_current().ok()?.id()))
     }
 

@@ -9,8 +9,6 @@ use crate::{
     exchange::{Exchange, is_success},
 };
 
-type Condition = dyn Fn(&ResponseEnd) -> bool + Send + Sync;
-
 /// The condition under which a task runs, judged when it is released.
 ///
 /// | end of the response | `Responded` | `Complete` | `Success` | `Always` |
@@ -47,6 +45,9 @@ pub enum When {
     /// The function says so. It runs where tasks run, and a panic in it is the task's.
     Matches(Arc<dyn Fn(&ResponseEnd) -> bool + Send + Sync>),
 }
+
+/// What [`When::Matches`] asks.
+type Condition = dyn Fn(&ResponseEnd) -> bool + Send + Sync;
 
 impl When {
     /// Runs the task if `condition` holds for the end of the response.

@@ -78,7 +78,7 @@ async fn one_tokio_task_runs_the_tasks_of_responses_that_follow_each_other() {
         );
         assert!(ran.iter().all(|(_, _, id)| *id == ran[0].2), "{order:?}: {ran:?}");
     }
-    assert_eq!(Handle::current().metrics().num_alive_tasks(), 1, "what is left waits for more");
+    assert_eq!(alive(), 1, "what is left waits for more");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn responses_that_end_while_tasks_run_have_their_own_and_one_is_kept() {
         .await;
         until(async || started.lock().unwrap().len() == nth).await;
     }
-    assert_eq!(Handle::current().metrics().num_alive_tasks(), 5);
+    assert_eq!(alive(), 5);
     go_on.notify_waiters();
     soon(supervisor.idle()).await;
     until(async || alive() == 1).await;
