@@ -21,10 +21,6 @@ pub mod hyper {}
 #[doc = include_str!("../docs/shutdown.md")]
 pub mod shutdown {}
 
-#[cfg(all(feature = "axum", feature = "postgres", feature = "sqlite"))]
-#[doc = include_str!("../docs/queue.md")]
-pub mod queue {}
-
 #[cfg(all(feature = "axum", feature = "metrics", feature = "tracing"))]
 #[doc = include_str!("../docs/monitoring.md")]
 pub mod monitoring {}

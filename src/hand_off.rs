@@ -32,8 +32,6 @@ use crate::{
 /// | [`durable`](Self::durable) | before the head of the response | loses nothing that a client saw a success of | when it is written, so before the client has its answer |
 /// | [`held`](Self::held) | before the head of the response | loses nothing that a client saw a success of | after the end of the response; after a grace, if the process dies first |
 ///
-/// Which of them to take, which engine keeps what, and what kill -9 has lost, is told in `guide::queue`.
-///
 /// The last two are kept by [`BackgroundLayer::hand_off`](crate::BackgroundLayer::hand_off): the head of a response waits until
 /// its jobs are written, and where that fails the client gets another answer. Without that layer such a job is refused. A
 /// client may see a failure, or nothing, of a request whose job was written: jobs are done at least once, and should be such

@@ -69,14 +69,10 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `apalis` | [`ApalisQueue`]: any sink of apalis as a destination of jobs |
 //! | `axum` | [`BackgroundTasks`] as an extractor, [`Task`] as a part of a response |
-//! | `jobs` | [`JobQueue`], [`HeldQueue`] and [`JobWorker`]: what the stores have in common, and of no use without one |
-//! | `postgres` | [`PostgresStore`]: queues in a database of PostgreSQL's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `sent` | [`SentStream`](guide::sent), for [`Release::Sent`]: tasks start when the socket took the last byte |
 //! | `sent-axum` | `serve`, the same for axum: its own `serve` with connections that are tracked |
 //! | `sent-tonic` | the same for tonic's `serve_with_incoming`; needs the Rust that tonic needs |
-//! | `sqlite` | [`SqliteStore`]: queues in a file of SQLite's, in the tables of apalis, and workers for them; needs the Rust that sqlx needs, 1.94 for 0.9.0 |
 //! | `tonic` | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] into `tonic::Status`, the layer around one service of a server; needs the Rust that tonic needs, 1.88 for 0.14.9 |
 //! | `tower` | `background()` on `tower::ServiceBuilder` |
 //! | `tracing` | a span for each task, which follows from the request's and has its `x-request-id`; events for failures and refusals |
@@ -85,8 +81,8 @@
 //! # Guides
 //!
 //! The module [`guide`] has one for axum, tonic and hyper each, for tests, for a stop at SIGTERM under Kubernetes and systemd,
-//! for logs, figures, alerts and a dashboard, for the choice between a task and a queue, and for those who move here from
-//! `tokio::spawn`, FastAPI or PHP. The README has a whole service, a comparison with what others do, and what a request costs.
+//! for logs, figures, alerts and a dashboard, and for those who move here from `tokio::spawn`, FastAPI or PHP. The README has a
+//! whole service, a comparison with what others do, and what a request costs.
 //!
 //! # What it is not
 //!
@@ -113,12 +109,6 @@ mod hand_off;
 mod hand_off_error;
 mod hand_off_layer;
 mod job;
-#[cfg(feature = "jobs")]
-mod job_queue;
-#[cfg(feature = "jobs")]
-mod job_store;
-#[cfg(feature = "jobs")]
-mod job_worker;
 mod lane;
 mod layer;
 mod lease;
@@ -140,8 +130,6 @@ mod outcome;
 mod overflow;
 mod panics;
 mod parked;
-#[cfg(feature = "jobs")]
-mod pause;
 mod progress;
 mod queue;
 mod receipt;
@@ -182,20 +170,12 @@ mod tasks;
 mod when;
 mod work;
 
-#[cfg(feature = "apalis")]
-mod apalis;
-#[cfg(feature = "apalis")]
-mod apalis_jobs;
 #[cfg(feature = "axum")]
 mod axum;
-#[cfg(feature = "postgres")]
-mod postgres;
 #[cfg(feature = "sent-axum")]
 mod sent_axum;
 #[cfg(feature = "sent-tonic")]
 mod sent_tonic;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 #[cfg(feature = "tonic")]
 mod tonic;
 #[cfg(feature = "tower")]
@@ -203,16 +183,10 @@ mod tower;
 
 #[cfg(feature = "metrics")]
 pub use self::meter::describe_metrics;
-#[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStore;
 #[cfg(feature = "sent-axum")]
 pub use self::sent_axum::{SentIncoming, SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, serve};
-#[cfg(feature = "sqlite")]
-pub use self::sqlite::SqliteStore;
 #[cfg(feature = "tower")]
 pub use self::tower::ServiceBuilderExt;
-#[cfg(feature = "apalis")]
-pub use self::{apalis::ApalisQueue, apalis_jobs::IntoTasks};
 pub use self::{
     body::ResponseBody,
     builder::SupervisorBuilder,
@@ -239,12 +213,6 @@ pub use self::{
     tasks::{BackgroundTasks, defer},
     when::When,
 };
-#[cfg(feature = "jobs")]
-pub use self::{
-    job_queue::{HeldJobs, HeldQueue, JobQueue},
-    job_store::JobStore,
-    job_worker::{Job, JobWorker},
-};
 #[cfg(feature = "sent")]
 pub use self::{
     sent_body::SentBody,
@@ -254,6 +222,6 @@ pub use self::{
 };
 
 /// The code of the README.
-#[cfg(all(doctest, feature = "axum", feature = "metrics", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "axum", feature = "metrics"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

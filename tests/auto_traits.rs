@@ -1,16 +1,16 @@
 //! Which public types can be sent, shared, moved when pinned, cloned and printed: a promise that a field can break unseen.
 
-#![cfg(all(feature = "apalis", feature = "axum", feature = "sent-axum", feature = "sqlite"))]
+#![cfg(all(feature = "axum", feature = "sent-axum"))]
 
 use std::{fmt, future::Ready, marker::PhantomData, marker::PhantomPinned, rc::Rc};
 
 use http::Response;
 use tower_background::{
-    ApalisQueue, Background, BackgroundLayer, BackgroundTasks, BatchReport, BodyError, End, HandOff, HandOffError, HandOffFuture,
-    HandOffLayer, HandOffService, HeldJobs, HeldQueue, Job, JobQueue, JobWorker, MissingLayer, Order, Outcome, Release,
-    ResponseBody, ResponseEnd, ResponseFuture, RunningTask, SentBody, SentConnectInfo, SentConnection, SentFuture, SentLayer,
-    SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, SentService, SentStream, ShutdownReport,
-    SqliteStore, Stats, Supervisor, SupervisorBuilder, Task, TaskContext, TaskReport, TaskState, When,
+    Background, BackgroundLayer, BackgroundTasks, BatchReport, BodyError, End, HandOff, HandOffError, HandOffFuture,
+    HandOffLayer, HandOffService, MissingLayer, Order, Outcome, Release, ResponseBody, ResponseEnd, ResponseFuture, RunningTask,
+    SentBody, SentConnectInfo, SentConnection, SentFuture, SentLayer, SentListener, SentMakeFuture, SentMakeService, SentRouter,
+    SentRouterFuture, SentService, SentStream, ShutdownReport, Stats, Supervisor, SupervisorBuilder, Task, TaskContext,
+    TaskReport, TaskState, When,
 };
 
 /// Has a constant of its own for each trait that `T` has, which hides the one of `Without`.
@@ -114,12 +114,5 @@ fn handles_and_reports_can_be_sent_and_shared() {
         SentConnectInfo => "Send Sync Unpin Clone Debug",
         HandOff<String> => "Send Sync Unpin Clone Debug",
         HandOffError => "Send Sync Unpin Clone Debug",
-        ApalisQueue<(), String> => "Send Sync Unpin Clone Debug",
-        SqliteStore => "Send Sync Unpin Clone Debug",
-        JobQueue<SqliteStore, String> => "Send Sync Unpin Clone Debug",
-        HeldQueue<SqliteStore, String> => "Send Sync Unpin Clone Debug",
-        HeldJobs<SqliteStore> => "Send Sync Unpin - Debug",
-        JobWorker<SqliteStore, String> => "Send Sync Unpin - Debug",
-        Job<String> => "Send Sync Unpin Clone Debug",
     ];
 }

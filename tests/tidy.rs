@@ -11,7 +11,7 @@ const STATIONS: &[&str] = &["layer", "service", "future", "body", "lease", "rele
 const DATA: &[&str] = &["end", "error", "exchange", "name", "order", "outcome", "progress", "stats", "when", "moment"];
 
 /// Adaptors, which nothing imports.
-const RIM: &[&str] = &["axum", "apalis", "postgres", "sent_axum", "sent_tonic", "sqlite", "tonic", "tower"];
+const RIM: &[&str] = &["axum", "sent_axum", "sent_tonic", "tonic", "tower"];
 
 /// What is done in these files only, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[

@@ -10,11 +10,7 @@ mod client;
 mod events;
 mod example;
 mod held;
-#[cfg(feature = "jobs")]
-pub mod jobs;
 mod multiplexed;
-#[cfg(feature = "postgres")]
-mod postgres;
 mod probe;
 mod raw;
 mod recorder;
@@ -22,8 +18,6 @@ mod script;
 mod server;
 mod witness;
 
-#[cfg(feature = "postgres")]
-pub use self::postgres::Postgres;
 pub use self::{
     around::Around,
     call::{Call, answered},
