@@ -6,17 +6,12 @@ use crate::{outcome::Outcome, panics::caught, supervisor::Supervisor};
 
 /// Polls the future until it is ready, or the supervisor aborts what runs.
 pub(crate) async fn unless_aborted<F: Future>(supervisor: &Supervisor, future: F) -> Option<F::Output> {
-    unless(supervisor.aborted(), future).await
-}
-
-/// Polls the future until it is ready, or `over` is.
-pub(crate) async fn unless<F: Future>(over: impl Future<Output = ()>, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut over = pin!(over);
+    let mut aborted = pin!(supervisor.aborted());
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         // A future that is ready at once never comes here, and costs nothing for it.
-        Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+        Poll::Pending => aborted.as_mut().poll(cx).map(|()| None),
     })
     .await
 }

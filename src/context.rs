@@ -2,7 +2,7 @@
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{end::ResponseEnd, name::Name, overflow::Overflow, task::Header, tasks::BackgroundTasks};
+use crate::{end::ResponseEnd, name::Name, task::Header, tasks::BackgroundTasks};
 
 /// What a running task can ask of the request that left it, and of its supervisor.
 ///
@@ -23,21 +23,13 @@ use crate::{end::ResponseEnd, name::Name, overflow::Overflow, task::Header, task
 pub struct TaskContext {
     end: ResponseEnd,
     tasks: BackgroundTasks,
-    pub(crate) name: Option<Name>,
+    name: Option<Name>,
     token: CancellationToken,
-    /// Whether the task is to be handed off, and not to run.
-    pub(crate) overflows: bool,
 }
 
 impl TaskContext {
     pub(crate) fn new(tasks: &BackgroundTasks, header: &Header, token: CancellationToken) -> Self {
-        Self {
-            end: tasks.response_end(header.unfinished),
-            tasks: tasks.clone(),
-            name: header.name.clone(),
-            token,
-            overflows: header.overflow == Overflow::Due,
-        }
+        Self { end: tasks.response_end(header.unfinished), tasks: tasks.clone(), name: header.name.clone(), token }
     }
 
     /// The task's name, if it has one.

@@ -16,7 +16,7 @@ use crate::exchange::{Ended, Exchange, Rare};
 /// | [`ServiceError`](Self::ServiceError) | the service returned an error instead of a response |
 /// | [`Cancelled`](Self::Cancelled) | the response future was dropped before it had a head: client gone, an outer timeout |
 /// | [`Panicked`](Self::Panicked) | the service or the body panicked, or was dropped by a panic |
-/// | [`Unfinished`](Self::Unfinished) | it is not over: [`release_after`](crate::SupervisorBuilder::release_after) ran out first, or the grace of a shutdown, when what was made from a job is handed off |
+/// | [`Unfinished`](Self::Unfinished) | it is not over: [`release_after`](crate::SupervisorBuilder::release_after) ran out first |
 ///
 /// # Examples
 ///

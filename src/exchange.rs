@@ -92,13 +92,8 @@ impl Exchange {
         self.started = started;
         self.request_id = RequestId::of(request.headers());
         if early {
-            self.expect_early_release();
+            self.early.get_or_init(Box::default);
         }
-    }
-
-    /// Notes from now on what a release before the end needs.
-    pub(crate) fn expect_early_release(&self) {
-        self.early.get_or_init(Box::default);
     }
 
     /// Lets go of the end.
@@ -187,11 +182,6 @@ impl Exchange {
         self.early.get()?.unfinished.get()
     }
 
-    /// Whether a response that is released before its end has a head, then or now.
-    pub(crate) fn is_unfinished_with_head(&self) -> bool {
-        self.unfinished().map_or_else(|| self.head().is_some(), |(ended, _)| ended.head.is_some())
-    }
-
     /// Whether the response has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire) != OPEN
@@ -240,6 +230,6 @@ impl Exchange {
 }
 
 /// Whether neither status tells of an error.
-pub(crate) fn is_success(status: StatusCode, grpc_status: Option<i32>) -> bool {
+fn is_success(status: StatusCode, grpc_status: Option<i32>) -> bool {
     status.as_u16() < 400 && grpc_status.is_none_or(|status| status == 0)
 }

@@ -9,14 +9,12 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    bounds::{unless, unless_aborted, within},
+    bounds::{unless_aborted, within},
     context::TaskContext,
     current::Scope,
     lane::{InLine, Place},
     meter,
-    name::Name,
     outcome::Outcome,
-    overflow::Overflow,
     panics::{caught, discard},
     report::TaskReport,
     task::Task,
@@ -52,19 +50,12 @@ impl Job {
             Ok(false) => return Poll::Ready(Outcome::Skipped),
             Err(message) => return Poll::Ready(Outcome::Panicked(message)),
         }
-        if self.task.overflows(self.tasks.supervisor()) {
-            return self.poll(cx);
-        }
         let is_blocking = self.task.header().blocking;
         match self.tasks.supervisor().lane(is_blocking).enter() {
             Ok(place) => self.place = place,
             Err(line) => return self.stand_in_line(line),
         }
         if is_blocking { Poll::Pending } else { self.poll(cx) }
-    }
-
-    pub(crate) fn name(&self) -> Option<&Name> {
-        self.task.header().name.as_ref()
     }
 
     fn stand_in_line(&mut self, line: InLine) -> Poll<Outcome> {
@@ -88,15 +79,7 @@ impl Job {
 
     /// Waits in line. Nothing if the task was taken back meanwhile, or the supervisor aborts.
     async fn wait(&mut self, in_line: InLine) -> Option<Place> {
-        let supervisor = self.tasks.supervisor();
-        let place = if self.task.header().overflow == Overflow::Never {
-            unless_aborted(supervisor, in_line).await
-        } else {
-            // What is handed off when the grace is over needs no place.
-            let place = unless(supervisor.cancel_token().cancelled(), in_line).await.unwrap_or_default();
-            self.task.overflows(supervisor);
-            Some(place)
-        };
+        let place = unless_aborted(self.tasks.supervisor(), in_line).await;
         if self.leave_line() { place } else { None }
     }
 
@@ -163,7 +146,7 @@ impl Job {
     }
 
     /// Runs a task that is no function to the outcome that it is to be ended with.
-    pub(crate) async fn run_async(&mut self) -> Outcome {
+    async fn run_async(&mut self) -> Outcome {
         let supervisor = self.tasks.supervisor().clone();
         match self.timeout() {
             None => unless_aborted(&supervisor, poll_fn(|cx| self.poll(cx))).await.unwrap_or(Outcome::Cancelled),
@@ -253,7 +236,7 @@ impl Job {
         self.ended = true;
         self.leave_line();
         self.discard();
-        let failed = outcome.is_failure() && !self.task.header().first;
+        let failed = outcome.is_failure();
         let figure = outcome.figure();
         let supervisor = self.tasks.supervisor();
         let header = self.task.header();

@@ -1,8 +1,8 @@
 //! [`BackgroundLayer`]: puts the middleware around a service.
 
-use tower_layer::{Layer, Stack};
+use tower_layer::Layer;
 
-use crate::{hand_off_layer::HandOffLayer, service::Background, supervisor::Supervisor};
+use crate::{service::Background, supervisor::Supervisor};
 
 /// Gives each request a task registry, and runs its tasks when its response is over.
 ///
@@ -62,28 +62,6 @@ impl BackgroundLayer {
     #[must_use]
     pub const fn with(supervisor: Supervisor) -> Self {
         Self { supervisor }
-    }
-
-    /// This layer, and within it one that has the head of each response wait until the durable and held jobs of its request
-    /// are written; see [`HandOff`](crate::HandOff). Where one can't be written, the client gets what `answer` makes of the
-    /// error.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use axum::{Router, http::StatusCode, response::IntoResponse, routing::post};
-    /// use tower_background::{BackgroundLayer, HandOffError, Supervisor};
-    ///
-    /// fn app(supervisor: Supervisor) -> Router {
-    ///     Router::new().route("/sign-up", post(async || "welcome")).layer(BackgroundLayer::with(supervisor).hand_off(
-    ///         |error: HandOffError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    ///     ))
-    /// }
-    /// # drop(app(Supervisor::new()));
-    /// ```
-    #[must_use]
-    pub const fn hand_off<F>(self, answer: F) -> Stack<HandOffLayer<F>, Self> {
-        Stack::new(HandOffLayer::new(answer), self)
     }
 
     /// The supervisor that owns the tasks.

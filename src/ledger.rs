@@ -34,9 +34,6 @@ pub(crate) enum Phase {
 /// The request that a task is of, as the books know it.
 pub(crate) trait Filer: Send + Sync {
     fn exchange(&self) -> &Exchange;
-
-    /// Hands off what can be of its collected tasks, as the grace of a shutdown is over.
-    fn hand_off(self: Arc<Self>);
 }
 
 /// The one place that counts. Its lock is held for a few additions; a request without tasks does not take it.
@@ -94,13 +91,6 @@ impl Ledger {
         self.books().describe(|entry| entry.state != TaskState::Collected, &mut held)
     }
 
-    /// The request of each task that is collected: one with several, several times.
-    pub(crate) fn requests_that_wait(&self) -> Vec<Arc<dyn Filer>> {
-        let books = self.books();
-        let collected = books.tasks.iter().filter(|(_, entry)| entry.state == TaskState::Collected);
-        collected.filter_map(|(_, entry)| entry.filer.upgrade()).collect()
-    }
-
     pub(crate) fn task(&self, key: Key) -> Option<RunningTask> {
         let mut held = Vec::new();
         self.books().tasks.get(key).and_then(|entry| entry.describe(Instant::now(), &mut held))
@@ -120,11 +110,6 @@ impl Ledger {
         books.taken += 1;
         let key = books.tasks.insert(Entry { name: name.cloned(), filer, added, nth, state });
         Some(key)
-    }
-
-    /// Counts a task as refused that is not even offered.
-    pub(crate) fn refuse(&self) {
-        self.books().stats.refused += 1;
     }
 
     /// Collected tasks wait from now on.
@@ -209,11 +194,6 @@ impl Ledger {
     pub(crate) fn has_room(&self) -> bool {
         let books = self.books();
         books.phase > Phase::Open || books.stats.pending() < self.max_pending
-    }
-
-    /// Whether there are more tasks than the limit allows.
-    pub(crate) fn is_overfull(&self) -> bool {
-        self.is_limited() && self.stats().pending() > self.max_pending
     }
 
     pub(crate) fn room(&self) -> Arc<Notify> {

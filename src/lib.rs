@@ -86,28 +86,23 @@
 //!
 //! # What it is not
 //!
-//! No queue of its own: tasks live in the process and end with it. What must survive a crash belongs into a database or a queue,
-//! to which [`HandOff`] takes it. No proof of delivery: a response is complete when the server, or with [`Release::Sent`] the
-//! socket, took all of it. No scheduler: it runs nothing at a time, and nothing twice.
+//! No queue: tasks live in the process and end with it. What must survive a crash belongs into a database or a queue. No proof of
+//! delivery: a response is complete when the server, or with [`Release::Sent`] the socket, took all of it. No scheduler: it runs
+//! nothing at a time, and nothing twice.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod before_head;
 mod body;
 mod bounds;
 mod builder;
 mod context;
 mod current;
-mod destination;
 mod end;
 mod error;
 mod exchange;
 mod future;
 mod gate;
 pub mod guide;
-mod hand_off;
-mod hand_off_error;
-mod hand_off_layer;
 mod job;
 mod lane;
 mod layer;
@@ -127,13 +122,10 @@ mod name;
 mod observer;
 mod order;
 mod outcome;
-mod overflow;
 mod panics;
 mod parked;
 mod progress;
 mod queue;
-mod receipt;
-mod refusal;
 mod registry;
 mod release;
 mod report;
@@ -194,15 +186,11 @@ pub use self::{
     end::{BodyError, End, ResponseEnd},
     error::{BoxError, MissingLayer},
     future::ResponseFuture,
-    hand_off::HandOff,
-    hand_off_error::HandOffError,
-    hand_off_layer::{HandOffFuture, HandOffLayer, HandOffService},
     layer::BackgroundLayer,
     moment::Release,
     observer::Observer,
     order::Order,
     outcome::Outcome,
-    receipt::Receipt,
     report::{BatchReport, RunningTask, TaskReport, TaskState},
     request::BackgroundTasksExt,
     service::Background,

@@ -40,7 +40,7 @@ mod with_metrics {
     /// [`idle`](crate::Supervisor::idle) may still find one on its way to 0.
     ///
     /// `task` is the task's name, empty where it has none; `outcome` is one of `succeeded`, `failed`, `panicked`, `timed_out`,
-    /// `cancelled`, `skipped`, `refused` and `handed_off`. The figures of all supervisors of a process are one. Call it once,
+    /// `cancelled`, `skipped` and `refused`. The figures of all supervisors of a process are one. Call it once,
     /// after the recorder was installed.
     ///
     /// # Examples

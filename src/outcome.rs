@@ -1,6 +1,6 @@
 //! [`Outcome`]: how a task ended.
 
-use std::{error::Error, fmt};
+use std::fmt;
 
 use crate::{
     error::BoxError,
@@ -35,10 +35,8 @@ pub enum Outcome {
     Cancelled,
     /// It did not start, as its condition did not hold.
     Skipped,
-    /// It was not taken: the supervisor is closed, or no head waits for its job.
+    /// It was not taken: the supervisor is closed.
     Refused,
-    /// A destination has taken its job; see [`HandOff`](crate::HandOff).
-    HandedOff,
 }
 
 impl Outcome {
@@ -59,22 +57,9 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Skipped => "skipped",
             Self::Refused => "refused",
-            Self::HandedOff => "handed_off",
         }
     }
 }
-
-/// The error by which the work of a task tells that its job was handed off.
-#[derive(Debug)]
-pub(crate) struct HandedOff;
-
-impl fmt::Display for HandedOff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("handed off")
-    }
-}
-
-impl Error for HandedOff {}
 
 /// Where an outcome is counted.
 pub(crate) type Figure = fn(&mut Stats) -> &mut u64;
@@ -85,7 +70,6 @@ impl Outcome {
     pub(crate) fn of(result: Result<WorkResult, String>) -> Self {
         match result {
             Ok(Ok(())) => Self::Succeeded,
-            Ok(Err(error)) if error.is::<HandedOff>() => Self::HandedOff,
             Ok(Err(error)) => Self::Failed(error),
             Err(message) => Self::Panicked(message),
         }
@@ -100,7 +84,6 @@ impl Outcome {
             Self::Cancelled => |stats| &mut stats.cancelled,
             Self::Skipped => |stats| &mut stats.skipped,
             Self::Refused => |stats| &mut stats.refused,
-            Self::HandedOff => |stats| &mut stats.handed_off,
         }
     }
 
@@ -117,7 +100,6 @@ impl Outcome {
         let task = name.map_or("", Name::as_str);
         match self {
             Self::Succeeded => crate::log::debug!(task = task, path = path, "a task succeeded"),
-            Self::HandedOff => crate::log::debug!(task = task, path = path, "a task's job was handed off"),
             Self::Skipped => crate::log::debug!(task = task, path = path, "a task was skipped: its condition did not hold"),
             // Told with its reason, by whoever refuses it.
             Self::Refused => {}
@@ -144,7 +126,6 @@ impl fmt::Display for Outcome {
             Self::Cancelled => f.write_str("cancelled"),
             Self::Skipped => f.write_str("skipped"),
             Self::Refused => f.write_str("refused"),
-            Self::HandedOff => f.write_str("handed off"),
         }
     }
 }

@@ -20,13 +20,6 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Puts the task before all others.
-    pub(crate) fn push_first(&mut self, mut task: Task) {
-        task.header_mut().link = self.out.take();
-        self.out = Some(task);
-        self.len += 1;
-    }
-
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Task> {
         if self.out.is_none() {

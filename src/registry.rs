@@ -1,15 +1,11 @@
 //! What a [`BackgroundTasks`](crate::BackgroundTasks) stands for: the tasks of one request, and how far its response is.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use crate::{
     exchange::Exchange,
-    hand_off_error::HandOffError,
     ledger::Filer,
     moment::Release,
     name::Name,
@@ -52,7 +48,6 @@ pub(crate) struct Slot {
     /// How many tasks were filed, and how many of them have no report yet.
     pub(crate) filed: u32,
     pub(crate) unreported: u32,
-    pub(crate) before_head: BeforeHead,
     /// What is collected, and what is released and was not yet come to.
     pub(crate) queue: Queue,
     pub(crate) runtime: Option<Handle>,
@@ -66,20 +61,6 @@ pub(crate) struct Rare {
     pub(crate) in_line: BTreeMap<u32, (Key, Option<Name>)>,
     pub(crate) reports: Vec<(u32, TaskReport)>,
     pub(crate) timer: Option<AbortHandle>,
-    /// Why the head can't tell of success, if a job that it was to wait for was refused.
-    pub(crate) refused: Option<HandOffError>,
-}
-
-/// Whether a head waits for the jobs that it is to wait for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum BeforeHead {
-    /// No layer makes it wait.
-    #[default]
-    Unknown,
-    /// So many layers do.
-    Awaited(u8),
-    /// It has passed.
-    Passed,
 }
 
 impl Registry {
@@ -132,7 +113,6 @@ impl Registry {
     #[inline]
     pub(crate) fn retire(&mut self) {
         self.exchange.forget();
-        self.slot_mut().before_head = BeforeHead::Unknown;
         self.outer = None;
         self.supervisor = None;
     }
@@ -166,10 +146,6 @@ impl Registry {
 impl Filer for Registry {
     fn exchange(&self) -> &Exchange {
         &self.exchange
-    }
-
-    fn hand_off(self: Arc<Self>) {
-        BackgroundTasks { registry: self }.hand_off_collected();
     }
 }
 

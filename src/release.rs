@@ -1,12 +1,8 @@
-//! The release of a request's tasks: by the end of its response, or before that by `release_after`; and of those that are handed
-//! off, by the end of a shutdown's grace.
+//! The release of a request's tasks: by the end of its response, or before that by `release_after`.
 
 use std::sync::Arc;
 
-use tokio::{
-    runtime::{Handle, Id},
-    time::Instant,
-};
+use tokio::runtime::{Handle, Id};
 
 use crate::{
     exchange::Head,
@@ -16,7 +12,7 @@ use crate::{
     progress::{Progress, Verdict},
     registry::{Registry, Slot},
     report::TaskState,
-    runner::{Batch, run_apart},
+    runner::Batch,
     sync::MutexGuard,
     tasks::BackgroundTasks,
 };
@@ -74,42 +70,12 @@ impl BackgroundTasks {
     #[cold]
     fn head_is_known(&self) {
         self.arm(&mut self.registry.slot());
-        // A shutdown that comes to the slot after this sees the head.
-        if self.supervisor().is_cancelled() {
-            self.hand_off_collected();
-        }
     }
 
     /// Releases the tasks of a response that may still be open.
     pub(crate) fn release_unfinished(&self) {
         self.exchange().note_unfinished();
         self.release_collected(true, false);
-    }
-
-    /// Releases what can be handed off, as the grace of a shutdown is over and the response is still open. What its condition
-    /// keeps back, for all that is known now, waits on with the others.
-    pub(crate) fn hand_off_collected(&self) {
-        let mut slot = self.registry.slot();
-        let has_head = self.exchange().is_unfinished_with_head();
-        if slot.released || !slot.queue.iter().any(|task| task.overflows_unfinished(has_head)) {
-            return;
-        }
-        // Only now: it is noted once, and without a head for good if there is none.
-        self.exchange().note_unfinished();
-        let mut tasks = slot.queue.extract(|task| task.overflows_unfinished(has_head));
-        let released = tasks.len();
-        let now = Instant::now();
-        tasks.for_each(|task| {
-            task.overflow();
-            let header = task.header_mut();
-            (header.unfinished, header.added) = (true, Some(now));
-        });
-        self.supervisor().ledger().release(&mut tasks);
-        let (order, runtime) = self.chosen(&slot);
-        let runtime = runtime.cloned();
-        drop(slot);
-        meter::moved(Some(TaskState::Collected), Some(TaskState::Waiting), released);
-        run_apart(self, tasks, order, runtime.or_else(|| Handle::try_current().ok()));
     }
 
     /// In which order the tasks run, and where.

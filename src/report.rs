@@ -132,8 +132,7 @@ impl TaskReport {
         self.ran
     }
 
-    /// How the response was over. `None` for a task that was refused or taken back before it was, and for a job that was written
-    /// before the head.
+    /// How the response was over. `None` for a task that was refused or taken back before it was.
     #[must_use]
     pub const fn end(&self) -> Option<&ResponseEnd> {
         self.end.as_ref()

@@ -5,7 +5,6 @@
 //! comes after the write as a rule. Tasks that were spawned from the drop of the body would be taken by other workers before.
 
 use std::{
-    collections::VecDeque,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -13,7 +12,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{job::Job, order::Order, outcome::Outcome, parked::Mailbox, queue::Queue, spare, task::Task, tasks::BackgroundTasks};
+use crate::{job::Job, order::Order, outcome::Outcome, parked::Mailbox, spare, task::Task, tasks::BackgroundTasks};
 
 /// Tasks that were released together: as many of a registry's queue as are owed, or what is in the sequence.
 pub(crate) struct Batch {
@@ -194,57 +193,6 @@ impl Drop for Runner {
     fn drop(&mut self) {
         if let Some(mailbox) = self.mailbox() {
             drop(mailbox.close());
-        }
-    }
-}
-
-/// Runs tasks that have left their registry's queue, as they are not to wait for what is in it.
-pub(crate) fn run_apart(tasks: &BackgroundTasks, mut queue: Queue, order: Order, runtime: Option<Handle>) {
-    let mut waiting = VecDeque::new();
-    while let Some(task) = queue.pop() {
-        waiting.push_back(Job::new(task, tasks.clone()));
-    }
-    // Without a runtime they are cancelled by their drops.
-    if let Some(runtime) = runtime {
-        drop(runtime.spawn(Apart { waiting, running: Vec::new(), order, failed: false }));
-    }
-}
-
-/// Tasks that run beside the queue. There are none but at the end of a shutdown's grace.
-struct Apart {
-    waiting: VecDeque<Job>,
-    running: Vec<JobFuture>,
-    order: Order,
-    failed: bool,
-}
-
-impl Future for Apart {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        loop {
-            while this.order == Order::Concurrent || this.running.is_empty() {
-                let Some(job) = this.waiting.pop_front() else { break };
-                if this.failed && this.order == Order::FailFast {
-                    job.end(Outcome::Skipped);
-                } else {
-                    this.running.push(Box::pin(job.run()));
-                }
-            }
-            this.running.retain_mut(|running| match running.as_mut().poll(cx) {
-                Poll::Ready(failed) => {
-                    this.failed |= failed;
-                    false
-                }
-                Poll::Pending => true,
-            });
-            if !this.running.is_empty() {
-                return Poll::Pending;
-            }
-            if this.waiting.is_empty() {
-                return Poll::Ready(());
-            }
         }
     }
 }

@@ -83,9 +83,7 @@ impl Supervisor {
     /// 1. From the call on, tasks of requests that come later are refused. Open responses, counted from the call of the
     ///    service, may end within `grace`, and their tasks, also those that they still add, may run.
     /// 2. When the grace is over, every task is told by [`TaskContext::cancelled`](crate::TaskContext::cancelled) to come to
-    ///    its end. It has [`abort_after`](crate::SupervisorBuilder::abort_after) for that. What was made from a job goes to its
-    ///    destination now, also what waits for a response that is still open; see
-    ///    [`HandOff::overflow`](crate::HandOff::overflow).
+    ///    its end. It has [`abort_after`](crate::SupervisorBuilder::abort_after) for that.
     /// 3. Then what is left is dropped, and counted as cancelled. A blocking function can't be dropped: it is reported, and
     ///    may still run. A task that holds its thread, neither; it is dropped when it next awaits.
     ///

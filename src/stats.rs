@@ -3,7 +3,7 @@
 /// A supervisor's figures, taken at one moment.
 ///
 /// Each task that was ever added is in exactly one of these figures, at every moment: it is collected, then waits, then runs,
-/// then has ended in one of eight ways.
+/// then has ended in one of seven ways.
 ///
 /// # Examples
 ///
@@ -30,15 +30,13 @@ pub struct Stats {
     pub panicked: u64,
     /// Tasks that ran longer than their timeout.
     pub timed_out: u64,
-    /// Tasks that were taken back, or dropped before their end: no head came that was to wait for their job, the grace of a
-    /// shutdown was over, or their runtime went down.
+    /// Tasks that were taken back, or dropped before their end: the grace of a shutdown was over, or their runtime went
+    /// down.
     pub cancelled: u64,
     /// Tasks that did not start, as their condition did not hold.
     pub skipped: u64,
-    /// Tasks that were not taken: the supervisor is closed, or no head waits for their job.
+    /// Tasks that were not taken: the supervisor is closed.
     pub refused: u64,
-    /// Tasks whose job a destination has taken.
-    pub handed_off: u64,
 }
 
 impl Stats {
@@ -53,7 +51,6 @@ impl Stats {
             + self.cancelled
             + self.skipped
             + self.refused
-            + self.handed_off
     }
 
     /// How many tasks have not ended: collected, waiting and running.

@@ -53,8 +53,7 @@ struct Inner {
     blocking_lane: Lane,
     cancel: CancellationToken,
     abort: CancellationToken,
-    /// Whether these are cancelled: each task asks, and a token would take a lock to answer.
-    is_cancelled: AtomicBool,
+    /// Whether this is cancelled: each task asks, and a token would take a lock to answer.
     is_aborted: AtomicBool,
     /// Whether it was said that nothing tells when a socket takes the last byte.
     is_untracked_told: AtomicBool,
@@ -85,7 +84,6 @@ impl Supervisor {
                 blocking_lane: Lane::new(policy.max_blocking),
                 cancel: CancellationToken::new(),
                 abort: CancellationToken::new(),
-                is_cancelled: AtomicBool::new(false),
                 is_aborted: AtomicBool::new(false),
                 is_untracked_told: AtomicBool::new(false),
                 no_response: Notify::new(),
@@ -205,19 +203,9 @@ impl Supervisor {
         &self.inner.abort
     }
 
-    /// Tells what runs to come to its end, and has handed off what can be, also of responses that are still open.
+    /// Tells what runs to come to its end.
     pub(crate) fn cancel(&self) {
-        // Before it is looked for what there is: who comes with more after that sees this.
-        self.inner.is_cancelled.store(true, Ordering::Release);
         self.inner.cancel.cancel();
-        for request in self.inner.ledger.requests_that_wait() {
-            request.hand_off();
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.inner.is_cancelled.load(Ordering::Acquire)
     }
 
     /// Drops what still runs, and lets nothing more start.

@@ -10,7 +10,6 @@ use crate::{
     error::BoxError,
     log::Span,
     name::Name,
-    overflow::Overflow,
     panics::discard,
     when::When,
     work::{ContextWork, FunctionWork, FutureWork, Work},
@@ -119,11 +118,6 @@ pub(crate) struct Header {
     pub(crate) cleared: bool,
     /// Whether its response was still open when it was released.
     pub(crate) unfinished: bool,
-    /// Whether the head of its response waits for it.
-    pub(crate) before_head: bool,
-    /// Whether it comes before the others, and its failure is of no concern to them.
-    pub(crate) first: bool,
-    pub(crate) overflow: Overflow,
     pub(crate) span: Option<Span>,
     /// The next task, while this one is in a queue.
     pub(crate) link: Option<Task>,
@@ -243,12 +237,6 @@ impl Task {
     /// not be unique.
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.header_mut().name = Some(Name::from(name.into()));
-        self
-    }
-
-    /// Names the task as another is named.
-    pub(crate) fn named_as(mut self, name: Option<Name>) -> Self {
-        self.header_mut().name = name;
         self
     }
 

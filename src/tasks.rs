@@ -16,8 +16,6 @@ use crate::{
     name::Name,
     order::Order,
     outcome::Outcome,
-    overflow::Overflow,
-    refusal::Refusal,
     registry::Registry,
     report::{BatchReport, TaskReport, TaskState},
     supervisor::Supervisor,
@@ -98,10 +96,7 @@ impl BackgroundTasks {
         let mut registry = Registry::new(started);
         registry.exchange.open(&Request::new(()), started, false);
         registry.serve(supervisor, true, None);
-        let tasks = Self { registry: Arc::new(registry) };
-        // A handler's jobs are taken as if there were a head that waits for them.
-        tasks.await_before_head();
-        tasks
+        Self { registry: Arc::new(registry) }
     }
 
     /// The names of the tasks that are collected, in the order added.
@@ -126,8 +121,8 @@ impl BackgroundTasks {
 
     /// Adds a task: a future, or a [`Task`]. It starts when the response is over, or now if that has been.
     ///
-    /// Returns whether the task was taken. One that is added to a supervisor that was shut down, and a job that no head waits for
-    /// (see [`HandOff`](crate::HandOff)), is dropped, counted as refused, and logged as an error.
+    /// Returns whether the task was taken. One that is added to a supervisor that was shut down is dropped, counted as refused,
+    /// and logged as an error.
     ///
     /// # Ordering
     ///
@@ -157,12 +152,6 @@ impl BackgroundTasks {
 
     fn add_task(&self, mut task: Task) -> bool {
         let registry = &*self.registry;
-        // What comes too late to run may still be handed off, and what was handed off is not to wait for its grace.
-        let admitted = registry.admitted || task.overflow() || task.header().first;
-        let can_overflow = task.header().overflow != Overflow::Never;
-        if can_overflow {
-            registry.exchange.expect_early_release();
-        }
         let header = task.header_mut();
         header.span = Span::of_task(header.name.as_ref().map(Name::as_str), &registry.exchange);
         let mut slot = registry.slot();
@@ -175,29 +164,17 @@ impl BackgroundTasks {
             header.unfinished = !registry.exchange.is_over();
         }
         let ledger = registry.supervisor().ledger();
-        if let Err(why) = slot.admit_before_head(header) {
-            ledger.refuse();
-            slot.note_refused(header, why);
-            drop(slot);
-            self.refuse(&mut task, why);
-            return false;
-        }
-        header.key = ledger.add(header.name.as_ref(), Arc::downgrade(&self.registry) as _, admitted, header.added);
+        header.key = ledger.add(header.name.as_ref(), Arc::downgrade(&self.registry) as _, registry.admitted, header.added);
         if header.key.is_none() {
-            slot.note_refused(header, Refusal::Closed);
             drop(slot);
-            self.refuse(&mut task, Refusal::Closed);
+            self.refuse(&mut task);
             return false;
         }
         header.index = slot.filed;
         slot.filed += 1;
         slot.unreported += 1;
         let state = if slot.released { TaskState::Waiting } else { TaskState::Collected };
-        if task.header().first {
-            slot.queue.push_first(task);
-        } else {
-            slot.queue.push(task);
-        }
+        slot.queue.push(task);
         if state == TaskState::Waiting {
             // Nothing is being written now.
             self.start(1, true, slot);
@@ -208,16 +185,15 @@ impl BackgroundTasks {
             drop(slot);
         }
         meter::moved(None, Some(state), 1);
-        // A shutdown that comes to the books after this finds the task there.
-        if can_overflow && self.supervisor().is_cancelled() {
-            self.hand_off_collected();
-        }
         true
     }
 
-    fn refuse(&self, task: &mut Task, why: Refusal) {
+    fn refuse(&self, task: &mut Task) {
         task.discard();
-        task.in_span(|| why.log(task.name(), self.exchange().path()));
+        task.in_span(|| {
+            let (task, path) = (task.name().unwrap_or_default(), self.exchange().path());
+            crate::log::error!(task = task, path = path, "a task was refused: the supervisor is closed");
+        });
         if let Some(report) = self.end_unreleased(task, Outcome::Refused) {
             self.supervisor().observers().tell(|observer| observer.task_ended(&report));
         }

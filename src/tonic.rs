@@ -4,7 +4,6 @@ use tonic::{Request, Status, server::NamedService};
 
 use crate::{
     error::MissingLayer,
-    hand_off_layer::HandOffService,
     request::{BackgroundTasksExt, with_request_id},
     service::Background,
     tasks::BackgroundTasks,
@@ -21,10 +20,6 @@ impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
         Self::internal(missing.logged().to_string())
     }
-}
-
-impl<S: NamedService, F> NamedService for HandOffService<S, F> {
-    const NAME: &'static str = S::NAME;
 }
 
 /// The name of the wrapped service, by which tonic routes to it.

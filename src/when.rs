@@ -2,11 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use http::StatusCode;
-
 use crate::{
     end::{End, ResponseEnd},
-    exchange::{Exchange, is_success},
+    exchange::Exchange,
 };
 
 /// The condition under which a task runs, judged when it is released.
@@ -62,15 +60,6 @@ impl When {
     /// ```
     pub fn matches(condition: impl Fn(&ResponseEnd) -> bool + Send + Sync + 'static) -> Self {
         Self::Matches(Arc::new(condition))
-    }
-
-    /// Judges by the head alone. Nothing if only the end can tell.
-    pub(crate) fn holds_before_head(&self, status: StatusCode, grpc_status: Option<i32>) -> Option<bool> {
-        match self {
-            Self::Responded | Self::Always => Some(true),
-            Self::Success => Some(is_success(status, grpc_status)),
-            Self::Complete | Self::Matches(_) => None,
-        }
     }
 
     /// Judges by what is known at the end, or at an earlier release. Who has a function of their own is to ask that.

@@ -6,11 +6,10 @@ use std::{fmt, future::Ready, marker::PhantomData, marker::PhantomPinned, rc::Rc
 
 use http::Response;
 use tower_background::{
-    Background, BackgroundLayer, BackgroundTasks, BatchReport, BodyError, End, HandOff, HandOffError, HandOffFuture,
-    HandOffLayer, HandOffService, MissingLayer, Order, Outcome, Release, ResponseBody, ResponseEnd, ResponseFuture, RunningTask,
-    SentBody, SentConnectInfo, SentConnection, SentFuture, SentLayer, SentListener, SentMakeFuture, SentMakeService, SentRouter,
-    SentRouterFuture, SentService, SentStream, ShutdownReport, Stats, Supervisor, SupervisorBuilder, Task, TaskContext,
-    TaskReport, TaskState, When,
+    Background, BackgroundLayer, BackgroundTasks, BatchReport, BodyError, End, MissingLayer, Order, Outcome, Release,
+    ResponseBody, ResponseEnd, ResponseFuture, RunningTask, SentBody, SentConnectInfo, SentConnection, SentFuture, SentLayer,
+    SentListener, SentMakeFuture, SentMakeService, SentRouter, SentRouterFuture, SentService, SentStream, ShutdownReport, Stats,
+    Supervisor, SupervisorBuilder, Task, TaskContext, TaskReport, TaskState, When,
 };
 
 /// Has a constant of its own for each trait that `T` has, which hides the one of `Without`.
@@ -50,7 +49,6 @@ macro_rules! assert_traits {
 #[test]
 fn wrappers_have_the_traits_of_what_they_wrap() {
     type Local = Rc<()>;
-    type Answer = fn(HandOffError) -> Response<String>;
     type Served = Ready<Response<String>>;
     assert_traits![
         Box<dyn Fn()> => "- - Unpin - -",
@@ -63,12 +61,6 @@ fn wrappers_have_the_traits_of_what_they_wrap() {
         ResponseBody<String> => "Send Sync Unpin - Debug",
         ResponseBody<Local> => "- - Unpin - Debug",
         ResponseBody<PhantomPinned> => "Send Sync - - Debug",
-        HandOffLayer<Answer> => "Send Sync Unpin Clone Debug",
-        HandOffService<(), Answer> => "Send Sync Unpin Clone Debug",
-        HandOffService<Local, Answer> => "- - Unpin Clone Debug",
-        HandOffFuture<Served, Answer, String> => "Send - Unpin - Debug",
-        HandOffFuture<Local, Answer, String> => "- - Unpin - Debug",
-        HandOffFuture<PhantomPinned, Answer, String> => "Send - - - Debug",
         SentLayer => "Send Sync Unpin Clone Debug",
         SentService<()> => "Send Sync Unpin Clone Debug",
         SentService<Local> => "- - Unpin Clone Debug",
@@ -112,7 +104,5 @@ fn handles_and_reports_can_be_sent_and_shared() {
         ShutdownReport => "Send Sync Unpin Clone Debug",
         SentConnection => "Send Sync Unpin Clone Debug",
         SentConnectInfo => "Send Sync Unpin Clone Debug",
-        HandOff<String> => "Send Sync Unpin Clone Debug",
-        HandOffError => "Send Sync Unpin Clone Debug",
     ];
 }

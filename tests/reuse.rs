@@ -11,7 +11,7 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, HandOff, Observer, Order, Release, ResponseEnd, Supervisor, Task,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Release, ResponseEnd, Supervisor, Task,
 };
 
 /// Answers a request to this path, reads the answer to its end, and waits for the tasks.
@@ -49,26 +49,6 @@ impl Notes {
     fn taken(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
-}
-
-/// That a head once waited for jobs is of the request that it was for: without the layer a durable job is refused.
-#[tokio::test]
-async fn no_head_waits_because_an_earlier_one_did() {
-    let supervisor = Supervisor::new();
-    let jobs = HandOff::durable(service_fn(async |(): ()| Ok::<_, Infallible>(())));
-    let layer = BackgroundLayer::with(supervisor.clone()).hand_off(|_| Response::new(Full::<Bytes>::from("failed")));
-    let service = service_fn(|request: Request<()>| {
-        request.background_tasks().expect("the layer is there").add(async {});
-        std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))))
-    });
-    let Ok(response) = layer.layer(service).oneshot(Request::new(())).await;
-    response.into_body().collect().await.expect("a whole body");
-    supervisor.idle().await;
-    // The runner may be on its way to its end.
-    tokio::task::yield_now().await;
-
-    call(&supervisor, "/plain", |tasks| assert!(!tasks.add(jobs.job(())), "no head waits for it")).await;
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().refused), (1, 1));
 }
 
 #[tokio::test]
