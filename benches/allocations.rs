@@ -8,6 +8,7 @@
 
 mod by_hand;
 mod figures;
+mod same_promises;
 mod ways;
 
 use std::alloc::System;

@@ -9,6 +9,7 @@
 
 mod by_hand;
 mod figures;
+mod same_promises;
 mod ways;
 
 use std::{collections::HashMap, process::Command, time::Instant};

@@ -24,6 +24,7 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, Observer, ResponseEn
 use crate::{
     by_hand::{ByHand, Tasks},
     figures::Figures,
+    same_promises::{self, SamePromises},
 };
 
 pub(crate) const TASKS: [usize; 4] = [0, 1, 4, 16];
@@ -35,6 +36,7 @@ pub(crate) const WAYS: &[&str] = &[
     "tokio::spawn",
     "TaskTracker::spawn",
     "by hand",
+    "hand-written, same promises",
     "layer",
     "by hand, headers",
     "layer, headers",
@@ -88,6 +90,14 @@ pub(crate) fn run(way: &str, tasks: usize, requests: usize, probe: impl Fn() -> 
             (0..tasks).for_each(|_| list.add(task()));
             response()
         }))),
+        "hand-written, same promises" => {
+            let service = service_fn(move |request: Request<()>| {
+                let list = request.extensions().get::<same_promises::Tasks>().expect("the layer is there");
+                assert!((0..tasks).all(|_| list.add("task", task())));
+                response()
+            });
+            driver.run(SamePromises::new(service, same_promises::Supervisor::default()))
+        }
         layer => {
             let supervisor = match layer {
                 "layer, limits" => Supervisor::builder().max_concurrent(1 << 20).max_pending(1 << 20).build(),
