@@ -1,69 +1,91 @@
 //! What a request pays for its tasks in instructions and in time, from the call of the service to the end of its last task.
 //!
-//! `cargo bench --bench cost`; instructions are counted where valgrind is. Each figure is what a request needs beyond one of the
-//! bare service, with the turns of the runtime in which it waits for its tasks: a runner that yields once adds a turn. With
-//! `--features tracing` the rows are the layer without a subscriber, and under one that wants all spans; the first is as
-//! dear because axum, by its default features, turns on the `log` feature of `tracing`: a span then asks for a logger.
+//! `cargo bench --bench cost`. Instructions are counted if valgrind is installed. Each number is what a request needs beyond a
+//! request of the bare service. It contains the turns of the runtime in which the caller waits for the tasks. Times are medians
+//! of rounds, and each round measures all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two
+//! workers, two callers call at the same time, and a time is what one request takes its caller.
+//!
+//! With `--features tracing` the rows are the layer without a subscriber, and under one that wants all spans. The first row
+//! costs as much as the second because axum's default features turn on the `log` feature of `tracing`: a span then asks for a
+//! logger.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
-mod by_hand;
+mod cpu_time;
 mod figures;
+mod plain_layer;
 mod same_promises;
 mod ways;
 
 use std::{collections::HashMap, process::Command, time::Instant};
 
 use figures::Figures;
-use ways::{BARE, BARE_WITH_HEADERS, TASKS, WAYS};
+use ways::{CURRENT_THREAD, Case, Setting, TWO_WORKERS};
 
-/// For the time of a request.
+/// The number of requests for a time.
 const REQUESTS: usize = 20_000;
-/// Each of them measures all ways, so that what else the machine does hits them alike; the best counts.
-const ROUNDS: usize = 15;
-/// For instructions: the difference of two runs is free of what the process costs itself.
+/// Each round measures all cases, so that other load of the machine affects all cases alike.
+const ROUNDS: usize = 21;
+/// The numbers of requests for instructions. The difference of two runs does not contain the costs of the process.
 const FEW: usize = 1_000;
 const MANY: usize = 3_000;
 
 fn main() {
-    if let Some((way, tasks, requests)) = ways::wanted() {
+    if let Some((case, requests)) = ways::wanted() {
         let started = Instant::now();
-        let probe = || u64::try_from(started.elapsed().as_nanos()).expect("centuries");
-        println!("{}", ways::run(&way, tasks, requests, probe));
+        let time = || match case.setting.workers {
+            1 => cpu_time::cpu_time().unwrap_or_else(|| started.elapsed()),
+            _ => started.elapsed(),
+        };
+        let probe = || u64::try_from(time().as_nanos()).expect("centuries");
+        println!("{}", ways::run(&case, requests, probe));
         return;
     }
     println!("{}\n", figures::machine());
-    let mut figures = Figures::of(if cfg!(feature = "tracing") { "cost-tracing" } else { "cost" });
+    let tracing = cfg!(feature = "tracing");
+    let mut figures = Figures::of(if tracing { "cost-tracing" } else { "cost" });
     if Command::new("valgrind").arg("--version").output().is_ok() {
-        ways::table(&mut figures, "instructions", |way, tasks| {
-            (instructions(way, tasks, MANY) - instructions(way, tasks, FEW)) / (MANY - FEW) as f64
-        });
+        for setting in CURRENT_THREAD {
+            ways::table(&mut figures, "instructions", setting, |case| {
+                (instructions(case, MANY) - instructions(case, FEW)) / (MANY - FEW) as f64
+            });
+        }
     }
-    let times = times();
-    ways::table(&mut figures, "nanoseconds", |way, tasks| times[&(way.to_owned(), tasks)]);
+    // A subscriber of this thread would not see the tasks on other workers.
+    let mut settings = CURRENT_THREAD.to_vec();
+    settings.extend(TWO_WORKERS.into_iter().filter(|_| !tracing));
+    let times = times(&settings);
+    for setting in settings {
+        ways::table(&mut figures, "nanoseconds", setting, |case| median(&times[case]));
+    }
     figures.save();
 }
 
-fn instructions(way: &str, tasks: usize, requests: usize) -> f64 {
+fn instructions(case: &Case, requests: usize) -> f64 {
     let valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
-    let log = ways::alone(&valgrind, way, tasks, requests).stderr;
+    let log = ways::alone(&valgrind, case, requests).stderr;
     let log = String::from_utf8_lossy(&log);
-    let (_, collected) = log.split_once("Collected : ").expect("callgrind tells what it has counted");
+    let (_, collected) = log.split_once("Collected : ").expect("callgrind prints what it has counted");
     collected.split_whitespace().next().and_then(|count| count.parse().ok()).expect("a number")
 }
 
-/// The time of one request in ns, by way and tasks.
-fn times() -> HashMap<(String, usize), f64> {
-    let all = WAYS.iter().flat_map(|way| TASKS.map(|tasks| (*way, tasks)));
-    let all: Vec<_> = all.chain([(BARE, 0), (BARE_WITH_HEADERS, 0)]).collect();
-    let mut best = HashMap::new();
+/// The time of one request in ns, in each round.
+fn times(settings: &[Setting]) -> HashMap<Case, Vec<f64>> {
+    let cases: Vec<_> = settings.iter().copied().flat_map(ways::cases).collect();
+    let mut times: HashMap<_, Vec<_>> = HashMap::new();
     for _ in 0..ROUNDS {
-        for (way, tasks) in &all {
-            let output = ways::alone(&[], way, *tasks, REQUESTS).stdout;
+        for case in &cases {
+            let output = ways::alone(&[], case, REQUESTS).stdout;
             let total: u64 = String::from_utf8_lossy(&output).trim().parse().expect("a number");
-            let time = total as f64 / REQUESTS as f64;
-            best.entry(((*way).to_owned(), *tasks)).and_modify(|best: &mut f64| *best = best.min(time)).or_insert(time);
+            let requests_of_a_caller = REQUESTS / case.setting.workers;
+            times.entry(*case).or_default().push(total as f64 / requests_of_a_caller as f64);
         }
     }
-    best
+    times
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable_by(f64::total_cmp);
+    times[times.len() / 2]
 }

@@ -3,16 +3,19 @@
 //!
 //! `cargo bench --bench load`. The server has one thread, the generator another, and 16 requests are open at a time. Without the
 //! layer, a task is spawned in the handler. The ways take turns, so that what else the machine does hits them alike: a ratio is
-//! the median over pairs of neighbours, and says more than two absolute figures on a busy machine. The processor's time of the
+//! the median over pairs of neighbours, and says more than two absolute figures on a busy machine. The last column compares with
+//! the layer that makes the same promises, and shows the quartiles of the pairs in brackets. The processor's time of the
 //! server's thread, where Linux tells it, is free of the generator and of what else runs.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
-mod by_hand;
+mod cpu_time;
 mod figures;
+mod plain_layer;
+mod same_promises;
 
 use std::{
-    env, fs,
+    env,
     net::SocketAddr,
     process::Stdio,
     sync::{
@@ -45,14 +48,18 @@ use tonic_health::pb::{
 use tower::layer::layer_fn;
 use tower_background::{BackgroundLayer, BackgroundTasksExt};
 
-use by_hand::{ByHand, Tasks};
 use figures::Figures;
+use plain_layer::{PlainLayer, Tasks};
+use same_promises::{SamePromises, Supervisor};
 
 /// The server, and the requests of a round.
 const SERVERS: [(&str, usize); 2] = [("axum", 20_000), ("tonic", 10_000)];
-/// The first is what the others are measured against.
-const WAYS: [&str; 3] = ["without", "by hand", "layer"];
-const ROUNDS: usize = 11;
+const WAYS: [&str; 4] = [WITHOUT, PLAIN, SAME_PROMISES, LAYER];
+const WITHOUT: &str = "without";
+const PLAIN: &str = "hand-written, plain";
+const SAME_PROMISES: &str = "hand-written, same promises";
+const LAYER: &str = "layer";
+const ROUNDS: usize = 21;
 const CONNECTIONS: usize = 16;
 /// Requests of each connection that count for nothing.
 const WARM_UP: usize = 100;
@@ -66,8 +73,11 @@ fn main() {
         return runtime().block_on(generate(server, address, requests));
     }
     println!("{}; times in µs, medians of {ROUNDS} rounds\n", figures::machine());
-    println!("| server | tasks | way | requests/s | p50 | p99 | server's CPU | requests/s, ratio | CPU, ratio |");
-    println!("|---|---|---|---:|---:|---:|---:|---:|---:|");
+    println!(
+        "| server | tasks | way | requests/s | p50 | p99 | server's CPU | requests/s, ratio | CPU, ratio \
+         | CPU, ratio to the same promises |"
+    );
+    println!("|---|---|---|---:|---:|---:|---:|---:|---:|---:|");
     let mut figures = Figures::of("load");
     for (server, requests) in SERVERS {
         for tasks in [0, 1] {
@@ -78,17 +88,22 @@ fn main() {
                 }
             }
             for (way, mine) in WAYS.into_iter().zip(&rounds) {
-                let [rate, p50, p99, cpu] = [0, 1, 2, 3].map(|column| median(mine.iter().map(|round| round[column])));
-                let ratio = |column: usize| {
-                    let pairs = mine.iter().zip(&rounds[0]);
-                    median(pairs.map(|(mine, without)| mine[column] / without[column]))
+                let [rate, p50, p99, cpu] = [0, 1, 2, 3].map(|column| middle(&sorted(mine.iter().map(|round| round[column]))));
+                // The ratios to another way, of rounds that were neighbours, in ascending order.
+                let ratios = |column: usize, other: &str| {
+                    let (_, others) = WAYS.into_iter().zip(&rounds).find(|(way, _)| *way == other).expect("a way");
+                    sorted(mine.iter().zip(others).map(|(mine, other)| mine[column] / other[column]))
                 };
-                let (ratio, cpu_ratio) = (ratio(0), ratio(3));
+                let (ratio, cpu_ratio) = (middle(&ratios(0, WITHOUT)), middle(&ratios(3, WITHOUT)));
+                let beside = ratios(3, SAME_PROMISES);
+                let (low, beside, high) = (beside[beside.len() / 4], middle(&beside), beside[beside.len() * 3 / 4]);
                 println!(
-                    "| {server} | {tasks} | {way} | {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.2} | {ratio:.3} | {cpu_ratio:.3} |"
+                    "| {server} | {tasks} | {way} | {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.2} | {ratio:.3} | {cpu_ratio:.3} \
+                     | {beside:.3} ({low:.3}-{high:.3}) |"
                 );
                 let columns = [("rate", rate), ("p50", p50), ("p99", p99), ("cpu", cpu), ("ratio", ratio)];
-                for (what, figure) in columns.into_iter().chain([("cpu ratio", cpu_ratio)]) {
+                let ratios = [("cpu ratio", cpu_ratio), ("cpu ratio to same promises", beside)];
+                for (what, figure) in columns.into_iter().chain(ratios) {
                     figures.note(&format!("{server} {what}"), way, tasks, figure);
                 }
             }
@@ -97,10 +112,14 @@ fn main() {
     figures.save();
 }
 
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
+fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut figures: Vec<_> = figures.collect();
     figures.sort_unstable_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    figures
+}
+
+fn middle(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
 }
 
 fn runtime() -> Runtime {
@@ -136,10 +155,9 @@ fn round(server: &'static str, way: &'static str, tasks: usize, requests: usize)
     })
 }
 
-/// The processor's time of this thread, in µs.
+/// The CPU time of this thread, in µs.
 fn cpu_time() -> f64 {
-    let times = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    times.split(' ').next().and_then(|time| time.parse().ok()).map_or(f64::NAN, |time: f64| time / 1e3)
+    cpu_time::cpu_time().map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
 /// What the handlers of both servers do.
@@ -159,8 +177,13 @@ impl Handler {
                 done.fetch_add(1, Relaxed);
             };
             match self.way {
-                "layer" => assert!(extensions.background_tasks().expect("the layer is there").add(task)),
-                "by hand" => extensions.get::<Tasks>().expect("the layer is there").add(task),
+                LAYER => {
+                    extensions.background_tasks().expect("the layer is there").add(task);
+                }
+                SAME_PROMISES => {
+                    assert!(extensions.get::<same_promises::Tasks>().expect("the layer is there").add("task", task));
+                }
+                PLAIN => extensions.get::<Tasks>().expect("the layer is there").add(task),
                 _ => drop(tokio::spawn(task)),
             }
         }
@@ -177,8 +200,12 @@ fn serve_axum(listener: TcpListener, handler: Handler) -> JoinSet<()> {
         }),
     );
     let router = match way {
-        "layer" => router.layer(BackgroundLayer::new()),
-        "by hand" => router.layer(layer_fn(ByHand)),
+        LAYER => router.layer(BackgroundLayer::new()),
+        PLAIN => router.layer(layer_fn(PlainLayer)),
+        SAME_PROMISES => {
+            let supervisor = Supervisor::default();
+            router.layer(layer_fn(move |inner| SamePromises::new(inner, supervisor.clone())))
+        }
         _ => router,
     };
     let mut serving = JoinSet::new();
@@ -194,8 +221,13 @@ fn serve_tonic(listener: TcpListener, handler: Handler) -> JoinSet<()> {
     serving.spawn(async move {
         let mut server = Server::builder();
         let result = match way {
-            "layer" => server.layer(BackgroundLayer::new()).add_service(service).serve_with_incoming(incoming).await,
-            "by hand" => server.layer(layer_fn(ByHand)).add_service(service).serve_with_incoming(incoming).await,
+            LAYER => server.layer(BackgroundLayer::new()).add_service(service).serve_with_incoming(incoming).await,
+            SAME_PROMISES => {
+                let supervisor = Supervisor::default();
+                let layer = layer_fn(move |inner| SamePromises::new(inner, supervisor.clone()));
+                server.layer(layer).add_service(service).serve_with_incoming(incoming).await
+            }
+            PLAIN => server.layer(layer_fn(PlainLayer)).add_service(service).serve_with_incoming(incoming).await,
             _ => server.add_service(service).serve_with_incoming(incoming).await,
         };
         result.expect("it serves until it is dropped");

@@ -7,8 +7,8 @@
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
-mod by_hand;
 mod figures;
+mod plain_layer;
 
 use std::{
     convert::Infallible,
@@ -32,13 +32,13 @@ use tokio::{
 use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
-use by_hand::{ByHand, Tasks};
 use figures::Figures;
+use plain_layer::{PlainLayer, Tasks};
 
 const PENDING: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// How tasks are pending, and the most of them that are measured.
 const PENDING_WAYS: [(&str, usize); 5] = [
-    ("collected, by hand", 1_000_000),
+    ("collected, hand-written", 1_000_000),
     ("collected, layer", 1_000_000),
     ("no task, layer", 1_000_000),
     ("waiting, a request each", 1_000_000),
@@ -50,7 +50,7 @@ const PENDING_ROUNDS: usize = 3;
 
 const WORKERS: [usize; 4] = [1, 2, 4, 8];
 /// The first is what the others are measured against.
-const SERVING_WAYS: [&str; 3] = ["without", "by hand", "layer"];
+const SERVING_WAYS: [&str; 3] = ["without", "hand-written, plain", "layer"];
 const SERVING_ROUNDS: usize = 7;
 const REQUESTS: usize = 400_000;
 
@@ -132,7 +132,7 @@ fn pending(way: &str, number: usize) {
     let run = Pending { number, done };
     Builder::new_current_thread().build().expect("a runtime").block_on(async {
         match way {
-            "collected, by hand" => run.collected(ByHand(leaving_by_hand(task, 1)), number).await,
+            "collected, hand-written" => run.collected(PlainLayer(leaving_to_plain_layer(task, 1)), number).await,
             "collected, layer" => run.collected(layer.layer(leaving(task, 1)), number).await,
             "no task, layer" => run.collected(layer.layer(leaving(task, 0)), 0).await,
             "waiting, a request each" => run.waiting(&layer, leaving(task, 1), number).await,
@@ -238,7 +238,7 @@ fn serving(way: &str, workers: usize, tasks: usize) {
             let driver = Driver { requests, tasks: requests * tasks, done };
             match way {
                 "without" => drivers.spawn(driver.run(spawning(task, tasks))),
-                "by hand" => drivers.spawn(driver.run(ByHand(leaving_by_hand(task, tasks)))),
+                "hand-written, plain" => drivers.spawn(driver.run(PlainLayer(leaving_to_plain_layer(task, tasks)))),
                 _ => drivers.spawn(driver.run(layer.layer(leaving(task, tasks)))),
             };
         }
@@ -300,8 +300,8 @@ fn spawning(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) ->
     })
 }
 
-/// A service that leaves its tasks to the layer that is written by hand.
-fn leaving_by_hand(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
+/// A service that leaves its tasks to the plain hand-written layer.
+fn leaving_to_plain_layer(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
     service_fn(move |request: Request<()>| {
         let list = request.extensions().get::<Tasks>().expect("the layer is there");
         (0..tasks).for_each(|_| list.add(counted.task()));

@@ -6,7 +6,7 @@
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
-mod by_hand;
+mod plain_layer;
 
 use std::{
     convert::Infallible,
@@ -37,7 +37,7 @@ use tokio_util::io::InspectWriter;
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt};
 
-use by_hand::{ByHand, Tasks};
+use plain_layer::{PlainLayer, Tasks};
 
 const RESPONSES: usize = 2_000;
 const BURNING: usize = 500;
@@ -173,7 +173,7 @@ async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize,
             }));
             connection(io, service);
         } else {
-            let service = ByHand(service_fn(move |request: Request<Incoming>| {
+            let service = PlainLayer(service_fn(move |request: Request<Incoming>| {
                 let number = log.request();
                 let list = request.extensions().get::<Tasks>().expect("the layer is there");
                 (0..tasks).for_each(|_| list.add(task(&log, number)));

@@ -16,7 +16,7 @@ const BARS: f64 = 112.0;
 /// The classes of the style sheet, and what they stand for.
 const LEGEND: [(&str, &str); 4] = [
     ("spawn", "tokio::spawn in the handler"),
-    ("hand", "a layer by hand"),
+    ("hand", "a plain hand-written layer"),
     ("layer", "this crate"),
     ("waiting", "this crate, tasks in line"),
 ];
@@ -51,9 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scale = Figures::read(root, "scale")?;
 
     let panels = [
-        against_by_hand("Allocations of a request", "allocations", &allocations),
-        against_by_hand("Instructions of a request", "instructions", &cost),
-        against_by_hand("Nanoseconds of a request", "nanoseconds", &cost),
+        against_plain("Allocations of a request", "allocations", &allocations),
+        against_plain("Instructions of a request", "instructions", &cost),
+        against_plain("Nanoseconds of a request", "nanoseconds", &cost),
         memory(&scale),
         servers(&load),
         threads(&scale),
@@ -140,22 +140,22 @@ impl Bar {
     }
 }
 
-/// The bars are relative to the layer written by hand, since sixteen tasks would dwarf the others; the labels are not.
-fn against_by_hand(title: &str, what: &str, figures: &Figures) -> Panel {
+/// The bars are relative to the plain hand-written layer, because sixteen tasks would dwarf the others. The labels are absolute.
+fn against_plain(title: &str, what: &str, figures: &Figures) -> Panel {
     let groups = [0, 1, 4, 16].map(|tasks| {
-        let by_hand = figures.get(what, "by hand", tasks);
-        let ways = [("spawn", "tokio::spawn"), ("hand", "by hand"), ("layer", "layer")];
+        let plain = figures.get(what, "hand-written, plain", tasks);
+        let ways = [("spawn", "tokio::spawn"), ("hand", "hand-written, plain"), ("layer", "layer")];
         let bars = ways.map(|(class, way)| {
             let figure = figures.get(what, way, tasks);
-            Bar::new(class, figure / by_hand, grouped(figure))
+            Bar::new(class, figure / plain, grouped(figure))
         });
         Group { name: tasks_of(tasks), bars: bars.into() }
     });
-    Panel { title: title.to_owned(), one: Some("by hand"), groups: groups.into() }
+    Panel { title: title.to_owned(), one: Some("hand-written, plain"), groups: groups.into() }
 }
 
 fn memory(figures: &Figures) -> Panel {
-    let ways = [("hand", "collected, by hand"), ("layer", "collected, layer"), ("waiting", "waiting, a request each")];
+    let ways = [("hand", "collected, hand-written"), ("layer", "collected, layer"), ("waiting", "waiting, a request each")];
     let groups = [1_000, 10_000, 100_000, 1_000_000].map(|pending| {
         let bars = ways.map(|(class, way)| {
             let bytes = figures.get("bytes", way, pending);
@@ -171,7 +171,7 @@ fn memory(figures: &Figures) -> Panel {
 fn servers(figures: &Figures) -> Panel {
     let servers = [("axum", 0), ("axum", 1), ("tonic", 0), ("tonic", 1)];
     let groups = servers.map(|(server, tasks)| {
-        let bars = [("spawn", "without"), ("hand", "by hand"), ("layer", "layer")].map(|(class, way)| {
+        let bars = [("spawn", "without"), ("hand", "hand-written, plain"), ("layer", "layer")].map(|(class, way)| {
             let ratio = figures.get(&format!("{server} cpu ratio"), way, tasks);
             Bar::new(class, ratio, format!("{ratio:.2}"))
         });
@@ -182,7 +182,12 @@ fn servers(figures: &Figures) -> Panel {
 
 fn threads(figures: &Figures) -> Panel {
     let groups = [1, 2, 4, 8].map(|workers| {
-        let bars = [("hand", "by hand", 0), ("layer", "layer", 0), ("hand", "by hand", 1), ("layer", "layer", 1)];
+        let bars = [
+            ("hand", "hand-written, plain", 0),
+            ("layer", "layer", 0),
+            ("hand", "hand-written, plain", 1),
+            ("layer", "layer", 1),
+        ];
         let bars = bars.map(|(class, way, tasks)| {
             let ratio = figures.get(&format!("ratio with {tasks}"), way, workers);
             Bar::new(class, ratio, format!("{ratio:.2}"))

@@ -1,14 +1,16 @@
-//! The ways to leave a task for later, in one process on a current-thread runtime, from the call of a service to the end of its
-//! last task. A task is a small future that says when it has run.
+//! The ways to leave a task for later, in one process, from the call of a service to the end of its last task. A task is a small
+//! future that counts its end. Some tasks wait once before that.
 
 use std::{
     convert::Infallible,
-    env,
+    env, mem,
+    pin::Pin,
     process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -17,86 +19,214 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Full};
+use tokio::{
+    runtime::Builder,
+    task::{JoinSet, yield_now},
+};
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Observer, ResponseEnd, Supervisor, TaskReport};
 
 use crate::{
-    by_hand::{ByHand, Tasks},
     figures::Figures,
+    plain_layer::{self, PlainLayer},
     same_promises::{self, SamePromises},
 };
 
-pub(crate) const TASKS: [usize; 4] = [0, 1, 4, 16];
+const PLAIN: &str = "hand-written, plain";
+const SAME_PROMISES: &str = "hand-written, same promises";
+const LAYER: &str = "layer";
 
-/// The first two spawn in the handler. The layer is also measured with what a supervisor can have, and with responses that have
-/// headers, as a router's do.
-#[cfg(not(feature = "tracing"))]
-pub(crate) const WAYS: &[&str] = &[
-    "tokio::spawn",
-    "TaskTracker::spawn",
-    "by hand",
-    "hand-written, same promises",
-    "layer",
-    "by hand, headers",
-    "layer, headers",
-    "layer, limits",
-    "layer, observer",
-];
-/// The feature changes nothing for the other ways.
-#[cfg(feature = "tracing")]
-pub(crate) const WAYS: &[&str] = &["layer, no subscriber", "layer, subscriber"];
+/// The service alone, which leaves no task. All ways are measured against it.
+const BARE: &str = "bare";
+const BARE_WITH_HEADERS: &str = "bare, headers";
 
-/// What all ways are measured against: the service alone, which leaves nothing.
-pub(crate) const BARE: &str = "bare";
-pub(crate) const BARE_WITH_HEADERS: &str = "bare, headers";
-
-/// What the name of a way ends with whose responses have headers.
+/// The name of a way ends like this if its responses have headers.
 const HEADERS: &str = ", headers";
 
-/// Requests that count for nothing, at the start.
+/// The first two ways spawn in the handler.
+#[cfg(not(feature = "tracing"))]
+const WAYS: &[&str] = &["tokio::spawn", "TaskTracker::spawn", PLAIN, SAME_PROMISES, LAYER];
+/// Responses with headers, as the responses of a router, and a supervisor with options.
+#[cfg(not(feature = "tracing"))]
+const MORE_WAYS: &[&str] = &["hand-written, plain, headers", "layer, headers", "layer, limits", "layer, observer"];
+/// The feature changes nothing for the other ways.
+#[cfg(feature = "tracing")]
+const WAYS: &[&str] = &["layer, no subscriber", "layer, subscriber"];
+#[cfg(feature = "tracing")]
+const MORE_WAYS: &[&str] = &[];
+
+/// Requests at the start of a run that do not count.
 const WARM_UP: usize = 1_000;
 
-/// Makes so many requests, and tells by how much they have moved what `probe` reads.
-pub(crate) fn run(way: &str, tasks: usize, requests: usize, probe: impl Fn() -> u64) -> u64 {
-    let done = Arc::new(AtomicUsize::new(0));
-    let task = {
-        let done = Arc::clone(&done);
-        move || {
-            let done = Arc::clone(&done);
-            async move {
-                done.fetch_add(1, Relaxed);
-            }
+/// How tasks behave, and on which runtime they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    /// Whether each task waits once.
+    waits: bool,
+    /// A runtime with one worker is a current-thread runtime.
+    pub(crate) workers: usize,
+}
+
+pub(crate) const CURRENT_THREAD: [Setting; 2] =
+    [Setting { name: "ready", waits: false, workers: 1 }, Setting { name: "waiting once", waits: true, workers: 1 }];
+pub(crate) const TWO_WORKERS: [Setting; 2] = [
+    Setting { name: "ready, 2 workers", waits: false, workers: 2 },
+    Setting { name: "waiting once, 2 workers", waits: true, workers: 2 },
+];
+
+impl Setting {
+    fn tasks(self) -> &'static [usize] {
+        if self.waits { &[1, 4, 16] } else { &[0, 1, 4, 16] }
+    }
+
+    /// The ways that are measured in this setting.
+    fn ways(self) -> Vec<&'static str> {
+        let more = if self == CURRENT_THREAD[0] { MORE_WAYS } else { &[] };
+        [WAYS, more].concat()
+    }
+
+    /// The name of a figure in this setting. The plot reads the figures of the first setting, whose names are short.
+    fn figure(self, what: &str) -> String {
+        if self == CURRENT_THREAD[0] { what.to_owned() } else { format!("{what}, {}", self.name) }
+    }
+}
+
+/// What one process measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Case {
+    pub(crate) setting: Setting,
+    way: &'static str,
+    tasks: usize,
+}
+
+impl Case {
+    /// The service alone.
+    fn bare(self) -> Self {
+        let way = if self.has_headers() { BARE_WITH_HEADERS } else { BARE };
+        Self { way, tasks: 0, ..self }
+    }
+
+    fn has_headers(self) -> bool {
+        self.way.ends_with(HEADERS)
+    }
+}
+
+/// All cases of a setting. The cases of the bare service come first.
+pub(crate) fn cases(setting: Setting) -> Vec<Case> {
+    let ways = setting.ways();
+    let has_headers = ways.iter().any(|way| way.ends_with(HEADERS));
+    let bare = [BARE].into_iter().chain(has_headers.then_some(BARE_WITH_HEADERS));
+    let bare = bare.map(|way| Case { setting, way, tasks: 0 });
+    let others = ways.into_iter().flat_map(|way| setting.tasks().iter().map(move |tasks| Case { setting, way, tasks: *tasks }));
+    bare.chain(others).collect()
+}
+
+/// A kind of task.
+trait Work: Copy + Send + Sync + 'static {
+    fn work(self) -> impl Future<Output = ()> + Send + 'static;
+}
+
+#[derive(Clone, Copy)]
+struct Ready;
+
+impl Work for Ready {
+    fn work(self) -> impl Future<Output = ()> + Send + 'static {
+        std::future::ready(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Waiting;
+
+impl Work for Waiting {
+    fn work(self) -> impl Future<Output = ()> + Send + 'static {
+        WaitOnce::default()
+    }
+}
+
+/// A future that wakes its task when it is polled first, and is ready when it is polled again.
+#[derive(Default)]
+struct WaitOnce {
+    waited: bool,
+}
+
+impl Future for WaitOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if mem::replace(&mut self.waited, true) {
+            return Poll::Ready(());
         }
-    };
-    let (way, headers) = way.strip_suffix(HEADERS).map_or((way, false), |way| (way, true));
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Makes tasks that count their end.
+#[derive(Clone)]
+struct Counted<W> {
+    done: Arc<AtomicUsize>,
+    work: W,
+}
+
+impl<W: Work> Counted<W> {
+    fn task(&self) -> impl Future<Output = ()> + Send + use<W> {
+        let Self { done, work } = self.clone();
+        async move {
+            work.work().await;
+            done.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Makes requests, and returns how far they moved the counter that `probe` reads.
+pub(crate) fn run(case: &Case, requests: usize, probe: impl Fn() -> u64) -> u64 {
+    if case.setting.waits { run_with(Waiting, case, requests, probe) } else { run_with(Ready, case, requests, probe) }
+}
+
+fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> u64) -> u64 {
+    let tasks = case.tasks;
+    let headers = case.has_headers();
+    let way = case.way.strip_suffix(HEADERS).unwrap_or(case.way);
     let response = move || std::future::ready(Ok::<_, Infallible>(answer(headers)));
-    let driver = Driver { done, tasks, requests, probe };
+    let driver = Driver { work, tasks, requests, workers: case.setting.workers, probe };
     match way {
-        BARE => driver.run(service_fn(move |_: Request<()>| response())),
-        "tokio::spawn" => driver.run(service_fn(move |_: Request<()>| {
-            (0..tasks).for_each(|_| drop(tokio::spawn(task())));
-            response()
-        })),
+        BARE => driver.run(|_| service_fn(move |_: Request<()>| response())),
+        "tokio::spawn" => driver.run(|counted| {
+            service_fn(move |_: Request<()>| {
+                (0..tasks).for_each(|_| drop(tokio::spawn(counted.task())));
+                response()
+            })
+        }),
         "TaskTracker::spawn" => {
             let tracker = TaskTracker::new();
-            driver.run(service_fn(move |_: Request<()>| {
-                (0..tasks).for_each(|_| drop(tracker.spawn(task())));
+            driver.run(|counted| {
+                let tracker = tracker.clone();
+                service_fn(move |_: Request<()>| {
+                    (0..tasks).for_each(|_| drop(tracker.spawn(counted.task())));
+                    response()
+                })
+            })
+        }
+        PLAIN => driver.run(|counted| {
+            PlainLayer(service_fn(move |request: Request<()>| {
+                let list = request.extensions().get::<plain_layer::Tasks>().expect("the layer is there");
+                (0..tasks).for_each(|_| list.add(counted.task()));
                 response()
             }))
-        }
-        "by hand" => driver.run(ByHand(service_fn(move |request: Request<()>| {
-            let list = request.extensions().get::<Tasks>().expect("the layer is there");
-            (0..tasks).for_each(|_| list.add(task()));
-            response()
-        }))),
-        "hand-written, same promises" => {
-            let service = service_fn(move |request: Request<()>| {
-                let list = request.extensions().get::<same_promises::Tasks>().expect("the layer is there");
-                assert!((0..tasks).all(|_| list.add("task", task())));
-                response()
-            });
-            driver.run(SamePromises::new(service, same_promises::Supervisor::default()))
+        }),
+        SAME_PROMISES => {
+            let supervisor = same_promises::Supervisor::default();
+            driver.run(|counted| {
+                let service = service_fn(move |request: Request<()>| {
+                    let list = request.extensions().get::<same_promises::Tasks>().expect("the layer is there");
+                    assert!((0..tasks).all(|_| list.add("task", counted.task())));
+                    response()
+                });
+                SamePromises::new(service, supervisor.clone())
+            })
         }
         layer => {
             let supervisor = match layer {
@@ -104,17 +234,22 @@ pub(crate) fn run(way: &str, tasks: usize, requests: usize, probe: impl Fn() -> 
                 "layer, observer" => Supervisor::builder().observer(Count::default()).build(),
                 _ => Supervisor::new(),
             };
-            let _guard = (layer == "layer, subscriber").then(|| tracing::subscriber::set_default(Spans));
-            driver.run(BackgroundLayer::with(supervisor).layer(service_fn(move |request: Request<()>| {
-                let list = request.background_tasks().expect("the layer is there");
-                assert!((0..tasks).all(|_| list.add(task())));
-                response()
-            })))
+            let layer = BackgroundLayer::with(supervisor);
+            let _guard = (case.way == "layer, subscriber").then(|| tracing::subscriber::set_default(Spans));
+            driver.run(|counted| {
+                layer.layer(service_fn(move |request: Request<()>| {
+                    let list = request.background_tasks().expect("the layer is there");
+                    for _ in 0..tasks {
+                        list.add(counted.task());
+                    }
+                    response()
+                }))
+            })
         }
     }
 }
 
-/// What the service answers. It is compiled apart from what is around it, as a handler is.
+/// The response of the service. It is compiled apart from the code around it, as a handler is.
 #[inline(never)]
 fn answer(headers: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
@@ -125,42 +260,83 @@ fn answer(headers: bool) -> Response<Full<Bytes>> {
     response
 }
 
-/// Calls a service.
-struct Driver<P> {
-    done: Arc<AtomicUsize>,
+/// Makes a caller for each worker, and lets the callers call their services.
+struct Driver<W, P> {
+    work: W,
     tasks: usize,
     requests: usize,
+    workers: usize,
     probe: P,
 }
 
-impl<P: Fn() -> u64> Driver<P> {
-    fn run<S, B>(self, mut service: S) -> u64
+impl<W: Work, P: Fn() -> u64> Driver<W, P> {
+    fn run<S, B>(self, service: impl Fn(Counted<W>) -> S) -> u64
     where
-        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-        B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Send + 'static,
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async {
-            let mut before = 0;
-            for request in 1..=WARM_UP + self.requests {
-                if request == WARM_UP + 1 {
-                    before = (self.probe)();
-                }
-                let Ok(service) = service.ready().await;
-                let Ok(response) = service.call(Request::new(())).await;
-                let mut body = response.into_body();
-                while body.frame().await.is_some() {}
-                drop(body);
-                while self.done.load(Relaxed) < request * self.tasks {
-                    tokio::task::yield_now().await;
-                }
-            }
+        let caller = || {
+            let counted = Counted { done: Arc::default(), work: self.work };
+            Caller { done: Arc::clone(&counted.done), service: service(counted), tasks: self.tasks, calls: 0 }
+        };
+        if self.workers == 1 {
+            return Builder::new_current_thread().build().expect("a runtime").block_on(async {
+                let caller = caller().call(WARM_UP).await;
+                let before = (self.probe)();
+                caller.call(self.requests).await;
+                (self.probe)() - before
+            });
+        }
+        Builder::new_multi_thread().worker_threads(self.workers).build().expect("a runtime").block_on(async {
+            let callers = (0..self.workers).map(|_| caller()).collect();
+            let callers = together(callers, WARM_UP).await;
+            let before = (self.probe)();
+            together(callers, self.requests / self.workers).await;
             (self.probe)() - before
         })
     }
 }
 
-/// An observer that wants to know of everything, and does little with it.
+/// Lets each caller make this many calls in a tokio task of its own.
+async fn together<S, B>(callers: Vec<Caller<S>>, calls: usize) -> Vec<Caller<S>>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let calls = callers.into_iter().map(|caller| caller.call(calls));
+    calls.collect::<JoinSet<_>>().join_all().await
+}
+
+struct Caller<S> {
+    service: S,
+    done: Arc<AtomicUsize>,
+    tasks: usize,
+    calls: usize,
+}
+
+impl<S, B> Caller<S>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Unpin,
+{
+    /// Makes this many calls. Each call comes after the last task of the call before.
+    async fn call(mut self, calls: usize) -> Self {
+        for _ in 0..calls {
+            self.calls += 1;
+            let Ok(service) = self.service.ready().await;
+            let Ok(response) = service.call(Request::new(())).await;
+            let mut body = response.into_body();
+            while body.frame().await.is_some() {}
+            drop(body);
+            while self.done.load(Relaxed) < self.calls * self.tasks {
+                yield_now().await;
+            }
+        }
+        self
+    }
+}
+
+/// An observer that counts what it sees.
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -193,47 +369,53 @@ impl tracing::Subscriber for Spans {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Runs this bench in a process of its own, so that no way finds what another has left: a warm allocator, a subscriber.
-pub(crate) fn alone(program: &[&str], way: &str, tasks: usize, requests: usize) -> Output {
+/// Runs a case in a process of its own, so that no case finds what another one left: a warm allocator, a subscriber.
+pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
     let (program, arguments) = program.split_first().map_or((this, vec![]), |(first, rest)| (*first, [rest, &[this]].concat()));
     let output = Command::new(program)
         .args(arguments)
-        .args(["one", way, &tasks.to_string(), &requests.to_string()])
+        .args(["one", case.setting.name, case.way, &case.tasks.to_string(), &requests.to_string()])
         .output()
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-/// What a process of [`alone`] is to measure, if this is one.
-pub(crate) fn wanted() -> Option<(String, usize, usize)> {
+/// The case and the number of requests that [`alone`] gave to this process, if it started this process.
+pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    match &arguments[..] {
-        [one, way, tasks, requests] if one == "one" => {
-            Some((way.clone(), tasks.parse().expect("a number"), requests.parse().expect("a number")))
-        }
-        _ => None,
-    }
+    let [one, setting, way, tasks, requests] = &arguments[..] else { return None };
+    assert_eq!(one, "one");
+    let all = [CURRENT_THREAD, TWO_WORKERS].concat().into_iter().flat_map(cases);
+    let mut wanted = all.filter(|case| case.setting.name == setting && case.way == way && case.tasks.to_string() == *tasks);
+    Some((wanted.next().expect("a case"), requests.parse().expect("a number")))
 }
 
-/// Prints and notes what each way costs beyond the bare service; `figure` tells it of a way and its tasks.
-pub(crate) fn table(figures: &mut Figures, what: &str, figure: impl Fn(&str, usize) -> f64) {
-    let bare = figure(BARE, 0);
-    let with_headers = figure(BARE_WITH_HEADERS, 0);
-    println!("A request of the bare service: {bare:.1} {what}; with headers in the response: {with_headers:.1}.");
+/// Prints and notes what each way costs beyond the bare service in a setting. `figure` measures a case.
+pub(crate) fn table(figures: &mut Figures, what: &str, setting: Setting, figure: impl Fn(&Case) -> f64) {
+    let all: Vec<_> = cases(setting).into_iter().map(|case| (case, figure(&case))).collect();
+    let of = |case: Case| all.iter().find(|(other, _)| *other == case).expect("it was measured").1;
+    let more = |way, tasks| {
+        let case = Case { setting, way, tasks };
+        of(case) - of(case.bare())
+    };
+    println!("Tasks that are {}. A request of the bare service: {:.1} {what}.", setting.name, all[0].1);
     println!("More than that, by number of tasks:\n");
-    println!("| {what} | {} |", TASKS.map(|tasks| tasks.to_string()).join(" | "));
-    println!("|---|{}", "---:|".repeat(TASKS.len()));
-    figures.note(what, BARE, 0, bare);
-    for way in WAYS {
-        let bare = if way.ends_with(HEADERS) { with_headers } else { bare };
-        let more = TASKS.map(|tasks| (tasks, figure(way, tasks) - bare));
-        println!("| {way} | {} |", more.map(|(_, more)| format!("{more:.1}")).join(" | "));
-        for (tasks, more) in more {
-            figures.note(what, way, tasks, more);
+    let row = |name: &str, cells: Vec<String>| println!("| {name} | {} |", cells.join(" | "));
+    row(what, setting.tasks().iter().map(ToString::to_string).collect());
+    println!("|---|{}", "---:|".repeat(setting.tasks().len()));
+    figures.note(&setting.figure(what), BARE, 0, all[0].1);
+    for way in setting.ways() {
+        row(way, setting.tasks().iter().map(|tasks| format!("{:.1}", more(way, *tasks))).collect());
+        for tasks in setting.tasks() {
+            figures.note(&setting.figure(what), way, *tasks, more(way, *tasks));
         }
+    }
+    if WAYS.contains(&SAME_PROMISES) {
+        let ratios = setting.tasks().iter().map(|tasks| more(LAYER, *tasks) / more(SAME_PROMISES, *tasks));
+        row("layer : same promises", ratios.map(|ratio| format!("{ratio:.3}")).collect());
     }
     println!();
 }

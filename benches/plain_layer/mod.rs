@@ -1,4 +1,5 @@
-//! What one would write by hand: a list in the request's extensions, and a body whose drop spawns each future of the list.
+//! The simplest hand-written layer: a list in the request's extensions, and a body whose drop spawns each future of the list.
+//! It promises nothing about these tasks.
 
 use std::{
     mem,
@@ -26,16 +27,16 @@ impl Tasks {
 
 /// The middleware.
 #[derive(Clone)]
-pub(crate) struct ByHand<S>(pub(crate) S);
+pub(crate) struct PlainLayer<S>(pub(crate) S);
 
-impl<S, Req, Res> Service<Request<Req>> for ByHand<S>
+impl<S, Req, Res> Service<Request<Req>> for PlainLayer<S>
 where
     S: Service<Request<Req>, Response = Response<Res>>,
     Res: Body + Unpin,
 {
     type Response = Response<SpawnOnDrop<Res>>;
     type Error = S::Error;
-    type Future = Answer<S::Future>;
+    type Future = PlainFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(cx)
@@ -44,20 +45,20 @@ where
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let tasks = Tasks::default();
         request.extensions_mut().insert(tasks.clone());
-        Answer { inner: self.0.call(request), tasks }
+        PlainFuture { inner: self.0.call(request), tasks }
     }
 }
 
 pin_project! {
     /// The response future.
-    pub(crate) struct Answer<F> {
+    pub(crate) struct PlainFuture<F> {
         #[pin]
         inner: F,
         tasks: Tasks,
     }
 }
 
-impl<F, B, E> Future for Answer<F>
+impl<F, B, E> Future for PlainFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
