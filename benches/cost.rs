@@ -5,9 +5,8 @@
 //! of rounds, and each round measures all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two
 //! workers, two callers call at the same time, and a time is what one request takes its caller.
 //!
-//! With `--features tracing` the rows are the layer without a subscriber, and under one that wants all spans. The first row
-//! costs as much as the second because axum's default features turn on the `log` feature of `tracing`: a span then asks for a
-//! logger.
+//! The layer has no subscriber, except in the row that names one. With `--no-default-features` the layer is measured without the
+//! feature `tracing`.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 

@@ -70,7 +70,7 @@ impl Case {
             }
             "ok"
         };
-        let app = Router::new().route("/", get(handler)).layer(BackgroundLayer::with(supervisor.clone()));
+        let app = Router::new().route("/", get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
         let listener = requests.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         requests.spawn(async move { axum::serve(listener, app).await });

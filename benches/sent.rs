@@ -1,8 +1,9 @@
-//! What it costs to know when the socket took the last byte: responses per second over loopback, with the wrapper and
-//! `Release::Sent`, and without both.
+//! The cost of `StartOn::LastByteSent`: responses per second over loopback, on tracked connections
+//! and without tracking.
 //!
-//! `cargo bench --bench sent --features sent`. Both ways run in turns in one process, with a task each, and the ratio is of their
-//! best rounds; a figure above 1 is noise, as the wrapper does nothing that saves time.
+//! Run it by `cargo bench --bench sent --features sent`. Both ways take turns in one process, with
+//! one task for each response. The ratio compares their best rounds. A ratio above 1 is noise,
+//! because tracking saves no time.
 
 use std::{
     convert::Infallible,
@@ -24,7 +25,9 @@ use tokio::{
     task::JoinSet,
 };
 use tower::{Layer, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, Release, SentStream, Supervisor};
+use tower_background::{
+    BackgroundLayer, BackgroundTasksExt, StartOn, Supervisor, sent::SentStream,
+};
 
 const CONNECTIONS: usize = 8;
 const ROUNDS: usize = 7;
@@ -33,7 +36,7 @@ const SIZES: [(&str, usize); 2] = [("5 bytes", 5), ("1 MiB", 1 << 20)];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    println!("| protocol | response | without, per second | with, per second | with : without |");
+    println!("| protocol | response | untracked, per second | tracked, per second | ratio |");
     println!("|---|---|---:|---:|---:|");
     for multiplexed in [false, true] {
         for (name, size) in SIZES {
@@ -46,21 +49,35 @@ async fn main() {
                 }
             }
             let protocol = if multiplexed { "HTTP/2" } else { "HTTP/1.1" };
-            println!("| {protocol} | {name} | {:.0} | {:.0} | {:.3} |", best[0], best[1], best[1] / best[0]);
+            println!(
+                "| {protocol} | {name} | {:.0} | {:.0} | {:.3} |",
+                best[0],
+                best[1],
+                best[1] / best[0]
+            );
         }
     }
 }
 
-/// Serves the body with a task, with the wrapper or without.
-async fn serve(body: Bytes, sent: bool) -> SocketAddr {
+/// Serves the body, and adds a task to each request. Tracks the connections or not.
+async fn serve(body: Bytes, tracked: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let release = if sent { Release::Sent } else { Release::EndOfStream };
-    let supervisor = Supervisor::builder().release(release).build();
-    let service = BackgroundLayer::with(supervisor).layer(service_fn(move |request: Request<Incoming>| {
-        request.background_tasks().expect("the layer is there").add(async {});
-        std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(body.clone()))))
-    }));
+    let start_on = if tracked {
+        StartOn::LastByteSent
+    } else {
+        StartOn::EndOfStream
+    };
+    let supervisor = Supervisor::builder().start_on(start_on).build();
+    let service = BackgroundLayer::with_supervisor(supervisor).layer(service_fn(
+        move |request: Request<Incoming>| {
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(async {});
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(body.clone()))))
+        },
+    ));
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.expect("it listens");
@@ -69,13 +86,17 @@ async fn serve(body: Bytes, sent: bool) -> SocketAddr {
             tokio::spawn(async move {
                 let builder = auto::Builder::new(TokioExecutor::new());
                 // The client ends the connection when its round is over.
-                if sent {
+                if tracked {
                     let stream = SentStream::new(stream);
                     let service = TowerToHyperService::new(stream.connection().layer(service));
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 } else {
                     let service = TowerToHyperService::new(service);
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 }
             });
         }
@@ -83,15 +104,21 @@ async fn serve(body: Bytes, sent: bool) -> SocketAddr {
     address
 }
 
-/// Responses per second of one round.
+/// Runs one round, and returns the responses per second.
 async fn round(address: SocketAddr, multiplexed: bool) -> f64 {
     let begun = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
         clients.spawn(async move {
-            let stream = TcpStream::connect(address).await.expect("the server listens");
+            let stream = TcpStream::connect(address)
+                .await
+                .expect("the server listens");
             stream.set_nodelay(true).expect("it is a TCP stream");
-            if multiplexed { http2(stream, begun).await } else { http1(stream, begun).await }
+            if multiplexed {
+                http2(stream, begun).await
+            } else {
+                http1(stream, begun).await
+            }
         });
     }
     let responses: u32 = clients.join_all().await.into_iter().sum();
@@ -99,17 +126,28 @@ async fn round(address: SocketAddr, multiplexed: bool) -> f64 {
 }
 
 fn request() -> Request<Full<Bytes>> {
-    Request::get("http://localhost/").body(Full::default()).expect("a request")
+    Request::get("http://localhost/")
+        .body(Full::default())
+        .expect("a request")
 }
 
 async fn http1(stream: TcpStream, begun: Instant) -> u32 {
-    let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP/1.1");
+    let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("it speaks HTTP/1.1");
     tokio::spawn(connection);
     let mut responses = 0;
     while begun.elapsed() < ROUND {
-        sender.ready().await.expect("it is open");
-        let response = sender.send_request(request()).await.expect("the server answers");
-        response.into_body().collect().await.expect("it is whole");
+        sender.ready().await.expect("the connection is open");
+        let response = sender
+            .send_request(request())
+            .await
+            .expect("the server answers");
+        response
+            .into_body()
+            .collect()
+            .await
+            .expect("the response is whole");
         responses += 1;
     }
     responses
@@ -121,8 +159,15 @@ async fn http2(stream: TcpStream, begun: Instant) -> u32 {
     tokio::spawn(connection);
     let mut responses = 0;
     while begun.elapsed() < ROUND {
-        let response = sender.send_request(request()).await.expect("the server answers");
-        response.into_body().collect().await.expect("it is whole");
+        let response = sender
+            .send_request(request())
+            .await
+            .expect("the server answers");
+        response
+            .into_body()
+            .collect()
+            .await
+            .expect("the response is whole");
         responses += 1;
     }
     responses

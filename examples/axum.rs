@@ -1,10 +1,10 @@
-//! A sign-up that answers at once and mails later.
+//! A sign-up that answers at once and sends a mail later.
 //!
-//! `cargo run --example axum --features axum` starts a server, signs up at it once, and tells what happened when. Then it serves
-//! until Ctrl-C. Arguments: an address to listen on, and `--once` to stop after the first call.
+//! `cargo run --example axum` starts a server, signs up once, and prints what happened and when. Then it serves until Ctrl-C.
+//! Arguments: an address to listen on, and `--once` to stop after the first request.
 //!
-//! Client and server share a process here, and the client is woken a moment after the server wrote: so the start of the task may
-//! be told before the client's line. What counts is that the client has everything long before the task ends.
+//! Client and server share this process, and the client wakes up shortly after the server wrote. So the start of the task can be
+//! printed before the client's lines. The client always has the whole response long before the task ends.
 
 use std::{
     env,
@@ -26,29 +26,32 @@ async fn main() -> Result<(), BoxError> {
 
     let supervisor = Supervisor::builder().task_timeout(Duration::from_secs(60)).build();
     let clock = Clock::default();
-    let app =
-        Router::new().route("/sign-up", post(sign_up)).with_state(clock.clone()).layer(BackgroundLayer::with(supervisor.clone()));
+    let app = Router::new()
+        .route("/sign-up", post(sign_up))
+        .with_state(clock.clone())
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
 
     let listener = TcpListener::bind(address).await?;
     let visit = visit(listener.local_addr()?, clock, supervisor.clone(), !flags.is_empty());
     axum::serve(listener, app).with_graceful_shutdown(visit).await?;
 
-    // The server has stopped; what its last responses left behind may still run.
+    // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
     for task in report.abandoned() {
-        eprintln!("{:?} of {} {} was dropped", task.name(), task.method(), task.path());
+        eprintln!("dropped: {task}");
     }
     Ok(())
 }
 
-/// Answers before the mail is sent. The mail is sent only if the answer went out well.
+/// Answers before the mail is sent. The mail is sent only if the response tells of a success.
 async fn sign_up(State(clock): State<Clock>, tasks: BackgroundTasks, address: String) -> (StatusCode, String) {
     clock.restart();
     let answer = format!("Welcome, {address}! A mail is on its way.\n");
 
     let mail = Task::with_context(move |cx| async move {
-        let end = cx.end();
-        clock.tell(format!("task:    starts, the response was {:?} with {} bytes", end.kind(), end.bytes()));
+        if let Some(end) = cx.end() {
+            clock.tell(format!("task:    starts, the response was {:?} with {} bytes", end.kind(), end.bytes()));
+        }
         send_mail(&address).await?;
         clock.tell("task:    ends, the mail is sent");
         Ok::<_, BoxError>(())
@@ -58,27 +61,27 @@ async fn sign_up(State(clock): State<Clock>, tasks: BackgroundTasks, address: St
     (StatusCode::ACCEPTED, answer)
 }
 
-/// Takes its time, as mail servers do.
+/// Takes some time, as mail servers do.
 async fn send_mail(address: &str) -> Result<(), BoxError> {
     if !address.contains('@') {
-        return Err(format!("{address:?} is no address").into());
+        return Err(format!("{address:?} is not an address").into());
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     Ok(())
 }
 
-/// Calls the server once, as any client would, then waits for Ctrl-C.
+/// Makes one request, and then waits for Ctrl-C.
 async fn visit(server: SocketAddr, clock: Clock, supervisor: Supervisor, once: bool) {
     let url = format!("http://{server}/sign-up");
     if let Err(error) = call(&url, &clock).await {
-        eprintln!("the call failed: {error}");
+        eprintln!("the request failed: {error}");
         process::exit(1);
     }
     supervisor.idle().await;
     println!("\n{:?}", supervisor.stats());
 
     if !once {
-        println!("\nNow it is your turn, until Ctrl-C:\n\n    curl -i {url} -d you@example.org\n");
+        println!("\nTry it, and stop the server with Ctrl-C:\n\n    curl -i {url} -d you@example.org\n");
         signal::ctrl_c().await.expect("Ctrl-C can be listened for");
     }
 }
@@ -93,7 +96,7 @@ async fn call(url: &str, clock: &Clock) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Tells what happens how long after the handler was called. It is for one request at a time.
+/// Prints what happens, with the time since the handler was called. It can only follow one request at a time.
 #[derive(Clone)]
 struct Clock(Arc<Mutex<Instant>>);
 
@@ -106,7 +109,7 @@ impl Default for Clock {
 impl Clock {
     fn restart(&self) {
         *self.0.lock().expect("no one panics with it") = Instant::now();
-        self.tell("handler: leaves a task and answers");
+        self.tell("handler: adds a task and answers");
     }
 
     fn tell(&self, what: impl Display) {

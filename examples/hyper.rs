@@ -1,7 +1,7 @@
-//! A plain hyper server, with an accept loop of its own, that leaves work behind.
+//! A hyper server with its own accept loop, whose service adds tasks.
 //!
-//! `cargo run --example hyper` starts a server, calls it once, and tells what happened when. Then it serves until Ctrl-C; `--once`
-//! stops it after its own call.
+//! `cargo run --example hyper` starts a server, makes one request, and prints what happened and when. Then it serves until Ctrl-C.
+//! With `--once` it stops after its own request.
 
 use std::{
     env,
@@ -22,23 +22,23 @@ use hyper_util::{
 };
 use tokio::{net::TcpListener, pin, signal};
 use tower::ServiceBuilder;
-use tower_background::{BackgroundLayer, BoxError, MissingLayer, Supervisor, defer};
+use tower_background::{BackgroundLayer, BoxError, NotInRequest, Supervisor, defer};
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Tells what happens how long after the start.
+/// Prints what happens, with the time since the start.
 fn tell(what: impl Display) {
     println!("{:>9.3} ms  {what}", STARTED.elapsed().as_secs_f64() * 1e3);
 }
 
-async fn greet(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, MissingLayer> {
+async fn greet(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, NotInRequest> {
     tell("service: answers");
     count(request.uri().path())?;
     Ok(Response::new("Hello!\n".into()))
 }
 
-/// Somewhere below the service, where the request is not at hand.
-fn count(path: &str) -> Result<(), MissingLayer> {
+/// Stands for code deep below the service, which does not have the request.
+fn count(path: &str) -> Result<(), NotInRequest> {
     let path = path.to_owned();
     defer(async move {
         tell(format!("task:    starts to count {path}"));
@@ -51,7 +51,7 @@ fn count(path: &str) -> Result<(), MissingLayer> {
 async fn main() -> Result<(), BoxError> {
     let once = env::args().any(|argument| argument == "--once");
     let supervisor = Supervisor::new();
-    let service = ServiceBuilder::new().layer(BackgroundLayer::with(supervisor.clone())).service_fn(greet);
+    let service = ServiceBuilder::new().layer(BackgroundLayer::with_supervisor(supervisor.clone())).service_fn(greet);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let visit = visit(format!("http://{}/", listener.local_addr()?).parse()?, supervisor.clone(), once);
@@ -73,19 +73,19 @@ async fn main() -> Result<(), BoxError> {
         });
     }
 
-    // Let the open connections end, then what their responses left behind.
+    // First the open connections end, then the tasks of their responses.
     connections.shutdown().await;
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
     for task in report.abandoned() {
-        eprintln!("{:?} of {} {} was dropped", task.name(), task.method(), task.path());
+        eprintln!("dropped: {task}");
     }
     Ok(())
 }
 
-/// Calls the server once, as any client would, then waits for Ctrl-C.
+/// Makes one request, and then waits for Ctrl-C.
 async fn visit(url: Uri, supervisor: Supervisor, once: bool) -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    tell("client:  asks");
+    tell("client:  sends a request");
     let response = client.get(url.clone()).await?;
     tell(format!("client:  has the head, {}", response.status()));
     let body = response.into_body().collect().await?.to_bytes();
@@ -94,7 +94,7 @@ async fn visit(url: Uri, supervisor: Supervisor, once: bool) -> Result<(), BoxEr
     supervisor.idle().await;
     println!("\n{:?}", supervisor.stats());
     if !once {
-        println!("\nNow it is your turn, until Ctrl-C:\n\n    curl -i {url}\n");
+        println!("\nTry it, and stop the server with Ctrl-C:\n\n    curl -i {url}\n");
         signal::ctrl_c().await?;
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! The figures of tasks on a page for Prometheus.
+//! A page with the metrics of tasks for Prometheus.
 //!
-//! `cargo run --example metrics --features axum,metrics -- 3000`, then requests to `/` and to `/metrics`; with `--once` instead
-//! of a port it makes some requests to itself, prints the page and ends.
+//! Start it with `cargo run --example metrics --features metrics -- 3000`, and then request `/` and `/metrics`. With `--once`
+//! instead of a port it makes some requests itself, prints the page and ends.
 
 use std::{error::Error, time::Duration};
 
@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let buckets = [0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0];
     let prometheus = PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?;
     describe_metrics();
-    // Histograms are kept as they come until somebody looks at them; this keeps them small where nobody does.
+    // The recorder keeps all values of a histogram until somebody requests the page. This keeps them small if nobody does.
     let upkeep = prometheus.clone();
     tokio::spawn(async move {
         loop {
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let supervisor = Supervisor::new();
     let app = Router::new()
         .route("/", get(handler))
-        .layer(BackgroundLayer::with(supervisor.clone()))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .route("/metrics", get(async move || prometheus.render()));
 
     let argument = std::env::args().nth(1).unwrap_or_default();

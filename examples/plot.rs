@@ -1,7 +1,7 @@
 //! Draws `docs/cost.svg` from what the benches have measured on this machine.
 //!
-//! `cargo bench --bench allocations --bench cost --bench load --bench scale`, which takes a quarter of an hour, then
-//! `cargo run --example plot`. Every bar is a figure of `target/figures`, and is labelled with it.
+//! Run `cargo bench --bench allocations --bench cost --bench load --bench scale`, which takes a quarter of an hour, and then
+//! `cargo run --example plot`. Every bar shows a number from `target/figures`, and its label is that number.
 
 use std::{collections::HashMap, error::Error, fmt::Write, fs, path::Path};
 
@@ -18,7 +18,7 @@ const LEGEND: [(&str, &str); 4] = [
     ("spawn", "tokio::spawn in the handler"),
     ("hand", "a plain hand-written layer"),
     ("layer", "this crate"),
-    ("waiting", "this crate, tasks in line"),
+    ("queued", "this crate, queued tasks"),
 ];
 
 const STYLE: &str = "
@@ -33,13 +33,13 @@ const STYLE: &str = "
     .spawn { fill: #bf8700; }
     .hand { fill: #8c959f; }
     .layer { fill: #0969da; }
-    .waiting { fill: #8250df; }
+    .queued { fill: #8250df; }
     @media (prefers-color-scheme: dark) {
         svg { color: #e6edf3; }
         .spawn { fill: #d29922; }
         .hand { fill: #7d8590; }
         .layer { fill: #4493f8; }
-        .waiting { fill: #a371f7; }
+        .queued { fill: #a371f7; }
     }
 ";
 
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What one bench has measured: what, of which way, and with how many tasks or threads.
+/// What one bench has measured: the quantity, the way, and the number of tasks or threads.
 struct Figures {
     date: String,
     machine: String,
@@ -109,7 +109,7 @@ impl Figures {
         Ok(Self { date: first.to_owned(), machine: machine.to_owned(), by_name })
     }
 
-    /// A figure; not a number if it was not measured.
+    /// Returns a number, or NaN if it was not measured.
     fn get(&self, what: &str, way: &str, at: usize) -> f64 {
         self.by_name.get(&(what.to_owned(), way.to_owned(), at)).copied().unwrap_or(f64::NAN)
     }
@@ -155,7 +155,7 @@ fn against_plain(title: &str, what: &str, figures: &Figures) -> Panel {
 }
 
 fn memory(figures: &Figures) -> Panel {
-    let ways = [("hand", "collected, hand-written"), ("layer", "collected, layer"), ("waiting", "waiting, a request each")];
+    let ways = [("hand", "deferred, hand-written"), ("layer", "deferred, layer"), ("queued", "queued, a request each")];
     let groups = [1_000, 10_000, 100_000, 1_000_000].map(|pending| {
         let bars = ways.map(|(class, way)| {
             let bytes = figures.get("bytes", way, pending);
@@ -166,8 +166,8 @@ fn memory(figures: &Figures) -> Panel {
     Panel { title: "Bytes for a pending task and its open response".to_owned(), one: None, groups: groups.into() }
 }
 
-/// The processor's time, as on a busy machine the requests per second tell more of the machine; and as a ratio, since that is
-/// of rounds that were neighbours.
+/// Shows CPU time, because on a busy machine the requests per second say more about the machine. It is a ratio of rounds that ran
+/// one after the other.
 fn servers(figures: &Figures) -> Panel {
     let servers = [("axum", 0), ("axum", 1), ("tonic", 0), ("tonic", 1)];
     let groups = servers.map(|(server, tasks)| {
@@ -244,7 +244,7 @@ fn tasks_of(tasks: usize) -> String {
     format!("{tasks} {}", if tasks == 1 { "task" } else { "tasks" })
 }
 
-/// A figure, rounded, with commas between its thousands.
+/// Rounds a number, and puts commas between its thousands.
 fn grouped(figure: f64) -> String {
     let rounded = format!("{figure:.0}");
     rounded.parse().map_or_else(|_| rounded.replace("NaN", "?"), grouped_whole)

@@ -1,7 +1,9 @@
-//! A download whose task starts when the socket took the last byte, however slow its reader is.
+//! A download whose task starts when the socket took the last byte, however slowly the client
+//! reads.
 //!
-//! `cargo run --example sent --features axum,sent-axum` starts a server, downloads from it once by a client that reads nothing
-//! for half a second, and tells what happened when. Then it serves until Ctrl-C; with `--once` it stops after its own call.
+//! `cargo run --example sent --features axum,sent-axum` starts a server, and downloads from it with
+//! a client that reads nothing for half a second. It prints what happens. Then it serves until
+//! Ctrl-C. With `--once` it stops after its own download.
 
 use std::{
     env, io,
@@ -15,26 +17,32 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal,
 };
-use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Release, Supervisor, Task};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BoxError, StartOn, Supervisor, Task, sent,
+};
 
-/// More than the system takes for a client that does not read.
+/// More bytes than the operating system buffers for a client that does not read.
 const LENGTH: usize = 32 << 20;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let once = env::args().any(|argument| argument == "--once");
-    let supervisor = Supervisor::builder().release(Release::Sent).build();
-    let app = Router::new().route("/", get(download)).layer(BackgroundLayer::with(supervisor.clone()));
+    let supervisor = Supervisor::builder()
+        .start_on(StartOn::LastByteSent)
+        .build();
+    let app = Router::new()
+        .route("/", get(download))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     println!("serves http://{address}");
 
-    // This in place of `axum::serve` is all that it takes.
-    let server = tower_background::serve(listener, app);
+    // The only change is `sent::serve` in place of `axum::serve`.
+    let server = sent::serve(listener, app);
     let visited = supervisor.clone();
     let visit = async move {
         if let Err(error) = visit(address).await {
-            eprintln!("the own call failed: {error}");
+            eprintln!("the download failed: {error}");
         }
         visited.idle().await;
         if !once {
@@ -51,20 +59,29 @@ async fn main() -> Result<(), BoxError> {
 async fn download(tasks: BackgroundTasks) -> Vec<u8> {
     let called = Instant::now();
     tasks.add(Task::with_context(move |cx| async move {
-        println!("task:   {:?} after {:?}, {} bytes", cx.end().kind(), called.elapsed(), cx.end().bytes());
+        if let Some(end) = cx.end() {
+            let elapsed = called.elapsed();
+            println!(
+                "task:   {:?} after {elapsed:?}, {} bytes",
+                end.kind(),
+                end.bytes()
+            );
+        }
     }));
     vec![b'.'; LENGTH]
 }
 
 async fn visit(address: SocketAddr) -> io::Result<()> {
     let mut client = TcpStream::connect(address).await?;
-    client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await?;
     client.read_u8().await?;
-    println!("client: has the first byte, and reads nothing for half a second");
+    println!("client: got the first byte, and reads nothing for half a second");
     tokio::time::sleep(Duration::from_millis(500)).await;
     println!("client: reads on");
     let mut read = Vec::new();
     client.read_to_end(&mut read).await?;
-    println!("client: has all of it");
+    println!("client: got all bytes");
     Ok(())
 }

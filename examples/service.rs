@@ -1,6 +1,6 @@
-//! The service of the README: a background task, limits, a graceful stop and a page for Prometheus.
+//! The service of the README: a background task, limits, a graceful shutdown and a page for Prometheus.
 //!
-//! `cargo run --example service --features axum,metrics`
+//! Start it with `cargo run --example service --features metrics`.
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ async fn main() -> Result<(), BoxError> {
     describe_metrics();
 
     let supervisor = Supervisor::builder()
-        .max_concurrent(256) // the rest waits, first come first served
-        .max_blocking(16) // in places of their own
-        .max_pending(10_000) // then the service is not ready: tower's backpressure
+        .max_concurrent(256) // the rest waits, first come, first served
+        .max_blocking(16) // a limit for `Task::blocking`
+        .max_pending(10_000) // then the service is not ready, so tower applies backpressure
         .task_timeout(Duration::from_secs(60))
-        .release_after(Duration::from_secs(30)) // for streams that never end
+        .start_within(Duration::from_secs(30)) // for streams that never end
         .build();
     let app = Router::new()
         .route("/sign-up", post(sign_up))
-        .layer(BackgroundLayer::with(supervisor.clone()))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .route("/metrics", get(async move || prometheus.render()));
 
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
@@ -46,15 +46,15 @@ async fn main() -> Result<(), BoxError> {
     println!("http://{}", listener.local_addr()?);
     axum::serve(listener, app).with_graceful_shutdown(stop()).await?;
 
-    // The server has stopped; what its last responses left behind may still run.
+    // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
     for task in report.abandoned() {
-        eprintln!("{:?} of {} {} was dropped after {:?}", task.name(), task.method(), task.path(), task.age());
+        eprintln!("dropped after {:?}: {task}", task.age());
     }
     Ok(())
 }
 
-/// Ctrl-C, and SIGTERM as `kill`, systemd and Kubernetes send it.
+/// Waits for Ctrl-C, or for SIGTERM, which `kill`, systemd and Kubernetes send.
 async fn stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened for");
     tokio::select! {

@@ -1,6 +1,6 @@
-//! A server of axum's that stops at SIGTERM and loses nothing: no answer, and no task that an answered request has left.
+//! An axum server that stops at SIGTERM without losing a response, or a task of a request that was answered.
 //!
-//! `cargo run --example shutdown_axum --features axum -- 3000`, then requests to it, then `kill`.
+//! Start it with `cargo run --example shutdown_axum -- 3000`, make some requests, and send SIGTERM with `kill`.
 
 use std::{
     error::Error,
@@ -30,16 +30,18 @@ struct Counts {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    // Before anybody knows the address, so that no signal comes too early to be caught.
+    // Before the address is printed, so that no signal comes too early to be caught.
     let mut terminate = signal(SignalKind::terminate())?;
     println!("{}", listener.local_addr()?);
 
     let supervisor = Supervisor::new();
     let counts = Arc::<Counts>::default();
-    let app =
-        Router::new().route("/", get(handler)).with_state(Arc::clone(&counts)).layer(BackgroundLayer::with(supervisor.clone()));
+    let app = Router::new()
+        .route("/", get(handler))
+        .with_state(Arc::clone(&counts))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
 
-    // First the server, which takes no more requests and answers those that it has; then their tasks.
+    // First the server ends. It takes no more requests, and answers those that it has. Then their tasks end.
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             let _ = terminate.recv().await;
@@ -56,10 +58,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 async fn handler(tasks: BackgroundTasks, State(counts): State<Arc<Counts>>) -> &'static str {
     counts.handled.fetch_add(1, Relaxed);
     let counting = Arc::clone(&counts);
-    let added = tasks.add(async move {
+    let added = tasks.try_add(async move {
         tokio::time::sleep(Duration::from_millis(5)).await;
         counting.tasks_done.fetch_add(1, Relaxed);
     });
-    counts.tasks_added.fetch_add(u64::from(added), Relaxed);
+    counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
     "done, and more to do\n"
 }

@@ -1,6 +1,6 @@
-//! A server of hyper's that stops at SIGTERM and loses nothing: no answer, and no task that an answered request has left.
+//! A hyper server that stops at SIGTERM without losing a response, or a task of a request that was answered.
 //!
-//! `cargo run --example shutdown_hyper -- 3000`, then requests to it, then `kill`.
+//! Start it with `cargo run --example shutdown_hyper -- 3000`, make some requests, and send SIGTERM with `kill`.
 
 use std::{
     convert::Infallible,
@@ -41,7 +41,7 @@ struct Counts {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    // Before anybody knows the address, so that no signal comes too early to be caught.
+    // Before the address is printed, so that no signal comes too early to be caught.
     let mut terminate = signal(SignalKind::terminate())?;
     println!("{}", listener.local_addr()?);
 
@@ -49,7 +49,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let counts = Arc::<Counts>::default();
     let counting = Arc::clone(&counts);
     let service = ServiceBuilder::new()
-        .layer(BackgroundLayer::with(supervisor.clone()))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .service(service_fn(move |request| ready(Ok::<_, Infallible>(handler(&request, &counting)))));
 
     let connections = GracefulShutdown::new();
@@ -69,7 +69,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     drop(listener);
 
-    // First the connections, which take no more requests and answer those that they have; then their tasks.
+    // First the connections end. They take no more requests, and answer those that they have. Then their tasks end.
     connections.shutdown().await;
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
 
@@ -83,10 +83,10 @@ fn handler(request: &Request<Incoming>, counts: &Arc<Counts>) -> Response<Full<B
     let tasks = request.background_tasks().expect("the layer is around this service");
     counts.handled.fetch_add(1, Relaxed);
     let counting = Arc::clone(counts);
-    let added = tasks.add(async move {
+    let added = tasks.try_add(async move {
         tokio::time::sleep(Duration::from_millis(5)).await;
         counting.tasks_done.fetch_add(1, Relaxed);
     });
-    counts.tasks_added.fetch_add(u64::from(added), Relaxed);
+    counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
     Response::new(Full::from("done, and more to do\n"))
 }

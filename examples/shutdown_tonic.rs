@@ -1,6 +1,7 @@
-//! A server of tonic's that stops at SIGTERM and loses nothing: no answer, and no task that an answered request has left.
+//! A tonic server that stops at SIGTERM without losing a response, or a task of a request that was answered.
 //!
-//! `cargo run --example shutdown_tonic --features tonic -- 3000`, then calls of `grpc.health.v1.Health/Check`, then `kill`.
+//! Start it with `cargo run --example shutdown_tonic --features tonic -- 3000`, call `grpc.health.v1.Health/Check`,
+//! and send SIGTERM with `kill`.
 
 use std::{
     error::Error,
@@ -41,11 +42,11 @@ impl Health for Service {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         self.counts.handled.fetch_add(1, Relaxed);
         let counting = Arc::clone(&self.counts);
-        let added = request.background_tasks()?.add(async move {
+        let added = request.background_tasks()?.try_add(async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
             counting.tasks_done.fetch_add(1, Relaxed);
         });
-        self.counts.tasks_added.fetch_add(u64::from(added), Relaxed);
+        self.counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
         Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
     }
 
@@ -60,16 +61,16 @@ impl Health for Service {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    // Before anybody knows the address, so that no signal comes too early to be caught.
+    // Before the address is printed, so that no signal comes too early to be caught.
     let mut terminate = signal(SignalKind::terminate())?;
     println!("{}", listener.local_addr()?);
 
     let supervisor = Supervisor::new();
     let counts = Arc::<Counts>::default();
 
-    // First the server, which takes no more requests and answers those that it has; then their tasks.
+    // First the server ends. It takes no more requests, and answers those that it has. Then their tasks end.
     Server::builder()
-        .layer(BackgroundLayer::with(supervisor.clone()))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .add_service(HealthServer::new(Service { counts: Arc::clone(&counts) }))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             let _ = terminate.recv().await;

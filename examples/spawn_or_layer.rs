@@ -1,6 +1,6 @@
-//! What becomes of a mail that a handler leaves to `tokio::spawn`, and of one that it leaves to the layer.
+//! Compares a mail that a handler sends by `tokio::spawn` with one that it sends by a task of this crate.
 //!
-//! `cargo run --example spawn_or_layer --features axum` runs real servers and real requests, and prints what it saw.
+//! `cargo run --example spawn_or_layer` runs real servers and real requests, and prints what happened.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,17 +9,17 @@ use std::{
 
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use tokio::{net::TcpListener, sync::oneshot};
-use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Observer, Supervisor, Task, TaskReport, When};
+use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Observer, Supervisor, Task, When, report::TaskReport};
 
 #[derive(Clone, Copy)]
 enum Case {
     /// The handler takes a moment to store the user.
     Slow,
-    /// The user can't be stored.
+    /// The user cannot be stored.
     Fails,
     /// The mail server hangs up.
     Refused,
-    /// The process is to end while the mail is sent.
+    /// The process should stop while the mail is being sent.
     Stops,
 }
 
@@ -29,7 +29,7 @@ enum Way {
     Layer,
 }
 
-/// What happened, in this order.
+/// What happened, in order.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<String>>>);
 
@@ -38,14 +38,14 @@ impl Events {
         self.0.lock().expect("nobody panics with it").push(what.into());
     }
 
-    /// When it happened, if it did.
+    /// Returns the place of an event, if it happened.
     fn at(&self, what: &str) -> Option<usize> {
         self.0.lock().expect("nobody panics with it").iter().position(|event| event.contains(what))
     }
 }
 
 impl Observer for Events {
-    fn task_ended(&self, report: &TaskReport) {
+    fn on_task_end(&self, report: &TaskReport) {
         self.note(format!("{} {}", report.name().unwrap_or_default(), report.outcome()));
     }
 }
@@ -54,7 +54,7 @@ async fn sign_up(State((case, way, events)): State<(Case, Way, Events)>, tasks: 
     let mail = send_mail(case, events.clone());
     match way {
         Way::Spawn => drop(tokio::spawn(mail)),
-        Way::Layer => drop(tasks.add(Task::new(mail).named("welcome-mail").when(When::Success))),
+        Way::Layer => tasks.add(Task::new(mail).named("welcome-mail").when(When::Success)),
     }
     tokio::time::sleep(Duration::from_millis(5)).await;
     events.note("answer");
@@ -72,13 +72,13 @@ async fn send_mail(case: Case, events: Events) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Serves one request, and stops as a server should.
+/// Serves one request, and shuts down gracefully.
 async fn serve(case: Case, way: Way, events: Events) -> Result<(), BoxError> {
     let supervisor = Supervisor::builder().observer(events.clone()).build();
     let app = Router::new()
         .route("/sign-up", post(sign_up))
         .with_state((case, way, events))
-        .layer(BackgroundLayer::with(supervisor.clone()));
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/sign-up", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();
@@ -95,10 +95,10 @@ async fn serve(case: Case, way: Way, events: Events) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What the case was about, by what happened.
+/// Says in a few words what happened.
 fn told(case: Case, way: Way) -> Result<String, BoxError> {
     let events = Events::default();
-    // A runtime of its own, which ends as that of a process does.
+    // Its own runtime, which ends as the runtime of a process does.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(case, way, events.clone()))?;
     let sent = events.at("sent").is_some();
     Ok(match case {

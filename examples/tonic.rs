@@ -1,7 +1,8 @@
-//! A gRPC service that leaves work behind: one call that ends well, one that does not.
+//! A gRPC service that adds tasks. One call succeeds, and one fails.
 //!
-//! `cargo run --example tonic --features tonic` starts a server, calls it twice, and tells what happened when. Then it serves until
-//! Ctrl-C; `--once` stops it after its own calls. The service is the standard health check, as its code comes generated.
+//! `cargo run --example tonic --features tonic` starts a server, calls it twice, and prints what happened and when. Then it serves
+//! until Ctrl-C. With `--once` it stops after its own calls. The service is the standard health check, whose generated code
+//! `tonic-health` contains.
 
 use std::{
     env,
@@ -27,12 +28,12 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, Supervisor
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Tells what happens how long after the start.
+/// Prints what happens, with the time since the start.
 fn tell(what: impl Display) {
     println!("{:>9.3} ms  {what}", STARTED.elapsed().as_secs_f64() * 1e3);
 }
 
-/// Knows one service, `mail`.
+/// Knows only the service `mail`.
 struct Probe;
 
 #[tonic::async_trait]
@@ -42,8 +43,9 @@ impl Health for Probe {
         let service = request.into_inner().service;
 
         let audit = Task::with_context(|cx| async move {
-            let end = cx.end();
-            tell(format!("audit:   {} was {:?} with gRPC status {:?}", end.path(), end.kind(), end.grpc_status()));
+            if let Some(end) = cx.end() {
+                tell(format!("audit:   {} was {:?} with gRPC status {:?}", end.path(), end.kind(), end.grpc_status()));
+            }
         });
         tasks.add(audit.named("audit"));
 
@@ -54,7 +56,7 @@ impl Health for Probe {
         };
         tasks.add(Task::new(refresh).named("refresh").when(When::Success));
 
-        tell(format!("service: leaves two tasks and answers for {service:?}"));
+        tell(format!("service: adds two tasks and answers for {service:?}"));
         if service != "mail" {
             return Err(Status::not_found("there is no such service"));
         }
@@ -76,20 +78,20 @@ async fn main() -> Result<(), BoxError> {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?;
     let visit = Box::pin(visit(incoming.local_addr()?, supervisor.clone(), once));
     Server::builder()
-        .layer(BackgroundLayer::with(supervisor.clone()))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .add_service(HealthServer::new(Probe))
         .serve_with_incoming_shutdown(incoming, visit)
         .await?;
 
-    // The server has stopped; what its last responses left behind may still run.
+    // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
     for task in report.abandoned() {
-        eprintln!("{:?} of {} {} was dropped", task.name(), task.method(), task.path());
+        eprintln!("dropped: {task}");
     }
     Ok(())
 }
 
-/// Calls the server, as any client would, then waits for Ctrl-C.
+/// Calls the server, and then waits for Ctrl-C.
 async fn visit(server: SocketAddr, supervisor: Supervisor, once: bool) {
     if let Err(error) = call(server).await {
         eprintln!("the call failed: {error}");

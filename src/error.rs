@@ -1,4 +1,4 @@
-//! The errors of this crate's own.
+//! The errors of this crate.
 
 use std::{error::Error, fmt};
 
@@ -17,10 +17,12 @@ use std::{error::Error, fmt};
 /// ```
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A request carries no task registry, because no [`BackgroundLayer`](crate::BackgroundLayer) is around the service.
+/// The request has no [`BackgroundTasks`](crate::BackgroundTasks), because no
+/// [`BackgroundLayer`](crate::BackgroundLayer) wraps the service.
 ///
-/// As a rejection of the axum extractor it is a `500 Internal Server Error`, as a `tonic::Status` it is `INTERNAL`: the
-/// fault is in how the service was put together, never in the request.
+/// As a rejection of the axum extractor it becomes a `500 Internal Server Error`, and as a
+/// `tonic::Status` it becomes `INTERNAL`. An ERROR event tells you what to do. The client only
+/// learns that the server is misconfigured.
 ///
 /// # Examples
 ///
@@ -35,19 +37,45 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub struct MissingLayer;
 
+#[cfg(any(feature = "axum", feature = "tonic"))]
 impl MissingLayer {
-    /// Logs that the layer is missing where a response to a client must be made of it.
-    #[cfg(any(feature = "axum", feature = "tonic"))]
-    pub(crate) fn logged(self) -> Self {
-        crate::log::error!(error = %self, "a request needs a task registry and has none");
-        self
-    }
+    /// What a client gets to see, who cannot do anything about it.
+    pub(crate) const FOR_CLIENTS: &'static str = "the server is misconfigured";
 }
 
 impl fmt::Display for MissingLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no task registry in this request: wrap the service in `BackgroundLayer`")
+        f.write_str(
+            "this request did not pass a `BackgroundLayer`: add the layer after the routes, \
+             as `Router::new().route(..).layer(BackgroundLayer::new())`",
+        )
     }
 }
 
 impl Error for MissingLayer {}
+
+/// The calling code does not belong to a request.
+///
+/// Code belongs to a request while its handler, its response body or one of its tasks is polled.
+/// Code inside `tokio::spawn` does not.
+///
+/// # Examples
+///
+/// ```
+/// let error = tower_background::defer(async {}).unwrap_err();
+/// assert!(error.to_string().contains("clone of `BackgroundTasks`"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotInRequest;
+
+impl fmt::Display for NotInRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "this code does not run inside a request that passed a `BackgroundLayer`: \
+             in `tokio::spawn` or on a thread, use a clone of `BackgroundTasks` that you move there",
+        )
+    }
+}
+
+impl Error for NotInRequest {}

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, Observer, ResponseEnd, Supervisor, TaskReport};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, Observer, ResponseEnd, Supervisor, report::TaskReport};
 
 use crate::{
     figures::Figures,
@@ -45,16 +45,16 @@ const BARE_WITH_HEADERS: &str = "bare, headers";
 const HEADERS: &str = ", headers";
 
 /// The first two ways spawn in the handler.
-#[cfg(not(feature = "tracing"))]
 const WAYS: &[&str] = &["tokio::spawn", "TaskTracker::spawn", PLAIN, SAME_PROMISES, LAYER];
-/// Responses with headers, as the responses of a router, and a supervisor with options.
-#[cfg(not(feature = "tracing"))]
-const MORE_WAYS: &[&str] = &["hand-written, plain, headers", "layer, headers", "layer, limits", "layer, observer"];
-/// The feature changes nothing for the other ways.
-#[cfg(feature = "tracing")]
-const WAYS: &[&str] = &["layer, no subscriber", "layer, subscriber"];
-#[cfg(feature = "tracing")]
-const MORE_WAYS: &[&str] = &[];
+/// Responses with headers, as the responses of a router, a supervisor with options, and a subscriber that wants all spans.
+const MORE_WAYS: &[&str] = &[
+    "hand-written, plain, headers",
+    "layer, headers",
+    "layer, limits",
+    "layer, observer",
+    #[cfg(feature = "tracing")]
+    "layer, subscriber",
+];
 
 /// Requests at the start of a run that do not count.
 const WARM_UP: usize = 1_000;
@@ -234,7 +234,7 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
                 "layer, observer" => Supervisor::builder().observer(Count::default()).build(),
                 _ => Supervisor::new(),
             };
-            let layer = BackgroundLayer::with(supervisor);
+            let layer = BackgroundLayer::with_supervisor(supervisor);
             let _guard = (case.way == "layer, subscriber").then(|| tracing::subscriber::set_default(Spans));
             driver.run(|counted| {
                 layer.layer(service_fn(move |request: Request<()>| {
@@ -341,11 +341,11 @@ where
 struct Count(AtomicUsize);
 
 impl Observer for Count {
-    fn response_ended(&self, end: &ResponseEnd) {
+    fn on_response_end(&self, end: &ResponseEnd) {
         self.0.fetch_add(usize::from(end.is_complete()), Relaxed);
     }
 
-    fn task_ended(&self, report: &TaskReport) {
+    fn on_task_end(&self, report: &TaskReport) {
         self.0.fetch_add(usize::from(report.ran().is_some()), Relaxed);
     }
 }

@@ -15,17 +15,17 @@ use tokio::{
 
 use crate::{
     dice::Dice,
-    field::{Field, Seen},
     patience,
     plan::{Client, Plan, Reading},
+    shared::{Seen, Shared},
 };
 
 const PROTOCOL: &str = "HTTP/1.1";
 
-/// One connection after the other, until the field is stopped.
-pub async fn attack(field: Arc<Field>, mut dice: Dice) {
-    while !field.stop.is_cancelled() {
-        let Ok(mut connection) = Connection::open(&field, &mut dice).await else {
+/// One connection after the other, until the shared is stopped.
+pub async fn attack(shared: Arc<Shared>, mut dice: Dice) {
+    while !shared.stop.is_cancelled() {
+        let Ok(mut connection) = Connection::open(&shared, &mut dice).await else {
             // The system has no port or no file left for the moment.
             sleep(Duration::from_millis(1)).await;
             continue;
@@ -36,7 +36,7 @@ pub async fn attack(field: Arc<Field>, mut dice: Dice) {
                 let _ = connection.send("GET /0 HTTP/1.1\r\nho").await;
                 break;
             }
-            if field.stop.is_cancelled() || !exchange(&field, &mut connection, &mut dice).await {
+            if shared.stop.is_cancelled() || !exchange(&shared, &mut connection, &mut dice).await {
                 break;
             }
         }
@@ -44,29 +44,29 @@ pub async fn attack(field: Arc<Field>, mut dice: Dice) {
 }
 
 /// Makes a request, at times two at once. Returns whether the connection can take another.
-async fn exchange(field: &Field, connection: &mut Connection, dice: &mut Dice) -> bool {
-    let mut plans = vec![field.draw()];
+async fn exchange(shared: &Shared, connection: &mut Connection, dice: &mut Dice) -> bool {
+    let mut plans = vec![shared.draw()];
     if dice.percent(4) {
-        plans.push(field.draw());
+        plans.push(shared.draw());
     }
     let requests: String = plans.iter().map(request).collect();
     let mut sent = connection.send(&requests).await.is_ok();
     for (index, plan) in plans.into_iter().enumerate() {
         if !sent {
-            field.saw(PROTOCOL, if index == 0 { Seen::Unsent } else { Seen::Left });
+            shared.saw(PROTOCOL, if index == 0 { Seen::Unsent } else { Seen::Left });
             continue;
         }
         let seen = tokio::select! {
             seen = timeout(patience(&plan), connection.one(plan)) => match seen {
                 Ok(Ok(seen)) => seen,
-                Ok(Err(_closed)) if connection.fresh && index == 0 && must_come(field, &plan) => Seen::Wrong,
+                Ok(Err(_closed)) if connection.fresh && index == 0 && must_come(shared, &plan) => Seen::Wrong,
                 Ok(Err(_closed)) => Seen::Cut,
                 Err(_) if plan.hangs() => connection.leave(plan),
                 Err(_) => Seen::Stuck,
             },
-            () = field.stop.cancelled() => connection.leave(plan),
+            () = shared.stop.cancelled() => connection.leave(plan),
         };
-        field.saw(PROTOCOL, seen);
+        shared.saw(PROTOCOL, seen);
         sent = seen == Seen::Whole;
     }
     connection.fresh = false;
@@ -74,9 +74,9 @@ async fn exchange(field: &Field, connection: &mut Connection, dice: &mut Dice) -
 }
 
 /// Whether a client that reads gets a whole response, where no other request can have spoilt the connection.
-fn must_come(field: &Field, plan: &Plan) -> bool {
+fn must_come(shared: &Shared, plan: &Plan) -> bool {
     let reads = matches!(plan.client, Client::Reads | Client::ReadsSlowly | Client::Stalls | Client::LeavesAfter);
-    reads && plan.whole(false).is_some() && !field.stopping.load(SeqCst)
+    reads && plan.whole(false).is_some() && !shared.stopping.load(SeqCst)
 }
 
 fn request(plan: &Plan) -> String {
@@ -94,13 +94,13 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(field: &Field, dice: &mut Dice) -> io::Result<Self> {
+    async fn open(shared: &Shared, dice: &mut Dice) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if dice.percent(20) {
             // The less the system takes, the sooner a client that does not read holds the server up.
             socket.set_recv_buffer_size(8 * 1024)?;
         }
-        let stream = socket.connect(field.address).await?;
+        let stream = socket.connect(shared.address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: BytesMut::new(), fresh: true, keeps: true })
     }

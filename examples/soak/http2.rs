@@ -16,24 +16,24 @@ use tokio::{
 
 use crate::{
     dice::Dice,
-    field::{Field, Seen},
     patience,
     plan::{Client, Plan, Reading},
+    shared::{Seen, Shared},
 };
 
 const PROTOCOL: &str = "HTTP/2";
 
-/// One connection after the other, until the field is stopped.
-pub async fn attack(field: Arc<Field>, mut dice: Dice) {
-    while !field.stop.is_cancelled() {
-        if connection(&field, &mut dice).await.is_none() {
+/// One connection after the other, until the shared is stopped.
+pub async fn attack(shared: Arc<Shared>, mut dice: Dice) {
+    while !shared.stop.is_cancelled() {
+        if connection(&shared, &mut dice).await.is_none() {
             sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
-async fn connection(field: &Field, dice: &mut Dice) -> Option<()> {
-    let stream = TcpStream::connect(field.address).await.ok()?;
+async fn connection(shared: &Shared, dice: &mut Dice) -> Option<()> {
+    let stream = TcpStream::connect(shared.address).await.ok()?;
     stream.set_nodelay(true).ok()?;
     if dice.percent(50) {
         // Its close is a reset.
@@ -47,7 +47,7 @@ async fn connection(field: &Field, dice: &mut Dice) -> Option<()> {
         let (requests, count) = (requests.clone(), dice.below(20));
         async move {
             for _ in 0..=count {
-                if field.stop.is_cancelled() || exchange(field, requests.clone()).await == Seen::Unsent {
+                if shared.stop.is_cancelled() || exchange(shared, requests.clone()).await == Seen::Unsent {
                     break;
                 }
             }
@@ -61,29 +61,29 @@ async fn connection(field: &Field, dice: &mut Dice) -> Option<()> {
     Some(())
 }
 
-async fn exchange(field: &Field, requests: SendRequest<Bytes>) -> Seen {
-    let plan = field.draw();
-    let mut noted = Noted { field, seen: Seen::Left };
+async fn exchange(shared: &Shared, requests: SendRequest<Bytes>) -> Seen {
+    let plan = shared.draw();
+    let mut noted = Noted { shared, seen: Seen::Left };
     noted.seen = tokio::select! {
         seen = timeout(patience(&plan), one(plan, requests)) => match seen {
             Ok(seen) => seen,
             Err(_) if plan.hangs() => Seen::Left,
             Err(_) => Seen::Stuck,
         },
-        () = field.stop.cancelled() => Seen::Left,
+        () = shared.stop.cancelled() => Seen::Left,
     };
     noted.seen
 }
 
-/// Tells the field what the client saw, also if the connection is cut meanwhile.
+/// Tells the shared what the client saw, also if the connection is cut meanwhile.
 struct Noted<'a> {
-    field: &'a Field,
+    shared: &'a Shared,
     seen: Seen,
 }
 
 impl Drop for Noted<'_> {
     fn drop(&mut self) {
-        self.field.saw(PROTOCOL, self.seen);
+        self.shared.saw(PROTOCOL, self.seen);
     }
 }
 

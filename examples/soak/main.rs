@@ -1,22 +1,21 @@
-//! Attacks a server whose requests leave tasks, and balances the books.
+//! Puts a server under load and faults, and checks that no task is lost.
 //!
-//! Clients over HTTP/1.1 and HTTP/2 abort at every stage, reset, stall and read slowly; handlers and bodies fail, panic and
-//! hang; tasks fail, panic, hang, block and add tasks; and in the middle of it all the supervisor is shut down, again and
-//! again. The tasks keep books of their own. In the end no task may be missing or doubled, no response open, and no memory
-//! held; otherwise the exit code says so.
+//! Clients over HTTP/1.1 and HTTP/2 leave at every stage, reset, stall and read slowly. Handlers and bodies fail, panic and hang.
+//! Tasks fail, panic, hang, block and add tasks. In the middle of each round the supervisor is shut down. The tasks count what
+//! happens to them, without the supervisor. At the end no task may be missing or counted twice, no response may be open, and no
+//! memory may be leaked. Otherwise the exit code says so.
 //!
 //! ```text
 //! cargo run --release --example soak -- [--requests N] [--seconds S] [--seed X]
 //! ```
 //!
-//! In every second round an observer is told of each task, and the two accounts are held against each other task by task; in
-//! the others there is no observer, which is another path through the crate, and the sums are held against each other.
+//! Every second round has an observer, and compares each task with its report. The other rounds have none, so that tasks run without
+//! the code for observers, and compare the sums.
 
 #![allow(unreachable_pub, reason = "the modules are one program's")]
 
-mod books;
+mod account;
 mod dice;
-mod field;
 mod http1;
 mod http2;
 mod memory;
@@ -24,6 +23,7 @@ mod options;
 mod plan;
 mod round;
 mod server;
+mod shared;
 mod total;
 mod work;
 
@@ -35,13 +35,13 @@ use std::{
 
 use crate::{options::Options, plan::Plan, total::Total};
 
-/// The memory that a run may take beyond what it had after its first quarter, in kilobytes: caches of the allocator and of the
-/// runtime that a later round happens to fill. A task or a registry that stayed would come to more within a million requests.
+/// How much the memory may grow after the first quarter of a run, in kilobytes. Caches of the allocator and of the runtime may
+/// still fill then. A leaked task or request would take more within a million requests.
 const GROWTH: u64 = 48 * 1024;
 
 static UNEXPECTED_PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How long a client waits: for ever, as good as, where an answer must come; and not long where none will.
+/// How long a client waits: very long if a response must come, and only shortly if none will.
 pub(crate) const fn patience(plan: &Plan) -> Duration {
     if plan.hangs() { plan.wait } else { Duration::from_secs(30) }
 }
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // What the plans have panic does so without calling this.
+    // Planned panics do not call the hook.
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         UNEXPECTED_PANICS.fetch_add(1, SeqCst);
@@ -98,7 +98,7 @@ async fn run(options: &Options) -> bool {
                 total.wrong.push("memory grew".to_owned());
             }
         }
-        None => println!("memory: the system does not tell"),
+        None => println!("memory: unknown on this system"),
     }
     if UNEXPECTED_PANICS.load(SeqCst) > 0 {
         total.wrong.push(format!("{} panics that were not planned", UNEXPECTED_PANICS.load(SeqCst)));
@@ -111,6 +111,6 @@ async fn run(options: &Options) -> bool {
     for wrong in total.wrong.iter().take(50) {
         println!("WRONG: {wrong}");
     }
-    println!("{}", if total.wrong.is_empty() { "the books balance" } else { "the books do NOT balance" });
+    println!("{}", if total.wrong.is_empty() { "all numbers agree" } else { "the numbers do NOT agree" });
     !total.wrong.is_empty()
 }

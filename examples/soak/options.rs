@@ -1,4 +1,4 @@
-//! What the command line says.
+//! What the command entry says.
 
 use std::time::UNIX_EPOCH;
 

@@ -1,4 +1,4 @@
-//! What one request does, on the side of the server and on that of its client.
+//! What the server and the client do for one request.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -18,23 +18,23 @@ pub enum Head {
     Hangs,
 }
 
-/// What the body does when its data is out.
+/// What the body does after its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tail {
+pub enum BodyEnd {
     Ends,
-    /// Says so with its last frame.
+    /// `is_end_stream` is true after the last frame.
     TellsEnd,
-    /// Had stated its size.
+    /// States its exact size.
     Sized,
-    /// Had a `content-length`.
+    /// The head has a `content-length`.
     Declared,
     Trailers,
     Fails,
     Panics,
     Hangs,
-    /// Had declared more.
+    /// The head declares more than the body has.
     Short,
-    /// Had declared less.
+    /// The head declares less than the body has.
     Long,
 }
 
@@ -50,11 +50,11 @@ pub enum Client {
     LeavesBeforeHead,
     LeavesMidBody,
     LeavesAfter,
-    /// Says that it sends no more, which servers take for leaving.
+    /// Closes its sending side. Servers treat that as leaving.
     HalfCloses,
 }
 
-/// All of it, made of the request's seed alone.
+/// The whole plan. It depends only on the seed of the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     pub seed: u64,
@@ -67,7 +67,7 @@ pub struct Plan {
     pub chunk: usize,
     /// How many of a hundred frames are followed by a pause.
     pub pauses: u64,
-    pub tail: Tail,
+    pub body_end: BodyEnd,
     pub client: Client,
     /// Whether the client leaves by a reset.
     pub resets: bool,
@@ -110,20 +110,20 @@ impl Plan {
                 (5, Some(Order::FailFast)),
             ]),
             bytes: usize::try_from(bytes).expect("it is small"),
-            // Few frames, so that the load is one of requests.
+            // Few frames, so that the load consists of many requests.
             chunk: usize::try_from(chunk.max(bytes / 8)).expect("it is small").max(1),
             pauses: dice.among(&[(90, 0), (10, 40)]),
-            tail: dice.among(&[
-                (20, Tail::Ends),
-                (20, Tail::TellsEnd),
-                (20, Tail::Sized),
-                (15, Tail::Declared),
-                (10, Tail::Trailers),
-                (3, Tail::Fails),
-                (2, Tail::Panics),
-                (2, Tail::Hangs),
-                (2, Tail::Short),
-                (3, Tail::Long),
+            body_end: dice.among(&[
+                (20, BodyEnd::Ends),
+                (20, BodyEnd::TellsEnd),
+                (20, BodyEnd::Sized),
+                (15, BodyEnd::Declared),
+                (10, BodyEnd::Trailers),
+                (3, BodyEnd::Fails),
+                (2, BodyEnd::Panics),
+                (2, BodyEnd::Hangs),
+                (2, BodyEnd::Short),
+                (3, BodyEnd::Long),
             ]),
             client: dice.among(&[
                 (if small { 780 } else { 500 }, Client::Reads),
@@ -141,40 +141,39 @@ impl Plan {
     }
 
     pub const fn hangs(&self) -> bool {
-        matches!(self.head, Head::Hangs) || matches!(self.tail, Tail::Hangs)
+        matches!(self.head, Head::Hangs) || matches!(self.body_end, BodyEnd::Hangs)
     }
 
-    /// The length that the head declares.
+    /// Returns the length that the head declares.
     pub const fn declared(&self) -> Option<usize> {
-        match self.tail {
-            Tail::Declared | Tail::Sized => Some(self.bytes),
-            Tail::Short => Some(self.bytes + 7),
-            Tail::Long => Some(self.bytes / 2),
+        match self.body_end {
+            BodyEnd::Declared | BodyEnd::Sized => Some(self.bytes),
+            BodyEnd::Short => Some(self.bytes + 7),
+            BodyEnd::Long => Some(self.bytes / 2),
             _ => None,
         }
     }
 
-    /// The bytes that a client gets which reads to the end, if it comes to one.
+    /// Returns how many bytes a client gets that reads to the end. `None` if there is no regular end.
     pub fn whole(&self, multiplexed: bool) -> Option<usize> {
         let bodyless = self.head_only || self.status == StatusCode::NO_CONTENT || self.status == StatusCode::NOT_MODIFIED;
-        match self.tail {
+        match self.body_end {
             _ if self.head != Head::Answers => None,
             _ if bodyless && multiplexed => None,
             _ if bodyless => Some(0),
-            Tail::Fails | Tail::Panics | Tail::Hangs | Tail::Short => None,
-            Tail::Long if multiplexed => None,
-            Tail::Long => self.declared(),
+            BodyEnd::Fails | BodyEnd::Panics | BodyEnd::Hangs | BodyEnd::Short => None,
+            BodyEnd::Long if multiplexed => None,
+            BodyEnd::Long => self.declared(),
             _ => Some(self.bytes),
         }
     }
 
-    /// Whether an HTTP/1.1 response that has come to its end has as many bytes as it should. One that hangs ends at last, and its
-    /// client has it whole if that has begun to wait late: the second of two requests that were sent at once hangs while the first
-    /// is still being read.
+    /// Returns whether a complete HTTP/1.1 response has as many bytes as it should. A body that hangs ends after a while. A client
+    /// can get it whole if it starts to read late, as the client of the second of two pipelined requests does.
     pub fn fits(&self, bytes: usize) -> bool {
         match self.whole(false) {
             Some(whole) => bytes == whole,
-            None => self.head == Head::Answers && self.tail == Tail::Hangs && bytes == self.bytes,
+            None => self.head == Head::Answers && self.body_end == BodyEnd::Hangs && bytes == self.bytes,
         }
     }
 }
@@ -184,17 +183,17 @@ const LONGEST: usize = 1 << 17;
 
 static PATTERN: LazyLock<Bytes> = LazyLock::new(|| (0..=250_u8).cycle().take(PERIOD + LONGEST).collect());
 
-/// What a body has at this place.
+/// Returns the data of a body from this position on.
 pub fn data(position: usize, length: usize) -> Bytes {
     let start = position % PERIOD;
     PATTERN.slice(start..start + length)
 }
 
-/// What a client has read of a body.
+/// How much of a body a client has read.
 #[derive(Debug, Default)]
 pub struct Reading {
     pub position: usize,
-    /// Whether there was a byte that did not belong there.
+    /// Whether there was a wrong byte.
     pub wrong: bool,
 }
 

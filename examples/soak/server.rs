@@ -1,4 +1,4 @@
-//! The server: a handler that does what the request's plan says, behind the layer, behind hyper.
+//! The server: hyper, the layer, and a handler that follows the plan of the request.
 
 use std::{
     fmt,
@@ -24,16 +24,15 @@ use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Sup
 
 use crate::{
     dice::Dice,
-    field::Field,
-    plan::{self, Head, Plan, Tail},
+    plan::{self, BodyEnd, Head, Plan},
+    shared::Shared,
 };
 
-/// Longer than any client waits for what hangs, and than a shutdown waits. Not for ever: a server does not notice that a client
-/// has left which had sent another request before, so that what never ends would hold its tasks, and with them all the room
-/// that `max_pending` gives.
+/// Longer than clients and a shutdown wait. It is not endless, because a server does not notice that a client left that had
+/// pipelined another request. Endless responses would use up `max_pending`.
 const HANG: Duration = Duration::from_millis(600);
 
-/// The error of services and bodies whose plan says so.
+/// The error of services and bodies that should fail.
 #[derive(Debug)]
 pub struct Planned;
 
@@ -45,15 +44,16 @@ impl fmt::Display for Planned {
 
 impl std::error::Error for Planned {}
 
-/// Serves until it is told to stop, then lets the connections end for as long as it is polled.
-pub async fn serve(listener: TcpListener, supervisor: Supervisor, field: Arc<Field>, stopping: Arc<Notify>) {
-    let service = BackgroundLayer::with(supervisor).layer(service_fn(move |request: Request<Incoming>| answer(&request, &field)));
+/// Serves until it is notified. Then it waits for the connections to end.
+pub async fn serve(listener: TcpListener, supervisor: Supervisor, shared: Arc<Shared>, stopping: Arc<Notify>) {
+    let service = BackgroundLayer::with_supervisor(supervisor)
+        .layer(service_fn(move |request: Request<Incoming>| answer(&request, &shared)));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // Too many open files, or a client that is gone already.
+                // There are too many open files, or the client left already.
                 let Ok((stream, _)) = accepted else { continue };
                 let _ = stream.set_nodelay(true);
                 let builder = auto::Builder::new(TokioExecutor::new());
@@ -72,36 +72,36 @@ pub async fn serve(listener: TcpListener, supervisor: Supervisor, field: Arc<Fie
     }
 }
 
-/// The part of the handler that runs in the call, and the part that runs later.
-fn answer(request: &Request<Incoming>, field: &Arc<Field>) -> impl Future<Output = Result<Response<Flow>, Planned>> + use<> {
-    field.arrived();
+/// The handler. One part runs inside the call of the service, and the other in the returned future.
+fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> impl Future<Output = Result<Response<Flow>, Planned>> + use<> {
+    shared.arrived();
     let tasks = request.background_tasks().expect("the layer is there");
     let seed = u64::from_str_radix(&request.uri().path()[1..], 16).expect("clients ask for seeds");
     let plan = Plan::of(seed);
     let mut dice = Dice::new(seed).fork();
     if let Some(order) = plan.order {
-        tasks.order(order);
+        tasks.set_order(order);
     }
     for _ in 0..dice.among(&[(30, 0), (40, 1), (15, 2), (10, 3), (5, 8)]) {
-        let number = field.leave(&tasks, plan, &mut dice, 2);
+        let number = shared.leave(&tasks, plan, &mut dice, 2);
         if dice.percent(3) {
             tasks.remove(&number.to_string());
         }
     }
     if dice.percent(5) {
-        add_later(field, &tasks, plan, &mut dice);
+        add_later(shared, &tasks, plan, &mut dice);
     }
     if plan.head == Head::PanicsInCall {
         resume_unwind(Box::new("the service panics"));
     }
-    let field = Arc::clone(field);
+    let shared = Arc::clone(shared);
     async move {
         if let Some(think) = plan.think {
             tokio::time::sleep(think).await;
         }
         if dice.percent(10) {
-            let tasks = BackgroundTasks::current().expect("the request's registry is the current one");
-            field.leave(&tasks, plan, &mut dice, 1);
+            let tasks = BackgroundTasks::current().expect("a handler is code of its request");
+            shared.leave(&tasks, plan, &mut dice, 1);
         }
         match plan.head {
             Head::Fails => return Err(Planned),
@@ -112,38 +112,38 @@ fn answer(request: &Request<Incoming>, field: &Arc<Field>) -> impl Future<Output
             }
             Head::Answers | Head::PanicsInCall => {}
         }
-        let mut response = Response::new(Flow::new(plan, field, dice));
+        let mut response = Response::new(Flow::new(plan, shared, dice));
         *response.status_mut() = plan.status;
-        if let (Some(declared), Tail::Declared | Tail::Short | Tail::Long) = (plan.declared(), plan.tail) {
+        if let (Some(declared), BodyEnd::Declared | BodyEnd::Short | BodyEnd::Long) = (plan.declared(), plan.body_end) {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(declared));
         }
         Ok(response)
     }
 }
 
-/// Takes the registry out of the request, and adds to it whenever: before the end of the response, at it, or after it.
-fn add_later(field: &Arc<Field>, tasks: &BackgroundTasks, plan: Plan, dice: &mut Dice) {
-    let Some(helper) = field.helper() else { return };
-    let (field, tasks, mut dice) = (Arc::clone(field), tasks.clone(), dice.fork());
+/// Adds tasks from outside the request: before, at, or after the end of the response.
+fn add_later(shared: &Arc<Shared>, tasks: &BackgroundTasks, plan: Plan, dice: &mut Dice) {
+    let Some(helper) = shared.helper() else { return };
+    let (shared, tasks, mut dice) = (Arc::clone(shared), tasks.clone(), dice.fork());
     tokio::spawn(async move {
         match dice.below(3) {
             0 => tokio::task::yield_now().await,
             _ => tokio::time::sleep(Duration::from_millis(dice.below(12))).await,
         }
         for _ in 0..=dice.below(3) {
-            field.leave(&tasks, plan, &mut dice, 1);
+            shared.leave(&tasks, plan, &mut dice, 1);
         }
-        // The last of its handles first, so that who waits for the helpers finds nothing of theirs.
+        // `helper` is dropped last, because the round waits for it before it looks at the others.
         drop(tasks);
-        drop(field);
+        drop(shared);
         drop(helper);
     });
 }
 
-/// A body that does what the plan says, and leaves tasks meanwhile.
+/// A body that follows the plan, and adds tasks.
 pub struct Flow {
     plan: Plan,
-    field: Arc<Field>,
+    shared: Arc<Shared>,
     dice: Dice,
     position: usize,
     over: bool,
@@ -151,14 +151,14 @@ pub struct Flow {
 }
 
 impl Flow {
-    const fn new(plan: Plan, field: Arc<Field>, dice: Dice) -> Self {
-        Self { plan, field, dice, position: 0, over: false, pause: None }
+    const fn new(plan: Plan, shared: Arc<Shared>, dice: Dice) -> Self {
+        Self { plan, shared, dice, position: 0, over: false, pause: None }
     }
 
     fn leave(&mut self, percent: u64) {
         if self.dice.percent(percent) {
-            let tasks = BackgroundTasks::current().expect("the request's registry is the body's, too");
-            self.field.leave(&tasks, self.plan, &mut self.dice, 1);
+            let tasks = BackgroundTasks::current().expect("a body is code of its request");
+            self.shared.leave(&tasks, self.plan, &mut self.dice, 1);
         }
     }
 }
@@ -187,14 +187,14 @@ impl Body for Flow {
         if std::mem::replace(&mut self.over, true) {
             return Poll::Ready(None);
         }
-        match self.plan.tail {
-            Tail::Trailers => {
+        match self.plan.body_end {
+            BodyEnd::Trailers => {
                 let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-end"), HeaderValue::from_static("1"))]);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
-            Tail::Fails => Poll::Ready(Some(Err(Planned))),
-            Tail::Panics => resume_unwind(Box::new("the body panics")),
-            Tail::Hangs => {
+            BodyEnd::Fails => Poll::Ready(Some(Err(Planned))),
+            BodyEnd::Panics => resume_unwind(Box::new("the body panics")),
+            BodyEnd::Hangs => {
                 let mut hang = Box::pin(tokio::time::sleep(HANG));
                 let polled = hang.as_mut().poll(cx);
                 self.pause = Some(hang);
@@ -205,12 +205,12 @@ impl Body for Flow {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.position == self.plan.bytes && matches!(self.plan.tail, Tail::TellsEnd | Tail::Sized)
+        self.position == self.plan.bytes && matches!(self.plan.body_end, BodyEnd::TellsEnd | BodyEnd::Sized)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.plan.tail {
-            Tail::Sized => SizeHint::with_exact((self.plan.bytes - self.position) as u64),
+        match self.plan.body_end {
+            BodyEnd::Sized => SizeHint::with_exact((self.plan.bytes - self.position) as u64),
             _ => SizeHint::default(),
         }
     }
@@ -218,7 +218,7 @@ impl Body for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        // A service that answers a panic with another body drops this one, too.
+        // The body can also be dropped outside of its request.
         if BackgroundTasks::current().is_some() {
             self.leave(2);
         }

@@ -1,10 +1,10 @@
-//! The books of all rounds together.
+//! The sums of all rounds.
 
 use std::{collections::BTreeMap, fmt, sync::atomic::Ordering::SeqCst};
 
 use tower_background::Stats;
 
-use crate::{books::Fate, field::Seen, round::Round};
+use crate::{account::TaskEnd, round::Round, shared::Seen};
 
 #[derive(Debug, Default)]
 pub struct Total {
@@ -14,59 +14,63 @@ pub struct Total {
     started: u64,
     refused: u64,
     condition_panics: u64,
-    fates: BTreeMap<Fate, u64>,
+    ends_of_tasks: BTreeMap<TaskEnd, u64>,
+    fallbacks: BTreeMap<TaskEnd, u64>,
     stats: Stats,
-    pairs: BTreeMap<(Fate, &'static str, bool), u64>,
+    pairs: BTreeMap<(TaskEnd, &'static str, bool), u64>,
     ends: BTreeMap<String, u64>,
     seen: BTreeMap<(&'static str, Seen), u64>,
 }
 
-const FATES: [(Fate, &str); 6] = [
-    (Fate::Returned, "returned"),
-    (Fate::Failed, "failed"),
-    (Fate::Panicked, "panicked"),
-    (Fate::Told, "blocked until told"),
-    (Fate::DroppedUnfinished, "dropped unfinished"),
-    (Fate::DroppedUnstarted, "dropped unstarted"),
+const TASK_ENDS: [(TaskEnd, &str); 6] = [
+    (TaskEnd::Returned, "returned"),
+    (TaskEnd::Failed, "failed"),
+    (TaskEnd::Panicked, "panicked"),
+    (TaskEnd::Cancelled, "blocked until cancelled"),
+    (TaskEnd::DroppedUnfinished, "dropped unfinished"),
+    (TaskEnd::DroppedUnstarted, "dropped unstarted"),
 ];
 
 impl Total {
     pub fn add(&mut self, round: Round) {
-        let books = &round.books;
-        self.calls += books.calls.load(SeqCst);
-        self.created += books.created.load(SeqCst);
-        self.started += books.started.load(SeqCst);
-        self.refused += books.refused.load(SeqCst);
-        self.condition_panics += books.condition_panics.load(SeqCst);
-        for (fate, _) in FATES {
-            *self.fates.entry(fate).or_default() += books.fate(fate);
+        let account = &round.account;
+        self.calls += account.calls.load(SeqCst);
+        self.created += account.created.load(SeqCst);
+        self.started += account.started.load(SeqCst);
+        self.refused += account.refused.load(SeqCst);
+        self.condition_panics += account.condition_panics.load(SeqCst);
+        for (end, _) in TASK_ENDS {
+            *self.ends_of_tasks.entry(end).or_default() += account.end(end);
+            *self.fallbacks.entry(end).or_default() += account.fallback(end);
         }
-        for (pair, count) in books.pairs() {
+        for (pair, count) in account.pairs() {
             *self.pairs.entry(pair).or_default() += count;
         }
-        for (end, count) in books.ends() {
+        for (end, count) in account.ends() {
             *self.ends.entry(end).or_default() += count;
         }
         for (seen, count) in &round.seen {
             *self.seen.entry(*seen).or_default() += count;
         }
         let (total, stats) = (&mut self.stats, round.stats);
-        total.collected += stats.collected;
-        total.waiting += stats.waiting;
+        total.deferred += stats.deferred;
+        total.queued += stats.queued;
         total.running += stats.running;
         total.succeeded += stats.succeeded;
         total.failed += stats.failed;
         total.panicked += stats.panicked;
         total.timed_out += stats.timed_out;
-        total.cancelled += stats.cancelled;
+        total.aborted += stats.aborted;
+        total.removed += stats.removed;
         total.skipped += stats.skipped;
+        total.fell_back += stats.fell_back;
         total.refused += stats.refused;
         self.wrong.extend(round.wrong.into_iter().map(|wrong| format!("round {}: {wrong}", round.number)));
     }
 
-    /// An attack that leaves out a way to end has proved nothing of it.
+    /// Checks that each kind of end occurred. Otherwise the run has tested less than it should.
     pub fn check_variety(&mut self) {
-        for end in ["Complete", "Aborted", "BodyError", "ServiceError", "Cancelled", "Panicked", "(tasks) Unfinished"] {
+        for end in ["Complete", "Interrupted", "Failed", "ServiceError", "NoResponse", "Panicked", "(tasks) Unfinished"] {
             if !self.ends.contains_key(end) {
                 self.wrong.push(format!("no response ended as {end}"));
             }
@@ -79,32 +83,36 @@ impl Total {
     }
 }
 
-const fn outcomes(stats: &Stats) -> [(&'static str, u64); 7] {
+const fn outcomes(stats: &Stats) -> [(&'static str, u64); 9] {
     [
         ("succeeded", stats.succeeded),
         ("failed", stats.failed),
         ("panicked", stats.panicked),
         ("timed out", stats.timed_out),
-        ("cancelled", stats.cancelled),
+        ("aborted", stats.aborted),
+        ("removed", stats.removed),
         ("skipped", stats.skipped),
+        ("fell back", stats.fell_back),
         ("refused", stats.refused),
     ]
 }
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "kept by the tasks", "", "told by supervisors", "")?;
+        writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "counted by the tasks", "", "counted by supervisors", "")?;
         writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "created", self.created, "added", self.stats.added())?;
         writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "started", self.started, "pending", self.stats.pending())?;
-        let own = FATES.iter().map(|(fate, label)| (*label, self.fates.get(fate).copied().unwrap_or_default()));
-        let own = own.chain([("(of these refused by `add`)", self.refused)]);
-        for ((label, count), (outcome, told)) in own.zip(outcomes(&self.stats)) {
-            writeln!(f, "{label:<30}{count:>12}   {outcome:<20}{told:>12}")?;
+        let own = TASK_ENDS.iter().map(|(end, label)| (*label, self.ends_of_tasks.get(end).copied().unwrap_or_default()));
+        let fell_back = self.fallbacks.get(&TaskEnd::Returned).copied().unwrap_or_default();
+        let more = [("(refused)", self.refused), ("(conditions that panicked)", self.condition_panics)];
+        let own = own.chain(more).chain([("(fallbacks that succeeded)", fell_back)]);
+        for ((label, count), (outcome, reported)) in own.zip(outcomes(&self.stats)) {
+            writeln!(f, "{label:<30}{count:>12}   {outcome:<20}{reported:>12}")?;
         }
-        writeln!(f, "{:<30}{:>12}", "(and conditions that panicked)", self.condition_panics)?;
-        writeln!(f, "\nwhat tasks saw, and what was told of them, in the rounds that were watched:")?;
-        for ((fate, outcome, blocking), count) in &self.pairs {
-            writeln!(f, "  {fate:?}{}: {outcome}, {count}", if *blocking { ", blocking" } else { "" })?;
+        writeln!(f, "how shutdown fallbacks ended: {:?}", self.fallbacks)?;
+        writeln!(f, "\nown ends and reported outcomes, in the rounds with an observer:")?;
+        for ((end, outcome, blocking), count) in &self.pairs {
+            writeln!(f, "  {end:?}{}: {outcome}, {count}", if *blocking { ", blocking" } else { "" })?;
         }
         writeln!(f, "how responses ended, in these rounds: {:?}", self.ends)?;
         writeln!(f, "what clients saw: {:?}", self.seen)

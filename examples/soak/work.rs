@@ -1,7 +1,7 @@
-//! The tasks that requests leave.
+//! The tasks that requests add.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -9,10 +9,10 @@ use std::{
 use tower_background::{BackgroundTasks, Order, Task, TaskContext, When};
 
 use crate::{
-    books::{Condition, Fate, Slip},
+    account::{Account, Condition, Fallback, TaskEnd, TaskRecord},
     dice::Dice,
-    field::Field,
     plan::Plan,
+    shared::Shared,
 };
 
 /// What a task does.
@@ -23,19 +23,19 @@ enum Does {
     Sleep,
     Fail,
     Panic,
-    /// Sleeps past a timeout of its own.
+    /// Sleeps longer than its own timeout.
     Oversleep,
-    /// Never ends, but for the timeout that the supervisor sets.
+    /// Ends only by the timeout of the supervisor.
     Hang,
-    /// Ends when it is told to, or by its timeout.
+    /// Ends when it is cancelled, or by its timeout.
     Await,
-    /// Neither ends nor has a timeout that counts; left only when a shutdown is near.
+    /// Does not end in time. It is only added when a shutdown is near.
     Stay,
     Add,
     BlockAndReturn,
     BlockAndFail,
     BlockAndPanic,
-    /// Blocks until it is told to stop.
+    /// Blocks until it is cancelled.
     Overblock,
 }
 
@@ -58,8 +58,8 @@ impl Drop for Bomb {
     }
 }
 
-impl Field {
-    /// Leaves a task, which may leave others.
+impl Shared {
+    /// Adds a task, which may add further tasks.
     pub fn leave(self: &Arc<Self>, tasks: &BackgroundTasks, plan: Plan, dice: &mut Dice, depth: u8) -> u64 {
         let does = match dice.among(&[
             (400, Does::Return),
@@ -78,41 +78,46 @@ impl Field {
             (5, Does::Overblock),
         ]) {
             Does::Stay if !self.may_stay() => Does::Sleep,
-            // What an unwatched function does after its timeout is in no figure.
-            Does::Overblock if !self.books.is_observed() => Does::BlockAndReturn,
+            // Without an observer nobody knows whether the function had timed out.
+            Does::Overblock if !self.account.is_observed() => Does::BlockAndReturn,
             Does::Add if depth == 0 => Does::Return,
             does => does,
         };
         let condition = dice.among(&[
             (55, Condition::Responded),
             (8, Condition::Complete),
-            (10, Condition::Success),
-            (26, Condition::Always),
+            (8, Condition::Success),
+            (8, Condition::Delivered),
+            (20, Condition::Always),
             (1, Condition::Panics),
         ]);
         let blocking = matches!(does, Does::BlockAndReturn | Does::BlockAndFail | Does::BlockAndPanic | Does::Overblock);
         let fail_fast = plan.order.unwrap_or(self.order) == Order::FailFast;
-        let slip = self.books.slip(condition, fail_fast, blocking);
-        let number = slip.number;
+        let record = self.account.record(condition, fail_fast, blocking);
+        let number = record.number;
         let bomb = Bomb { armed: dice.percent(1) };
-        let armed = bomb.armed;
         let inner = Dice::new(dice.roll());
-        let task = if blocking { block(does, slip, bomb, inner) } else { self.run(does, slip, bomb, inner, plan, depth) };
+        let task = if blocking { block(does, record, bomb, inner) } else { self.run(does, record, bomb, inner, plan, depth) };
         let task = match does {
             Does::Await if self.may_stay() => task.timeout(Duration::from_secs(600)),
             Does::Oversleep | Does::Await => task.timeout(Duration::from_millis(1 + dice.below(8))),
             Does::Overblock => task.timeout(Duration::from_millis(1 + dice.below(3))),
-            // Longer than any of these waits and works: what ends it is a shutdown.
+            // Longer than any of these needs, so only a shutdown can end it early.
             Does::Stay | Does::BlockAndReturn | Does::BlockAndFail | Does::BlockAndPanic => {
                 task.timeout(Duration::from_secs(600))
             }
             _ => task,
         };
+        let task = if dice.percent(10) { fall_back(task, Arc::clone(&self.account), number, dice) } else { task };
         let task = task.named(number.to_string()).when(self.when(condition));
-        // A refused task is dropped by the one who adds it, with what it has captured.
-        let taken = if armed { catch_unwind(AssertUnwindSafe(|| tasks.add(task))).unwrap_or(false) } else { tasks.add(task) };
-        if !taken {
-            self.books.refused.fetch_add(1, SeqCst);
+        let aborts = dice.percent(1);
+        match tasks.try_add(task) {
+            Ok(handle) if aborts => handle.abort(),
+            Ok(_) => {}
+            Err(refused) => {
+                drop(refused);
+                self.account.refuse(number);
+            }
         }
         number
     }
@@ -122,21 +127,22 @@ impl Field {
             Condition::Responded => When::Responded,
             Condition::Complete => When::Complete,
             Condition::Success => When::Success,
+            Condition::Delivered => When::Delivered,
             Condition::Always => When::Always,
             Condition::Panics => {
-                let books = Arc::clone(&self.books);
+                let account = Arc::clone(&self.account);
                 When::matches(move |_| {
-                    books.condition_panics.fetch_add(1, SeqCst);
+                    account.condition_panics.fetch_add(1, SeqCst);
                     resume_unwind(Box::new("a condition panics"))
                 })
             }
         }
     }
 
-    fn run(self: &Arc<Self>, does: Does, mut slip: Slip, bomb: Bomb, mut dice: Dice, plan: Plan, depth: u8) -> Task {
-        let field = Arc::clone(self);
+    fn run(self: &Arc<Self>, does: Does, mut record: TaskRecord, bomb: Bomb, mut dice: Dice, plan: Plan, depth: u8) -> Task {
+        let shared = Arc::clone(self);
         Task::with_context(move |cx: TaskContext| async move {
-            slip.start();
+            record.start();
             bomb.defuse();
             match does {
                 Does::Yield => {
@@ -149,25 +155,24 @@ impl Field {
                 Does::Hang => std::future::pending().await,
                 Does::Await => cx.cancelled().await,
                 Does::Add => {
-                    let tasks = if dice.percent(50) { Some(cx.tasks()) } else { BackgroundTasks::current() };
-                    let tasks = tasks.expect("a task's registry is the current one");
+                    let tasks = BackgroundTasks::current().expect("a task is code of its request");
                     for _ in 0..=dice.below(2) {
-                        field.leave(&tasks, plan, &mut dice, depth - 1);
+                        shared.leave(&tasks, plan, &mut dice, depth - 1);
                     }
                 }
                 _ => {}
             }
             match does {
                 Does::Fail => {
-                    slip.end(Fate::Failed);
+                    record.end(TaskEnd::Failed);
                     Err("the task fails")
                 }
                 Does::Panic => {
-                    slip.end(Fate::Panicked);
+                    record.end(TaskEnd::Panicked);
                     resume_unwind(Box::new("the task panics"))
                 }
                 _ => {
-                    slip.end(Fate::Returned);
+                    record.end(TaskEnd::Returned);
                     Ok(())
                 }
             }
@@ -175,31 +180,50 @@ impl Field {
     }
 }
 
-fn block(does: Does, mut slip: Slip, bomb: Bomb, mut dice: Dice) -> Task {
-    Task::blocking(move |cx: TaskContext| {
-        slip.start();
+/// Gives a task a shutdown fallback, which may fail, panic or hang.
+fn fall_back(task: Task, account: Arc<Account>, number: u64, dice: &mut Dice) -> Task {
+    let end =
+        dice.among(&[(70, TaskEnd::Returned), (10, TaskEnd::Failed), (10, TaskEnd::Panicked), (10, TaskEnd::DroppedUnfinished)]);
+    task.shutdown_fallback(async move {
+        let mut fallback = Fallback::start(account, number);
+        tokio::task::yield_now().await;
+        if end == TaskEnd::DroppedUnfinished {
+            std::future::pending::<()>().await;
+        }
+        fallback.end(end);
+        match end {
+            TaskEnd::Failed => Err("the fallback fails"),
+            TaskEnd::Panicked => resume_unwind(Box::new("the fallback panics")),
+            _ => Ok(()),
+        }
+    })
+}
+
+fn block(does: Does, mut record: TaskRecord, bomb: Bomb, mut dice: Dice) -> Task {
+    Task::blocking_with_context(move |cx: TaskContext| {
+        record.start();
         bomb.defuse();
-        // Work, and no wait: it takes a thread, and has an end.
+        // This computes for a while and never waits.
         let worked = (0..dice.below(20_000)).fold(0, |sum: u64, _| sum.wrapping_add(dice.roll()));
         std::hint::black_box(worked);
         match does {
             Does::BlockAndFail => {
-                slip.end(Fate::Failed);
+                record.end(TaskEnd::Failed);
                 Err("the function fails")
             }
             Does::BlockAndPanic => {
-                slip.end(Fate::Panicked);
+                record.end(TaskEnd::Panicked);
                 resume_unwind(Box::new("the function panics"))
             }
             Does::Overblock => {
                 while !cx.is_cancelled() {
                     std::thread::yield_now();
                 }
-                slip.end(Fate::Told);
+                record.end(TaskEnd::Cancelled);
                 Ok(())
             }
             _ => {
-                slip.end(Fate::Returned);
+                record.end(TaskEnd::Returned);
                 Ok(())
             }
         }

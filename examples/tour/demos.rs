@@ -60,7 +60,7 @@ async fn slow(tasks: Tour) -> Response {
 }
 
 async fn abort(tasks: Tour) -> Response {
-    tasks.add("receipt", Task::new(work(400)).when(When::Success));
+    tasks.add("receipt", Task::new(work(400)).when(When::Delivered));
     tasks.add("clean-up", Task::new(work(500))); // by default: whatever the client did
     lines(20, ms(180))
 }
@@ -83,9 +83,9 @@ fn shrink(pixels: &[u8]) {
 }
 
 async fn blocking(tasks: Tour) -> &'static str {
-    // Functions that block have threads and places of their own: one here, so the second waits.
-    tasks.add("hash-password", Task::blocking(|_| thread::sleep(ms(600))));
-    tasks.add("zip-files", Task::blocking(|_| thread::sleep(ms(600))));
+    // `max_blocking` is 1 here, so the second function waits.
+    tasks.add("hash-password", Task::blocking(|| thread::sleep(ms(600))));
+    tasks.add("zip-files", Task::blocking(|| thread::sleep(ms(600))));
     tasks.add("audit-log", Task::new(work(250)));
     "No thread that serves requests is held up.\n"
 }
@@ -114,7 +114,10 @@ struct Tour {
 impl Tour {
     fn add(&self, name: &str, task: Task) {
         self.news.tell("added", json!({ "task": name, "request": self.request }));
-        self.tasks.add(task.named(format!("{name}#{}", self.request)));
+        if self.tasks.try_add(task.named(format!("{name}#{}", self.request))).is_err() {
+            // Observers do not see a refused task.
+            self.news.tell("ended", json!({ "task": name, "request": self.request, "outcome": "refused" }));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A page on this machine that shows what happens, live: what the client sees, when the response is over, and each task.
 //!
-//! `cargo run --example tour --features axum`, then open the address that it prints; an address may follow, as in
+//! `cargo run --example tour`, then open the address that it prints; an address may follow, as in
 //! `-- 127.0.0.1:3000`. With `-- --once` it makes one request to itself, prints the figures and ends.
 
 mod demos;

@@ -3,14 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tower_background::{Observer, Outcome, ResponseEnd, RunningTask, ShutdownReport, TaskReport};
+use tower_background::{
+    Observer, Outcome, ResponseEnd,
+    report::{ShutdownReport, TaskInfo, TaskReport},
+};
 
 use crate::news::News;
 
 pub(crate) struct Reporter(pub(crate) Arc<News>);
 
 impl Observer for Reporter {
-    fn response_ended(&self, end: &ResponseEnd) {
+    fn on_response_end(&self, end: &ResponseEnd) {
         self.0.tell(
             "over",
             json!({
@@ -24,11 +27,11 @@ impl Observer for Reporter {
         );
     }
 
-    fn task_started(&self, task: &RunningTask) {
+    fn on_task_start(&self, task: &TaskInfo) {
         self.0.tell("started", named(task.name()));
     }
 
-    fn task_ended(&self, report: &TaskReport) {
+    fn on_task_end(&self, report: &TaskReport) {
         let mut fact = named(report.name());
         fact["outcome"] = json!(report.outcome().label());
         fact["reason"] = match report.outcome() {
@@ -41,7 +44,7 @@ impl Observer for Reporter {
         self.0.tell("ended", fact);
     }
 
-    fn shutdown(&self, report: &ShutdownReport) {
+    fn on_shutdown(&self, report: &ShutdownReport) {
         let abandoned: Vec<_> = report.abandoned().iter().map(running).collect();
         self.0.tell(
             "shutdown",
@@ -57,14 +60,14 @@ impl Observer for Reporter {
 }
 
 /// A task as it stands now.
-pub(crate) fn running(task: &RunningTask) -> Value {
+pub(crate) fn running(task: &TaskInfo) -> Value {
     let mut fact = named(task.name());
     fact["state"] = json!(format!("{:?}", task.state()).to_lowercase());
     fact["age"] = json!(milliseconds(task.age()));
     fact
 }
 
-/// The tour names its tasks after their requests, as `welcome-mail#7`: a task that is refused is reported without its path.
+/// Takes a name apart. The tour names its tasks after their requests, as `welcome-mail#7`.
 fn named(name: Option<&str>) -> Value {
     let (task, request) = name.and_then(|name| name.split_once('#')).unwrap_or_default();
     json!({ "task": task, "request": request })

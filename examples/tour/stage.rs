@@ -55,19 +55,21 @@ impl Stage {
         let stats = supervisor.stats();
         json!({
             "stats": {
-                "collected": stats.collected,
-                "waiting": stats.waiting,
+                "deferred": stats.deferred,
+                "queued": stats.queued,
                 "running": stats.running,
                 "succeeded": stats.succeeded,
                 "failed": stats.failed,
                 "panicked": stats.panicked,
                 "timed_out": stats.timed_out,
-                "cancelled": stats.cancelled,
+                "aborted": stats.aborted,
+                "removed": stats.removed,
                 "skipped": stats.skipped,
+                "fell_back": stats.fell_back,
                 "refused": stats.refused,
             },
             "added": stats.added(),
-            "tasks": supervisor.running().iter().map(running).collect::<Vec<_>>(),
+            "tasks": supervisor.tasks().iter().map(running).collect::<Vec<_>>(),
         })
     }
 }
@@ -84,6 +86,6 @@ fn scene(news: &Arc<News>) -> (Supervisor, Router) {
     let layers = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(async |_: BoxError| (StatusCode::SERVICE_UNAVAILABLE, "too much work is left\n")))
         .load_shed()
-        .layer(BackgroundLayer::with(supervisor.clone()));
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     (supervisor, demos::router(Arc::clone(news)).layer(layers))
 }

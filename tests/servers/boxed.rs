@@ -13,9 +13,9 @@ use tower::{
     steer::Steer,
     util::{BoxCloneService, BoxCloneSyncService, BoxService, UnsyncBoxService},
 };
-use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, End, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, EndKind, Supervisor};
 
-use crate::support::{Server, Witness, soon};
+use crate::common::{Server, Witness, soon};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -44,7 +44,7 @@ impl Bench {
     }
 
     fn layer(&self) -> BackgroundLayer {
-        BackgroundLayer::with(self.supervisor.clone())
+        BackgroundLayer::with_supervisor(self.supervisor.clone())
     }
 
     fn answers(
@@ -68,7 +68,7 @@ impl Bench {
                 let response = soon(client.get(format!("http://{}{path}", server.address)).send()).await.expect("it answers");
                 assert_eq!(soon(response.text()).await.expect("a whole body"), *word, "{name}");
                 let end = witness.next().await.end;
-                assert_eq!((end.kind(), end.bytes(), end.path()), (End::Complete, word.len() as u64, *path), "{name}");
+                assert_eq!((end.kind(), end.bytes(), end.path()), (EndKind::Complete, word.len() as u64, *path), "{name}");
             }
         }
         witness.nothing_else().await;

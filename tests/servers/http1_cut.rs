@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::{Empty, Full};
 use tokio::sync::Notify;
-use tower_background::{BodyError, End, Supervisor};
+use tower_background::{EndKind, Supervisor, report::ResponseError};
 
 use crate::{
-    support::{Raw, Script, Server, Step, soon},
+    common::{Raw, Script, Server, Step, soon},
     table::check,
 };
 
@@ -35,7 +35,7 @@ async fn read_one(server: &Server) -> Raw {
     client.get("/").await;
     client.until("3\r\none\r\n").await;
     let stats = server.supervisor.stats();
-    assert_eq!((stats.collected, stats.added()), (1, 1), "{stats:?}");
+    assert_eq!((stats.deferred, stats.added()), (1, 1), "{stats:?}");
     client
 }
 
@@ -54,7 +54,7 @@ async fn too_short() {
     told.notify_one();
     assert_eq!(client.rest().await, "", "the server cuts the connection");
     let seen = check(&server, "HTTP/1.1", "body shorter than declared").await;
-    assert!(matches!(seen.end.error(), Some(BodyError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
+    assert!(matches!(seen.end.error(), Some(ResponseError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn error_at_once() {
     client.get("/").await;
     assert_eq!(client.rest().await, "", "the head is lost with the body");
     let seen = check(&server, "HTTP/1.1", "body error before the first frame").await;
-    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(seen.end.error(), Some(ResponseError::Body));
     assert_eq!(seen.end.status(), Some(http::StatusCode::OK), "there was a head, though it was not sent");
 }
 
@@ -75,7 +75,7 @@ async fn error_after_a_frame() {
     told.notify_one();
     assert_eq!(client.rest().await, "", "the last chunk never comes");
     let seen = check(&server, "HTTP/1.1", "body error after the first frame").await;
-    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(seen.end.error(), Some(ResponseError::Body));
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn stops_reading() {
     client.get("/").await;
     client.until("\r\n\r\n1000000\r\n").await;
     let stats = server.supervisor.stats();
-    assert_eq!((stats.collected, stats.added()), (1, 1), "{stats:?}");
+    assert_eq!((stats.deferred, stats.added()), (1, 1), "{stats:?}");
     drop(client);
     check(&server, "HTTP/1.1", "client stops reading, then leaves").await;
 }
@@ -174,19 +174,19 @@ async fn stops_reading_a_body_of_one_frame() {
     client.until("\r\n\r\n").await;
     drop(client);
     let seen = server.witness.next().await;
-    assert_eq!((seen.end.kind(), seen.end.bytes()), (End::Complete, 16 << 20));
+    assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Complete, 16 << 20));
     soon(server.supervisor.idle()).await;
     server.witness.nothing_else().await;
 }
 
 #[tokio::test]
 async fn endless() {
-    let supervisor = Supervisor::builder().release_after(Duration::from_millis(20)).build();
+    let supervisor = Supervisor::builder().start_within(Duration::from_millis(20)).build();
     let (server, told) = then_by(supervisor, || Step::data("two")).await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     client.until("3\r\none\r\n").await;
-    check(&server, "HTTP/1.1", "endless stream with `release_after`").await;
+    check(&server, "HTTP/1.1", "endless stream with `start_within`").await;
     // The response goes on, and its end releases nothing a second time.
     told.notify_one();
     assert_eq!(client.until("0\r\n\r\n").await, "3\r\ntwo\r\n0\r\n\r\n");
@@ -195,4 +195,20 @@ async fn endless() {
     server.witness.nothing_else().await;
     let stats = server.supervisor.stats();
     assert_eq!((stats.added(), stats.succeeded), (1, 1), "{stats:?}");
+}
+
+/// hyper answers in place of the service, and closes the connection.
+#[tokio::test]
+async fn informational_status() {
+    for status in [100, 103, 199] {
+        let server =
+            Server::new(move |_, _| Response::builder().status(status).body(Empty::<Bytes>::new()).expect("the status is valid"))
+                .await;
+        let mut client = Raw::connect(server.address).await;
+        client.get("/").await;
+        let response = client.rest().await;
+        assert!(response.starts_with("HTTP/1.1 500 "), "{response}");
+        let seen = check(&server, "HTTP/1.1", "status 100-199").await;
+        assert_eq!(seen.end.error(), Some(ResponseError::InformationalStatus));
+    }
 }

@@ -11,10 +11,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::sync::Notify;
-use tower_background::{BackgroundLayer, BackgroundTasks, BodyError, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor, report::ResponseError};
 
 use crate::{
-    support::{Multiplexed, Script, Server, Step, Witness, rest, soon},
+    common::{Multiplexed, Script, Server, Step, Witness, rest, soon},
     table::{check, check_each},
 };
 
@@ -99,14 +99,14 @@ async fn with_body(status: u16) -> Server {
 async fn no_content_with_body() {
     let server = with_body(204).await;
     let seen = check(&server, "HTTP/2", "204 with body").await;
-    assert_eq!(seen.end.error(), Some(BodyError::NotAllowed));
+    assert_eq!(seen.end.error(), Some(ResponseError::NotAllowed));
 }
 
 #[tokio::test]
 async fn not_modified_with_body() {
     let server = with_body(304).await;
     let seen = check(&server, "HTTP/2", "304 with body").await;
-    assert_eq!(seen.end.error(), Some(BodyError::NotAllowed));
+    assert_eq!(seen.end.error(), Some(ResponseError::NotAllowed));
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn head_bare() {
     let error = rest(response.body_mut()).await.expect_err("the server sends what must not be there");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "HEAD through a bare service").await;
-    assert_eq!(seen.end.error(), Some(BodyError::NotAllowed));
+    assert_eq!(seen.end.error(), Some(ResponseError::NotAllowed));
 }
 
 #[tokio::test]
@@ -138,7 +138,8 @@ async fn head_axum() {
         watching.watch(&tasks);
         "hello"
     };
-    let router = axum::Router::new().route("/", axum::routing::get(handler)).layer(BackgroundLayer::with(supervisor.clone()));
+    let router =
+        axum::Router::new().route("/", axum::routing::get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let server = Server::axum(router, supervisor, witness).await;
     let headers = head_only(&server, Method::HEAD, StatusCode::OK).await;
     assert_eq!(headers["content-length"], "5");
@@ -176,7 +177,7 @@ async fn longer_than_declared() {
     let error = rest(response.body_mut()).await.expect_err("the client counts");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "body longer than declared").await;
-    assert!(matches!(seen.end.error(), Some(BodyError::TooLong { declared: 3, yielded: 6, .. })), "{seen:?}");
+    assert!(matches!(seen.end.error(), Some(ResponseError::TooLong { declared: 3, yielded: 6, .. })), "{seen:?}");
 }
 
 #[tokio::test]
@@ -187,7 +188,7 @@ async fn shorter_than_declared() {
     let error = rest(response.body_mut()).await.expect_err("the client counts");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "body shorter than declared").await;
-    assert!(matches!(seen.end.error(), Some(BodyError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
+    assert!(matches!(seen.end.error(), Some(ResponseError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
 }
 
 #[tokio::test]
@@ -223,7 +224,7 @@ async fn several_streams() {
     for path in PATHS {
         responses.push(client.get(path).await);
     }
-    assert_eq!(server.supervisor.stats().collected, 8, "all are open");
+    assert_eq!(server.supervisor.stats().deferred, 8, "all are open");
     // They end in another order than they began.
     for (gate, mut response) in gates.iter().zip(responses).rev() {
         gate.notify_one();

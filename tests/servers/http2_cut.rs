@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tower_background::Supervisor;
 
 use crate::{
-    support::{Multiplexed, Script, Server, Step, data, rest, soon},
+    common::{Multiplexed, Script, Server, Step, data, rest, soon},
     table::check,
 };
 
@@ -104,7 +104,7 @@ async fn stops_reading_then_leaves() {
     while received < WINDOW {
         received += soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len();
     }
-    assert_eq!(server.supervisor.stats().collected, 1, "the response is open");
+    assert_eq!(server.supervisor.stats().deferred, 1, "the response is open");
     client.leave().await;
     check(&server, "HTTP/2", "client stops reading, then leaves").await;
 }
@@ -127,7 +127,7 @@ async fn resets_a_last_frame_without_window() {
     let mut client = Multiplexed::with(&server, Builder::new().initial_window_size(0)).await;
     let (response, mut stream) = client.send(Method::GET, "/").await;
     soon(response).await.expect("there is a head");
-    assert_eq!(server.supervisor.stats().collected, 1, "a last frame that was only yielded releases nothing");
+    assert_eq!(server.supervisor.stats().deferred, 1, "a last frame that was only yielded releases nothing");
     stream.send_reset(Reason::CANCEL);
     check(&server, "HTTP/2", "window of 0, client resets before the last frame is sent").await;
 }
@@ -148,14 +148,14 @@ async fn window_of_one_byte() {
         let byte = data(response.body_mut()).await.expect("there is more").expect("the server sends");
         assert_eq!(byte.len(), 1);
         read.extend_from_slice(&byte);
-        assert_eq!(server.supervisor.stats().collected, 1, "the response is open");
+        assert_eq!(server.supervisor.stats().deferred, 1, "the response is open");
     }
     client.set_window(WIDE.try_into().expect("it is a window"));
     while let Some(data) = data(response.body_mut()).await {
         read.extend_from_slice(&data.expect("the server sends"));
         // The server takes the last chunk when the window reaches it, and no sooner; it was yielded long before.
         if read.len() + WIDE <= 15 * CHUNK {
-            assert_eq!(server.supervisor.stats().collected, 1, "after {} bytes", read.len());
+            assert_eq!(server.supervisor.stats().deferred, 1, "after {} bytes", read.len());
         }
     }
     assert!(response.body().is_end_stream());
@@ -183,7 +183,7 @@ async fn declared_length_without_end() {
 
 #[tokio::test]
 async fn endless_stream() {
-    let supervisor = Supervisor::builder().release_after(Duration::from_millis(20)).build();
+    let supervisor = Supervisor::builder().start_within(Duration::from_millis(20)).build();
     let released = Arc::new(Notify::new());
     let awaited = released.clone();
     let server = Server::with(supervisor, move |_, course| {
@@ -194,7 +194,7 @@ async fn endless_stream() {
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
     assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
-    check(&server, "HTTP/2", "endless stream with `release_after`").await;
+    check(&server, "HTTP/2", "endless stream with `start_within`").await;
     released.notify_one();
     assert_eq!(data(response.body_mut()).await.expect("the stream goes on").expect("it is sent"), "two");
     client.leave().await;

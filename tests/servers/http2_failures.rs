@@ -7,10 +7,10 @@ use h2::Reason;
 use http::{Method, Response};
 use http_body_util::Empty;
 use tokio::sync::Notify;
-use tower_background::BodyError;
+use tower_background::report::ResponseError;
 
 use crate::{
-    support::{Multiplexed, Script, Scripted, Server, Step, data, rest, soon},
+    common::{Multiplexed, Script, Scripted, Server, Step, data, rest, soon},
     table::check,
 };
 
@@ -25,7 +25,7 @@ async fn body_error_before_the_first_frame() {
     };
     assert_eq!(reset.expect_err("it is cut").reason(), Some(Reason::INTERNAL_ERROR));
     let seen = check(&server, "HTTP/2", "body error before the first frame").await;
-    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(seen.end.error(), Some(ResponseError::Body));
 }
 
 /// Lets a body yield a frame, then do this step once the client has the frame; gives what the client then sees.
@@ -53,7 +53,7 @@ async fn body_error_after_the_first_frame() {
     let (server, mut client, error) = after_the_first_frame(|| Step::Error).await;
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     let seen = check(&server, "HTTP/2", "body error after the first frame").await;
-    assert_eq!(seen.end.error(), Some(BodyError::Failed));
+    assert_eq!(seen.end.error(), Some(ResponseError::Body));
     assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
     assert_eq!(server.witness.next().await.end.path(), "/next");
 }
@@ -93,4 +93,38 @@ async fn service_error() {
     let error = soon(response).await.expect_err("there is no head");
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     check(&server, "HTTP/2", "service error").await;
+}
+
+/// Requests, and checks that the client does not accept the head of the response.
+async fn assert_rejected(server: &Server) {
+    let (response, _) = Multiplexed::connect(server).await.send(Method::GET, "/").await;
+    let error = soon(response).await.expect_err("the head is not valid");
+    assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
+}
+
+/// A client takes such a head for one before the final head, which must not end the stream.
+#[tokio::test]
+async fn informational_status() {
+    for status in [100, 101, 103, 199] {
+        let server =
+            Server::new(move |_, _| Response::builder().status(status).body(Empty::<Bytes>::new()).expect("the status is valid"))
+                .await;
+        assert_rejected(&server).await;
+        let seen = check(&server, "HTTP/2", "status 100-199").await;
+        assert_eq!(seen.end.error(), Some(ResponseError::InformationalStatus));
+    }
+}
+
+#[tokio::test]
+async fn length_that_is_no_number() {
+    for length in ["six", "+6", "6 ", "-1", "18446744073709551616"] {
+        let server = Server::new(move |_, course| {
+            let body = Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
+            Response::builder().header("content-length", length).body(body).expect("the header is valid")
+        })
+        .await;
+        assert_rejected(&server).await;
+        let seen = check(&server, "HTTP/2", "`content-length` that is no number").await;
+        assert_eq!(seen.end.error(), Some(ResponseError::InvalidLength));
+    }
 }

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use tokio::sync::Notify;
 use tower_background::{BackgroundTasksExt, Stats, Task};
 
-use crate::support::{Raw, Server, soon};
+use crate::common::{Raw, Server, soon};
 
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -78,7 +78,7 @@ async fn a_task_blocks_its_thread() {
     let blocked = Arc::new(std::sync::Mutex::new(blocked));
     let (server, stats) = undisturbed_by(move |begun| {
         let blocked = Arc::clone(&blocked);
-        Task::blocking(move |_| {
+        Task::blocking(move || {
             begun.notify_one();
             // Ends when the test drops the sender.
             let _ = blocked.lock().expect("there is one task").recv();

@@ -1,6 +1,11 @@
 //! Other people's layers around ours and below it, and what axum's own server does, over HTTP/1.1 and HTTP/2.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, pending, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,17 +20,14 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_ENCODING},
 };
 use hyper::body::Incoming;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, oneshot},
-};
+use tokio::{net::TcpStream, sync::Notify, task::yield_now};
 use tokio_tungstenite::tungstenite;
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, Supervisor};
 use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, timeout::TimeoutLayer};
 
 use crate::{
-    support::{Script, Server, Step, Witness, soon},
+    common::{Course, Script, Server, Step, Witness, soon},
     table::check,
 };
 
@@ -35,7 +37,14 @@ enum Protocol {
     Http2,
 }
 
-/// Asks for `/`, with leave to compress the answer.
+/// Checks the row of a case. Each protocol gets its own server, from `serve`.
+async fn check_both(case: &'static str, serve: impl AsyncFn(Protocol) -> Server) {
+    for (protocol, name) in [(Protocol::Http1, "HTTP/1.1"), (Protocol::Http2, "HTTP/2")] {
+        check(&serve(protocol).await, name, case).await;
+    }
+}
+
+/// Requests `/`, and accepts a compressed response.
 async fn ask(server: &Server, protocol: Protocol) -> reqwest::Result<reqwest::Response> {
     let builder = reqwest::Client::builder().no_proxy();
     let client = match protocol {
@@ -50,7 +59,7 @@ async fn body(response: reqwest::Response) -> reqwest::Result<Bytes> {
     soon(response.bytes()).await
 }
 
-/// What stands in a server with its figures and its witness, to be put together in the order that a test is about.
+/// What a server consists of. Each test puts the parts together in another order.
 struct Parts {
     supervisor: Supervisor,
     witness: Witness,
@@ -60,7 +69,7 @@ struct Parts {
 impl Parts {
     fn new() -> Self {
         let supervisor = Supervisor::new();
-        Self { layer: BackgroundLayer::with(supervisor.clone()), supervisor, witness: Witness::new() }
+        Self { layer: BackgroundLayer::with_supervisor(supervisor.clone()), supervisor, witness: Witness::new() }
     }
 
     async fn serve<S, B>(self, service: S) -> Server
@@ -71,137 +80,100 @@ impl Parts {
         Server::serve(service, self.supervisor, self.witness).await
     }
 
-    /// A service that answers with these steps, and leaves a witness.
-    fn answers<B>(
+    /// Returns a service that leaves a witness, and then does what `answer` says.
+    fn service<F, Fut>(
         &self,
-        steps: fn() -> Vec<Step>,
-    ) -> impl Service<
-        Request<B>,
-        Response = Response<Script>,
-        Error = Infallible,
-        Future = impl Future<Output = Result<Response<Script>, Infallible>> + Send + use<B>,
-    > + Clone
-    + Send
-    + use<B> {
+        answer: F,
+    ) -> impl Service<Request<Incoming>, Response = Response<Script>, Error = Infallible, Future = Fut> + Clone + Send + use<F, Fut>
+    where
+        F: Fn(Course) -> Fut + Clone + Send,
+        Fut: Future<Output = Result<Response<Script>, Infallible>> + Send,
+    {
         let witness = self.witness.clone();
-        service_fn(move |request: Request<B>| {
-            let course = witness.watch(&request.background_tasks().expect("the layer is there"));
-            std::future::ready(Ok(Response::new(Script::new(steps()).seen_by(course.expect_body()))))
+        service_fn(move |request: Request<Incoming>| {
+            answer(witness.watch(&request.background_tasks().expect("the layer is there")))
         })
     }
 }
 
-/// Checks that this is gzip of so many bytes: its last four tell.
-fn assert_gzip_of(length: u32, compressed: &[u8]) {
+/// Answers with a body that takes these steps.
+fn steps<const N: usize>(
+    steps: fn() -> [Step; N],
+) -> impl Fn(Course) -> Ready<Result<Response<Script>, Infallible>> + Clone + Send {
+    move |course| ready(Ok(Response::new(Script::new(steps()).seen_by(course.expect_body()))))
+}
+
+/// Requests, and checks that the response is gzip of so many bytes: its last four bytes tell.
+async fn ask_for_gzip(server: &Server, protocol: Protocol, length: u32) -> Bytes {
+    let response = ask(server, protocol).await.expect("it answers");
+    assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+    let compressed = body(response).await.expect("a whole body");
     assert_eq!(compressed[..2], [0x1f, 0x8b]);
     assert_eq!(compressed[compressed.len() - 4..], length.to_le_bytes());
-}
-
-fn large() -> Vec<Step> {
-    vec![Step::data(vec![b'a'; 40_000]), Step::data(vec![b'b'; 30_000])]
-}
-
-/// Gzip of six different letters is a head of 10 bytes, one block of fixed codes (3 bits, 8 for each letter, 7 for the end, so
-/// 8 bytes), and a checksum and a length of 4 bytes each.
-fn letters() -> Vec<Step> {
-    vec![Step::data("abcdef")]
-}
-
-async fn compressed_outside(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let service = ServiceBuilder::new().layer(CompressionLayer::new()).layer(parts.layer.clone()).service(parts.answers(large));
-    let server = parts.serve(service).await;
-    let response = ask(&server, protocol).await.expect("it answers");
-    assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
-    assert_gzip_of(70_000, &body(response).await.expect("a whole body"));
-    server
+    compressed
 }
 
 #[tokio::test]
 async fn compression_outside() {
-    let server = compressed_outside(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "compression outside").await;
-    let server = compressed_outside(Protocol::Http2).await;
-    check(&server, "HTTP/2", "compression outside").await;
+    check_both("compression outside", async |protocol| {
+        let parts = Parts::new();
+        let large = parts.service(steps(|| [Step::data(vec![b'a'; 40_000]), Step::data(vec![b'b'; 30_000])]));
+        let service = CompressionLayer::new().layer(parts.layer.layer(large));
+        let server = parts.serve(service).await;
+        ask_for_gzip(&server, protocol, 70_000).await;
+        server
+    })
+    .await;
 }
 
-async fn compressed_inside(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let service = ServiceBuilder::new().layer(parts.layer.clone()).layer(CompressionLayer::new()).service(parts.answers(letters));
-    let server = parts.serve(service).await;
-    let response = ask(&server, protocol).await.expect("it answers");
-    assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
-    let body = body(response).await.expect("a whole body");
-    assert_gzip_of(6, &body);
-    assert_eq!(body.len(), 26);
-    server
-}
-
+/// Gzip of six different letters is a head of 10 bytes, one block of fixed codes (3 bits, 8 for each letter, 7 for the end, so
+/// 8 bytes), and a checksum and a length of 4 bytes each.
 #[tokio::test]
 async fn compression_inside() {
-    let server = compressed_inside(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "compression inside").await;
-    let server = compressed_inside(Protocol::Http2).await;
-    check(&server, "HTTP/2", "compression inside").await;
-}
-
-/// A service that never answers, and leaves a witness.
-fn hangs<B: Send>(
-    witness: Witness,
-) -> impl Service<
-    Request<B>,
-    Response = Response<Script>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<Response<Script>, Infallible>> + Send + use<B>,
-> + Clone
-+ Send
-+ use<B> {
-    service_fn(move |request: Request<B>| {
-        witness.watch(&request.background_tasks().expect("the layer is there"));
-        pending()
+    check_both("compression inside", async |protocol| {
+        let parts = Parts::new();
+        let letters = parts.service(steps(|| [Step::data("abcdef")]));
+        let service = parts.layer.layer(CompressionLayer::new().layer(letters));
+        let server = parts.serve(service).await;
+        assert_eq!(ask_for_gzip(&server, protocol, 6).await.len(), 26);
+        server
     })
+    .await;
 }
 
 const SHORT: Duration = Duration::from_millis(10);
 
-async fn timed_out(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SHORT);
-    let service = ServiceBuilder::new().layer(timeout).layer(parts.layer.clone()).service(hangs(parts.witness.clone()));
-    let server = parts.serve(service).await;
-    assert_eq!(ask(&server, protocol).await.expect("it answers").status(), StatusCode::SERVICE_UNAVAILABLE);
-    server
-}
-
 #[tokio::test]
 async fn outer_timeout() {
-    let server = timed_out(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "outer timeout").await;
-    let server = timed_out(Protocol::Http2).await;
-    check(&server, "HTTP/2", "outer timeout").await;
+    check_both("outer timeout", async |protocol| {
+        let parts = Parts::new();
+        let hangs = parts.service(|_| pending());
+        let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SHORT);
+        let service = timeout.layer(parts.layer.layer(hangs));
+        let server = parts.serve(service).await;
+        assert_eq!(ask(&server, protocol).await.expect("it answers").status(), StatusCode::SERVICE_UNAVAILABLE);
+        server
+    })
+    .await;
 }
 
-/// tower's own timeout is an error of the service, which hyper answers by closing the connection or resetting the stream.
-async fn timed_out_by_error(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let service = ServiceBuilder::new().timeout(SHORT).layer(parts.layer.clone()).service(hangs(parts.witness.clone()));
-    let server = parts.serve(service).await;
-    ask(&server, protocol).await.expect_err("there is no answer");
-    server
-}
-
+/// tower's own timeout is an error of the service. hyper answers it by closing the connection or resetting the stream.
 #[tokio::test]
 async fn outer_timeout_by_error() {
-    let server = timed_out_by_error(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "outer timeout").await;
-    let server = timed_out_by_error(Protocol::Http2).await;
-    check(&server, "HTTP/2", "outer timeout").await;
+    check_both("outer timeout", async |protocol| {
+        let parts = Parts::new();
+        let hangs = parts.service(|_| pending());
+        let service = tower::timeout::TimeoutLayer::new(SHORT).layer(parts.layer.layer(hangs));
+        let server = parts.serve(service).await;
+        ask(&server, protocol).await.expect_err("there is no answer");
+        server
+    })
+    .await;
 }
 
-/// Panics in its future, after it has left a witness.
-async fn panics<B>(witness: Witness, request: Request<B>) -> Result<Response<Script>, Infallible> {
-    witness.watch(&request.background_tasks().expect("the layer is there"));
-    tokio::task::yield_now().await;
+/// Panics in its future.
+async fn panics(_: Course) -> Result<Response<Script>, Infallible> {
+    yield_now().await;
     panic!("the handler panics")
 }
 
@@ -211,82 +183,58 @@ async fn assert_caught(server: &Server, protocol: Protocol) {
     assert_eq!(body(response).await.expect("a whole body"), "Service panicked");
 }
 
-async fn caught_outside(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let witness = parts.witness.clone();
-    let service = ServiceBuilder::new()
-        .layer(CatchPanicLayer::new())
-        .layer(parts.layer.clone())
-        .service_fn(move |request: Request<Incoming>| panics(witness.clone(), request));
-    let server = parts.serve(service).await;
-    assert_caught(&server, protocol).await;
-    server
-}
-
 #[tokio::test]
 async fn panic_under_catch_panic() {
-    let server = caught_outside(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "panic under `CatchPanic`").await;
-    let server = caught_outside(Protocol::Http2).await;
-    check(&server, "HTTP/2", "panic under `CatchPanic`").await;
+    check_both("panic under `CatchPanic`", async |protocol| {
+        let parts = Parts::new();
+        let panics = parts.service(panics);
+        let service = CatchPanicLayer::new().layer(parts.layer.layer(panics));
+        let server = parts.serve(service).await;
+        assert_caught(&server, protocol).await;
+        server
+    })
+    .await;
 }
 
-/// What our layer sees of a panic that was caught below it is a response of status 500.
-async fn caught_inside(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let witness = parts.witness.clone();
-    let service = ServiceBuilder::new()
-        .layer(parts.layer.clone())
-        .layer(CatchPanicLayer::new())
-        .service_fn(move |request: Request<Incoming>| panics(witness.clone(), request));
-    let server = parts.serve(service).await;
-    assert_caught(&server, protocol).await;
-    server
-}
-
+/// Our layer sees a panic that was caught below it as a response of status 500.
 #[tokio::test]
 async fn panic_under_catch_panic_inside() {
-    let server = caught_inside(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "panic under `CatchPanic` inside").await;
-    let server = caught_inside(Protocol::Http2).await;
-    check(&server, "HTTP/2", "panic under `CatchPanic` inside").await;
+    check_both("panic under `CatchPanic` inside", async |protocol| {
+        let parts = Parts::new();
+        let panics = parts.service(panics);
+        let service = parts.layer.layer(CatchPanicLayer::new().layer(panics));
+        let server = parts.serve(service).await;
+        assert_caught(&server, protocol).await;
+        server
+    })
+    .await;
 }
 
-fn bad() -> Vec<Step> {
-    vec![Step::data("bad"), Step::Panic]
-}
-
-/// `CatchPanic` catches panics of services, not of bodies: the client gets a broken response, wherever it stands.
-async fn assert_broken(server: &Server, protocol: Protocol) {
-    match ask(server, protocol).await {
-        Ok(response) => {
-            assert_eq!(response.status(), StatusCode::OK);
-            body(response).await.expect_err("the body breaks off");
-        }
-        // The panic can overtake the head, which then lies in a buffer of the connection that it takes down.
-        Err(error) => assert!(error.is_request(), "{error:?}"),
-    }
-}
-
-async fn body_panics(protocol: Protocol) -> [Server; 2] {
-    let outside = Parts::new();
-    let service = ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(outside.layer.clone()).service(outside.answers(bad));
-    let outside = outside.serve(service).await;
-    let inside = Parts::new();
-    let service = ServiceBuilder::new().layer(inside.layer.clone()).layer(CatchPanicLayer::new()).service(inside.answers(bad));
-    let inside = inside.serve(service).await;
-    assert_broken(&outside, protocol).await;
-    assert_broken(&inside, protocol).await;
-    [outside, inside]
-}
-
+/// `CatchPanic` catches panics of services, not of bodies: the client gets a broken response, whichever layer is outside.
 #[tokio::test]
 async fn panic_in_the_body_under_catch_panic() {
-    for server in body_panics(Protocol::Http1).await {
-        check(&server, "HTTP/1.1", "panic in the body under `CatchPanic`").await;
-    }
-    for server in body_panics(Protocol::Http2).await {
-        check(&server, "HTTP/2", "panic in the body under `CatchPanic`").await;
+    for is_outside in [true, false] {
+        check_both("panic in the body under `CatchPanic`", async |protocol| {
+            let parts = Parts::new();
+            let bad = parts.service(steps(|| [Step::data("bad"), Step::Panic]));
+            let server = if is_outside {
+                let service = CatchPanicLayer::new().layer(parts.layer.layer(bad));
+                parts.serve(service).await
+            } else {
+                let service = parts.layer.layer(CatchPanicLayer::new().layer(bad));
+                parts.serve(service).await
+            };
+            match ask(&server, protocol).await {
+                Ok(response) => {
+                    assert_eq!(response.status(), StatusCode::OK);
+                    body(response).await.expect_err("the body breaks off");
+                }
+                // The panic can end the connection before the head is written.
+                Err(error) => assert!(error.is_request(), "{error:?}"),
+            }
+            server
+        })
+        .await;
     }
 }
 
@@ -298,7 +246,7 @@ async fn echo(mut socket: WebSocket) {
     }
 }
 
-/// The response to an upgrade is over at the upgrade, long before the socket is.
+/// The response to an upgrade is over at the upgrade, long before the socket closes.
 #[tokio::test]
 async fn websocket_upgrade() {
     let parts = Parts::new();
@@ -324,46 +272,33 @@ async fn websocket_upgrade() {
     assert_eq!(server.supervisor.stats().added(), 1);
 }
 
-/// A server that is told to stop while it sends a body. Its body goes on once the server does not accept any more.
-async fn shut_down(protocol: Protocol) -> Server {
-    let parts = Parts::new();
-    let witness = parts.witness.clone();
-    let gate = Arc::new(Notify::new());
-    let opened = gate.clone();
-    let handler = async move |tasks: BackgroundTasks| {
-        let steps = [Step::data("one"), Step::Wait(opened.clone()), Step::data("two")];
-        Body::new(Script::new(steps).seen_by(witness.watch(&tasks).expect_body()))
-    };
-    let router = Router::new().route("/", get(handler)).layer(parts.layer.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let (report, down) = oneshot::channel();
-    let accept = tokio::spawn(async move {
-        let signal = async { stopped.await.expect("the test tells it to stop") };
-        axum::serve(listener, router).with_graceful_shutdown(signal).await.expect("it serves");
-        report.send(()).expect("the test waits");
-    });
-    let server = Server::running(address, accept, parts.supervisor, parts.witness);
-
-    let mut response = ask(&server, protocol).await.expect("it answers");
-    assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), "one");
-    stop.send(()).expect("the server runs");
-    // The server drops its listener when it begins to shut down.
-    soon(async { while tokio::net::TcpStream::connect(address).await.is_ok() {} }).await;
-    let stats = server.supervisor.stats();
-    assert_eq!((stats.added(), stats.collected), (1, 1), "{stats:?}");
-
-    gate.notify_one();
-    assert_eq!(body(response).await.expect("a whole body"), "two");
-    soon(down).await.expect("the server comes to its end");
-    server
-}
-
+/// A server that shuts down while it sends a body finishes the body, and only then ends.
 #[tokio::test]
 async fn graceful_shutdown_mid_body() {
-    let server = shut_down(Protocol::Http1).await;
-    check(&server, "HTTP/1.1", "graceful shutdown mid-body").await;
-    let server = shut_down(Protocol::Http2).await;
-    check(&server, "HTTP/2", "graceful shutdown mid-body").await;
+    check_both("graceful shutdown mid-body", async |protocol| {
+        let Parts { supervisor, witness, layer } = Parts::new();
+        let shutting_down = Arc::new(Notify::new());
+        let (watching, wait) = (witness.clone(), Arc::clone(&shutting_down));
+        let handler = async move |tasks: BackgroundTasks| {
+            let steps = [Step::data("one"), Step::Wait(Arc::clone(&wait)), Step::data("two")];
+            Body::new(Script::new(steps).seen_by(watching.watch(&tasks).expect_body()))
+        };
+        let router = Router::new().route("/", get(handler)).layer(layer);
+        let mut server = Server::axum(router, supervisor, witness).await;
+        let (address, supervisor) = (server.address, server.supervisor.clone());
+
+        let mut response = ask(&server, protocol).await.expect("it answers");
+        assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), "one");
+        let finish = async {
+            // The server drops its listener when it begins to shut down.
+            soon(async { while TcpStream::connect(address).await.is_ok() {} }).await;
+            let stats = supervisor.stats();
+            assert_eq!((stats.added(), stats.deferred), (1, 1), "{stats:?}");
+            shutting_down.notify_one();
+            assert_eq!(body(response).await.expect("a whole body"), "two");
+        };
+        tokio::join!(server.shut_down(), finish);
+        server
+    })
+    .await;
 }

@@ -1,9 +1,9 @@
-//! How responses end on real servers, with clients that are not ours: case by case, as `tests/README.md` tells.
+//! How responses end on real servers, seen by clients that other people wrote.
 //!
-//! The table there is the expectation: a case compares what its task saw with its cell.
+//! Each case compares what its task saw with a cell of the table in `tests/README.md`.
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../common/mod.rs"]
+mod common;
 
 mod boxed;
 #[cfg(feature = "tonic")]
@@ -14,9 +14,7 @@ mod http2;
 mod http2_cut;
 mod http2_failures;
 mod isolation;
-#[cfg(feature = "axum")]
 mod layers;
-#[cfg(all(feature = "axum", feature = "tower"))]
 mod placement;
 mod table;
 mod unchanged;

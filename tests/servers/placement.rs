@@ -15,9 +15,9 @@ use axum::{
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tower::ServiceBuilder;
-use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End, ServiceBuilderExt as _, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, ServiceBuilderExt as _, Supervisor};
 
-use crate::support::{Server, Witness, soon};
+use crate::common::{Server, Witness, soon};
 
 const ANSWER: &str = "an answer";
 
@@ -118,11 +118,11 @@ async fn ask(router: Router, supervisor: &Supervisor, witness: &Witness, method:
 async fn wherever_the_layer_stands_there_is_one_registry_and_one_end() {
     for Place { name, method, path, router } in PLACES {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
-        let router = router(BackgroundLayer::with(supervisor.clone()), witness.clone());
+        let router = router(BackgroundLayer::with_supervisor(supervisor.clone()), witness.clone());
         for (status, text) in ask(router, &supervisor, &witness, method, path).await {
             assert_eq!((status, text.as_str()), (StatusCode::OK, ANSWER), "{name}");
             let end = witness.next().await.end;
-            assert_eq!((end.kind(), end.bytes()), (End::Complete, ANSWER.len() as u64), "{name}");
+            assert_eq!((end.kind(), end.bytes()), (EndKind::Complete, ANSWER.len() as u64), "{name}");
             assert_eq!((end.method().as_str(), end.status()), (*method, Some(StatusCode::OK)), "{name}");
         }
         witness.nothing_else().await;
@@ -130,14 +130,16 @@ async fn wherever_the_layer_stands_there_is_one_registry_and_one_end() {
     }
 }
 
-/// `route_layer` is around routes only: what falls through has no layer, and says so.
+/// `route_layer` is around routes only, so a request that no route takes has no layer.
 #[tokio::test]
 async fn a_layer_of_routes_is_not_around_the_fallback() {
     let (supervisor, witness) = (Supervisor::new(), Witness::new());
-    let router = route(witness.clone()).route_layer(BackgroundLayer::with(supervisor.clone())).fallback(answers(witness.clone()));
+    let router = route(witness.clone())
+        .route_layer(BackgroundLayer::with_supervisor(supervisor.clone()))
+        .fallback(answers(witness.clone()));
     for (status, text) in ask(router, &supervisor, &witness, "GET", "/elsewhere").await {
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(text.contains("BackgroundLayer"), "{text}");
+        assert_eq!(text, "the server is misconfigured");
     }
     assert_eq!(supervisor.stats().added(), 0);
 }
@@ -156,11 +158,11 @@ async fn a_function_as_middleware_adds_tasks_too() {
             response
         }
     };
-    let router = route(witness.clone()).layer(from_fn(adds)).layer(BackgroundLayer::with(supervisor.clone()));
+    let router = route(witness.clone()).layer(from_fn(adds)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     for (status, text) in ask(router, &supervisor, &witness, "GET", "/route").await {
         assert_eq!((status, text.as_str()), (StatusCode::OK, ANSWER));
         for _ in 0..3 {
-            assert_eq!(witness.next().await.end.kind(), End::Complete);
+            assert_eq!(witness.next().await.end.kind(), EndKind::Complete);
         }
     }
     assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (6, 6));
@@ -174,9 +176,11 @@ async fn a_response_that_is_replaced_is_aborted_for_a_layer_within() {
         drop(next.run(request).await);
         Response::builder().status(StatusCode::IM_A_TEAPOT).body(Body::from("another")).expect("it is a response")
     }
-    for (outside, end, status) in [(true, End::Aborted, StatusCode::OK), (false, End::Complete, StatusCode::IM_A_TEAPOT)] {
+    for (outside, end, status) in
+        [(true, EndKind::Interrupted, StatusCode::OK), (false, EndKind::Complete, StatusCode::IM_A_TEAPOT)]
+    {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
-        let layer = BackgroundLayer::with(supervisor.clone());
+        let layer = BackgroundLayer::with_supervisor(supervisor.clone());
         let router = route(witness.clone());
         let router =
             if outside { router.layer(layer).layer(from_fn(replace)) } else { router.layer(from_fn(replace)).layer(layer) };
@@ -201,10 +205,10 @@ async fn a_request_that_is_made_anew_keeps_its_registry_by_its_extensions() {
         *request.extensions_mut() = parts.extensions;
         next.run(request)
     };
-    let router = route(witness.clone()).layer(from_fn(anew)).layer(BackgroundLayer::with(supervisor.clone()));
+    let router = route(witness.clone()).layer(from_fn(anew)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     for (status, _) in ask(router, &supervisor, &witness, "GET", "/route").await {
         assert_eq!(status, StatusCode::OK);
         assert_eq!(found.recv().await, Some(false), "a new request has none");
-        assert_eq!(witness.next().await.end.kind(), End::Complete);
+        assert_eq!(witness.next().await.end.kind(), EndKind::Complete);
     }
 }

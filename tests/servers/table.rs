@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::{Seen, Server, soon};
+use crate::common::{Seen, Server, soon};
 
 const README: &str = include_str!("../README.md");
 const SOURCES: &[&str] = &[
@@ -61,15 +61,14 @@ async fn ends(server: &Server, protocol: &'static str, case: &'static str, reque
 
 #[test]
 fn every_cell_has_a_test_and_every_test_a_cell() {
-    let tested: BTreeSet<(&str, &str)> = SOURCES
-        .iter()
-        .flat_map(|source| ["check(&server, \"", "check_each(&server, \""].map(|call| source.split(call).skip(1)))
-        .flatten()
-        .map(|call| {
-            let (protocol, rest) = call.split_once("\", \"").expect("a call names its protocol");
-            (rest.split_once('"').expect("a call names its case").0, protocol)
-        })
-        .collect();
-    let told: BTreeSet<_> = cells().into_keys().collect();
-    assert_eq!(told, tested);
+    let calls = |call: &'static str| SOURCES.iter().flat_map(move |source| source.split(call).skip(1));
+    let first = |text: &'static str| text.split_once('"').expect("a string has an end").0;
+    let of_one = ["check(&server, \"", "check_each(&server, \""].into_iter().flat_map(calls).map(|call| {
+        let (protocol, rest) = call.split_once("\", \"").expect("a call names its protocol");
+        (first(rest), protocol)
+    });
+    let of_both = calls("check_both(\"").flat_map(|call| [(first(call), "HTTP/1.1"), (first(call), "HTTP/2")]);
+    let tested: BTreeSet<_> = of_one.chain(of_both).collect();
+    let expected: BTreeSet<_> = cells().into_keys().collect();
+    assert_eq!(expected, tested);
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
-use crate::support::{Raw, Script, Server, Step, Witness, soon};
+use crate::common::{Raw, Script, Server, Step, Witness, soon};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
@@ -126,7 +126,7 @@ async fn by_hyper() {
     let plain = Server::serve(service(0), Supervisor::new(), Witness::new()).await;
     for tasks in [0, 2] {
         let supervisor = Supervisor::new();
-        let layered = BackgroundLayer::with(supervisor.clone()).layer(service(tasks));
+        let layered = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service(tasks));
         compare(&plain, &Server::serve(layered, supervisor, Witness::new()).await, tasks).await;
     }
 }
@@ -141,7 +141,7 @@ async fn by_axum() {
     let plain = Server::axum(router(0), Supervisor::new(), Witness::new()).await;
     for tasks in [0, 2] {
         let supervisor = Supervisor::new();
-        let layered = router(tasks).layer(BackgroundLayer::with(supervisor.clone()));
+        let layered = router(tasks).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
         compare(&plain, &Server::axum(layered, supervisor, Witness::new()).await, tasks).await;
     }
 }

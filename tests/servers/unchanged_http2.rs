@@ -18,7 +18,7 @@ use tokio::{
 use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt};
 
-use crate::support::{Script, Step, soon};
+use crate::common::{Script, Step, soon};
 
 /// What a client says first: that it speaks HTTP/2, and that all windows are 16 MiB.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\

@@ -1,0 +1,54 @@
+//! axum: [`BackgroundTasks`] as an extractor, and a [`Task`] as a part of a response.
+
+use std::convert::Infallible;
+
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
+};
+use http::{StatusCode, request::Parts};
+
+use crate::{
+    error::MissingLayer,
+    registry::{BackgroundTasks, BackgroundTasksExt},
+    task::Task,
+    util::trace,
+};
+
+impl<S: Sync> FromRequestParts<S> for BackgroundTasks {
+    type Rejection = MissingLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        parts.background_tasks()
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for BackgroundTasks {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _state: &S,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(parts.background_tasks().ok())
+    }
+}
+
+/// Adds the task to the request that is being answered.
+impl IntoResponseParts for Task {
+    type Error = MissingLayer;
+
+    fn into_response_parts(self, response: ResponseParts) -> Result<ResponseParts, Self::Error> {
+        BackgroundTasks::current().ok_or(MissingLayer)?.add(self);
+        Ok(response)
+    }
+}
+
+/// A `500 Internal Server Error`. The log says what to do, and the client only learns that the
+/// server is misconfigured.
+impl IntoResponse for MissingLayer {
+    fn into_response(self) -> Response {
+        trace::missing_layer(&self.to_string());
+        (StatusCode::INTERNAL_SERVER_ERROR, Self::FOR_CLIENTS).into_response()
+    }
+}

@@ -1,0 +1,31 @@
+//! tonic: the tasks of a `tonic::Request`, a status for a missing layer, and the layer around a
+//! single service.
+
+use tonic::{Request, Status, server::NamedService};
+
+use crate::{
+    error::MissingLayer,
+    middleware::Background,
+    registry::{BackgroundTasks, BackgroundTasksExt, background_tasks},
+    util::trace,
+};
+
+impl<T> BackgroundTasksExt for Request<T> {
+    fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
+        background_tasks(self.extensions(), self.metadata().as_ref())
+    }
+}
+
+/// `INTERNAL`. The log says what to do, and the client only learns that the server is
+/// misconfigured.
+impl From<MissingLayer> for Status {
+    fn from(missing: MissingLayer) -> Self {
+        trace::missing_layer(&missing.to_string());
+        Self::internal(MissingLayer::FOR_CLIENTS)
+    }
+}
+
+/// The name of the wrapped service, by which tonic routes to it.
+impl<S: NamedService> NamedService for Background<S> {
+    const NAME: &'static str = S::NAME;
+}

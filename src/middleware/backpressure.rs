@@ -1,0 +1,46 @@
+//! Backpressure: a service waits while its supervisor has `max_pending` tasks.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::sync::futures::OwnedNotified;
+
+use crate::{registry::BackgroundTasks, supervisor::Supervisor};
+
+/// The wait of one service. A clone of the service has not started to wait.
+#[derive(Debug, Default)]
+pub(super) struct Backpressure {
+    waiting: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Backpressure {
+    /// Returns `Ready` when the supervisor has fewer tasks than `max_pending`.
+    pub(super) fn poll(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
+        while supervisor.is_limited() && !supervisor.has_capacity() && !is_inside(supervisor) {
+            match &mut self.waiting {
+                Some(waiting) => {
+                    ready!(waiting.as_mut().poll(cx));
+                    self.waiting = None;
+                }
+                // Created before the capacity is read again, so that no end of a task is missed.
+                None => self.waiting = Some(Box::pin(supervisor.capacity())),
+            }
+        }
+        self.waiting = None;
+        Poll::Ready(())
+    }
+}
+
+/// Returns whether the caller is a request or a task of the same supervisor. It would wait for
+/// itself.
+fn is_inside(supervisor: &Supervisor) -> bool {
+    BackgroundTasks::current().is_some_and(|tasks| tasks.state().belongs_to(supervisor))
+}
+
+impl Clone for Backpressure {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}

@@ -1,0 +1,63 @@
+//! [`Delivery`]: what follows a response from its body to the socket.
+//!
+//! The feature `sent` implements it. Without that feature no connection is tracked, and nothing
+//! follows a response.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Version};
+
+use super::ended::EndedResponse;
+
+/// Follows one response on a tracked connection.
+pub(crate) trait Delivery: fmt::Debug + Send + Sync {
+    /// Returns whether the server's side of the response is seen, whatever layers are in between.
+    fn is_held(&self) -> bool;
+
+    /// The head passes. It may be the last frame.
+    fn head(&mut self, headers: &mut HeaderMap, is_last: bool);
+
+    /// Data of `length` bytes passes, after `before` bytes. `data` is `None` if it is of another
+    /// type than [`Bytes`].
+    fn data(&mut self, data: Option<&mut Bytes>, length: usize, is_last: bool, before: u64);
+
+    /// Trailers pass, after `before` bytes.
+    fn trailers(&mut self, trailers: &mut HeaderMap, before: u64);
+
+    /// The body has returned `None`. An empty frame can go out in its place, so that it can be
+    /// followed.
+    fn end_frame(&mut self) -> Option<Bytes>;
+
+    /// Returns whether the body must return the `None` that an [`end_frame`](Self::end_frame)
+    /// replaced.
+    fn owes_end(&mut self) -> bool;
+
+    /// Returns whether an [`end_frame`](Self::end_frame) has told the end.
+    fn has_told_end(&self) -> bool;
+
+    /// The body is polled again, so whoever polls it has the frames before.
+    fn polled(&self);
+
+    /// The body is dropped. The response ends when it is known what became of it.
+    fn wait(self: Box<Self>, response: EndedResponse);
+}
+
+/// A tracked connection, as a request sees it.
+pub(crate) trait Connection: Send + Sync {
+    /// Starts to follow the response to a request of this version.
+    fn follow(&self, version: Version) -> Box<dyn Delivery>;
+}
+
+/// The tracked connection of a request, in its extensions.
+#[derive(Clone)]
+pub(crate) struct TrackedConnection(pub(crate) Arc<dyn Connection>);
+
+impl TrackedConnection {
+    /// Starts to follow the response, if the request came over a tracked connection.
+    pub(super) fn follow(extensions: &Extensions, version: Version) -> Option<Box<dyn Delivery>> {
+        extensions
+            .get::<Self>()
+            .map(|connection| connection.0.follow(version))
+    }
+}

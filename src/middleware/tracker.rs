@@ -1,0 +1,409 @@
+//! [`ResponseTracker`]: sees what passes of a response, and ends it.
+//!
+//! The tracker moves with whatever is responsible for the response: first the response future, then
+//! the body, and sometimes the head. Its drop ends the response. So every response ends exactly
+//! once, whoever drops it and for whatever reason.
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    sync::Arc,
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::{
+    delivery::{Delivery, TrackedConnection},
+    ended::EndedResponse,
+    head_guard::{HeadGuard, HeadGuardLink},
+};
+use crate::{
+    registry::{BackgroundTasks, Entered, RequestState, enter_request},
+    response::{BodyState, EndKind, Head, Judgement},
+    supervisor::Supervisor,
+};
+
+/// See the module's documentation. It is empty if a layer farther out tracks the response.
+#[derive(Debug, Default)]
+pub(super) struct ResponseTracker(Option<Tracked>);
+
+struct Tracked {
+    state: Arc<RequestState>,
+    body: BodyState,
+    started: Instant,
+    is_head_request: bool,
+    /// Counts the response as open.
+    open: Option<TaskTrackerToken>,
+    /// What few responses have, so that the others stay small.
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Debug, Default)]
+struct Extra {
+    /// Takes the tracker over if the body is dropped before the head is sent.
+    head_guard: Option<HeadGuardLink<ResponseTracker>>,
+    /// How the response ends, if that is known before the tracker is dropped.
+    judgement: Option<Judgement>,
+    delivery: Option<Box<dyn Delivery>>,
+    /// Whether the body has returned `None`, and only its drop is missing.
+    is_over: bool,
+}
+
+/// Code of the service or of the body runs. If this is dropped before the code has
+/// [`returned`](Self::returned), the code has panicked.
+pub(super) struct UserCode<'a> {
+    body: Option<&'a BodyState>,
+    _entered: Option<Entered>,
+}
+
+impl UserCode<'_> {
+    /// The code has returned.
+    pub(super) fn returned(mut self) {
+        self.body = None;
+    }
+}
+
+impl Drop for UserCode<'_> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body {
+            body.note_panic();
+        }
+    }
+}
+
+/// What a body finds when it is polled.
+pub(super) enum Resumed {
+    /// The response is open.
+    Open,
+    /// The response is over, or a layer farther out tracks it.
+    Over,
+    /// The body must return `None`.
+    OwesEnd,
+}
+
+impl ResponseTracker {
+    /// Returns an empty tracker.
+    pub(super) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Gives the request a registry, and tracks its response.
+    ///
+    /// Returns an empty tracker if the request has an open registry of the same supervisor. A layer
+    /// farther out tracks it.
+    pub(super) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
+        let found = request
+            .extensions()
+            .get::<BackgroundTasks>()
+            .map(BackgroundTasks::state);
+        if found.is_some_and(|found| found.find_open(supervisor).is_some()) {
+            return Self::none();
+        }
+        let outer = found.filter(|found| !found.has_ended());
+        if outer.is_some() {
+            supervisor.warn_of_two_supervisors(request.uri().path());
+        }
+        let open = supervisor.open_response();
+        let started = Instant::now();
+        let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
+        let state = Arc::new(state);
+        let delivery = TrackedConnection::follow(request.extensions(), request.version());
+        let extra = delivery.map(|delivery| {
+            Box::new(Extra {
+                delivery: Some(delivery),
+                ..Extra::default()
+            })
+        });
+        let is_head_request = request.method() == Method::HEAD;
+        request
+            .extensions_mut()
+            .insert(BackgroundTasks::new(Arc::clone(&state)));
+        Self(Some(Tracked {
+            state,
+            body: BodyState::default(),
+            started,
+            is_head_request,
+            open,
+            extra,
+        }))
+    }
+
+    /// Enters code of the service or of the body, as code of the request.
+    pub(super) fn enter(&self) -> UserCode<'_> {
+        let entered = self.0.as_ref().map(|tracked| enter_request(&tracked.state));
+        UserCode {
+            body: self.0.as_ref().map(|tracked| &tracked.body),
+            _entered: entered,
+        }
+    }
+
+    /// Calls code of the body that returns at once.
+    pub(super) fn observe<R>(&self, user_code: impl FnOnce() -> R) -> R {
+        let body = self.0.as_ref().map(|tracked| &tracked.body);
+        let entered = UserCode {
+            body,
+            _entered: None,
+        };
+        let result = user_code();
+        entered.returned();
+        result
+    }
+
+    /// Notes the head of the response, and what its body says of itself.
+    pub(super) fn note_head<B>(
+        &mut self,
+        response: &mut Response<B>,
+        exact_size: Option<u64>,
+        at_end: bool,
+    ) {
+        if let Some(tracked) = &mut self.0 {
+            tracked.note_head(response, exact_size, at_end);
+        }
+    }
+
+    /// Ends the response, because the service returned an error.
+    pub(super) fn service_failed(mut self) {
+        if let Some(tracked) = &mut self.0 {
+            tracked.extra().judgement = Some((EndKind::ServiceError, None));
+        }
+    }
+
+    /// The body is polled.
+    pub(super) fn resume(&mut self) -> Resumed {
+        let Some(tracked) = &mut self.0 else {
+            return Resumed::Over;
+        };
+        let Some(extra) = &mut tracked.extra else {
+            return Resumed::Open;
+        };
+        if let Some(delivery) = &mut extra.delivery {
+            delivery.polled();
+            if extra.is_over && delivery.owes_end() {
+                return Resumed::OwesEnd;
+            }
+        }
+        if extra.is_over {
+            Resumed::Over
+        } else {
+            Resumed::Open
+        }
+    }
+
+    /// Notes that the body has no frame yet.
+    pub(super) const fn note_poll(&mut self) {
+        if let Some(tracked) = &mut self.0 {
+            tracked.body.note_poll();
+        }
+    }
+
+    /// Notes a frame, and whether the body is at its end after it.
+    pub(super) fn note_frame<D: Buf + 'static>(
+        &mut self,
+        mut frame: Frame<D>,
+        at_end: bool,
+    ) -> Frame<D> {
+        if let Some(tracked) = &mut self.0 {
+            tracked.note_frame(&mut frame, at_end);
+        }
+        frame
+    }
+
+    /// Notes that the body failed.
+    pub(super) const fn note_error(&mut self) {
+        if let Some(tracked) = &mut self.0 {
+            tracked.body.note_error();
+        }
+    }
+
+    /// Notes that the body returned `None`, which ends the response. Returns a frame that goes out
+    /// in place of the `None`.
+    pub(super) fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
+        let tracked = self.0.as_mut()?;
+        tracked.body.note_end();
+        if tracked.state.waits_for_last_byte() {
+            let is_bytes = TypeId::of::<D>() == TypeId::of::<Bytes>();
+            let extra = tracked.extra();
+            extra.is_over = true;
+            let frame = if is_bytes {
+                extra.delivery.as_mut()?.end_frame()
+            } else {
+                None
+            };
+            return frame.and_then(from_bytes).map(Frame::data);
+        }
+        if let Some(extra) = &mut tracked.extra {
+            extra.head_guard = None;
+        }
+        *self = Self::none();
+        None
+    }
+
+    /// Returns whether a frame in place of the body's `None` has told the end.
+    pub(super) fn has_told_end(&self) -> bool {
+        let extra = self.0.as_ref().and_then(|tracked| tracked.extra.as_ref());
+        extra
+            .and_then(|extra| extra.delivery.as_ref())
+            .is_some_and(|delivery| {
+                delivery.polled();
+                delivery.has_told_end()
+            })
+    }
+}
+
+impl Drop for ResponseTracker {
+    fn drop(&mut self) {
+        if let Some(tracked) = self.0.take() {
+            tracked.end();
+        }
+    }
+}
+
+impl Tracked {
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn note_head<B>(&mut self, response: &mut Response<B>, exact_size: Option<u64>, at_end: bool) {
+        let (status, at) = (response.status(), Instant::now());
+        self.body.note_head(Head {
+            status,
+            at,
+            exact_size,
+            at_end,
+        });
+        self.body.note_headers(response.headers());
+        self.state.note_head(
+            status,
+            self.body.is_grpc(),
+            at.saturating_duration_since(self.started),
+        );
+        if self.is_head_request || self.body.has_grpc_status() || self.state.waits_for_last_byte() {
+            if let Some(guard) = self.follow_head(response.headers_mut()) {
+                response.extensions_mut().insert(guard);
+            }
+        }
+    }
+
+    /// Follows a head that may be the last frame, or that may be sent after the body is dropped.
+    fn follow_head(&mut self, headers: &mut HeaderMap) -> Option<HeadGuard<ResponseTracker>> {
+        // A layer farther out may replace the body of an answer to `HEAD`, so that only the head is
+        // sent.
+        let is_last = self.body.has_ended() || self.is_head_request;
+        let waits_for_last_byte = self.state.waits_for_last_byte();
+        let is_held = self.delivery().is_some_and(|delivery| {
+            delivery.head(headers, is_last);
+            delivery.is_held()
+        });
+        let may_lose_body = self.is_head_request
+            || self.body.has_grpc_status()
+            || (waits_for_last_byte && !is_held);
+        if !may_lose_body || !self.is_watched() {
+            return None;
+        }
+        let (guard, link) = HeadGuard::new();
+        self.extra().head_guard = Some(link);
+        Some(guard)
+    }
+
+    /// Returns what follows the response to the socket, if its tasks wait for that.
+    fn delivery(&mut self) -> Option<&mut dyn Delivery> {
+        let delivery = self.extra.as_mut()?.delivery.as_deref_mut()?;
+        if self.state.waits_for_last_byte() {
+            Some(delivery)
+        } else {
+            None
+        }
+    }
+
+    fn note_frame<D: Buf + 'static>(&mut self, frame: &mut Frame<D>, at_end: bool) {
+        let before = self.body.bytes();
+        if let Some(data) = frame.data_mut() {
+            let length = data.remaining();
+            self.body.note_data(length, at_end);
+            self.state.note_bytes(self.body.bytes());
+            if let Some(delivery) = self.delivery() {
+                delivery.data(
+                    (data as &mut dyn Any).downcast_mut(),
+                    length,
+                    at_end,
+                    before,
+                );
+            }
+        } else if let Some(trailers) = frame.trailers_mut() {
+            self.body.note_trailers(trailers, self.is_watched());
+            if let Some(delivery) = self.delivery() {
+                delivery.trailers(trailers, before);
+            }
+        } else {
+            self.body.note_poll();
+        }
+    }
+
+    /// Returns whether anybody can ask how the response ends.
+    fn is_watched(&self) -> bool {
+        Arc::strong_count(&self.state) > 1 || self.state.is_watched()
+    }
+
+    /// Ends the response. Only the drop of its tracker calls this.
+    fn end(mut self) {
+        let is_alone = Arc::get_mut(&mut self.state).is_some_and(|state| !state.is_watched());
+        if self.extra.is_none() && is_alone {
+            return;
+        }
+        self.end_watched();
+    }
+
+    fn end_watched(mut self) {
+        let mut extra = self
+            .extra
+            .take()
+            .map_or_else(Extra::default, |extra| *extra);
+        let judgement = extra
+            .judgement
+            .unwrap_or_else(|| self.state.judge(&self.body));
+        if let Some(head_guard) = extra.head_guard.take() {
+            extra.judgement = Some(judgement);
+            self.extra = Some(Box::new(extra));
+            return head_guard.give(ResponseTracker(Some(self)));
+        }
+        let waits_for_last_byte = self.state.waits_for_last_byte();
+        let Self {
+            state,
+            body,
+            started,
+            open,
+            ..
+        } = self;
+        let response = EndedResponse::new(state, body, judgement, started, open);
+        match extra.delivery {
+            Some(delivery) if waits_for_last_byte => delivery.wait(response),
+            _ => {
+                if waits_for_last_byte {
+                    response.warn_of_untracked();
+                }
+                response.finish(None);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracked")
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Converts bytes to the data type of a body, if that is `Bytes`.
+fn from_bytes<D: 'static>(bytes: Bytes) -> Option<D> {
+    let mut data = None::<D>;
+    if let Some(data) = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>() {
+        *data = Some(bytes);
+    }
+    data
+}

@@ -1,0 +1,138 @@
+//! Adds a task to a request: the one way into the task table.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{queued::Queued, state::RequestState};
+use crate::{
+    response::RequestInfo,
+    supervisor::{Entered, Key, NewTask, Supervisor, TaskGuard, TaskScope},
+    task::{Order, Outcome, Refused, Task},
+    util::{
+        metrics::{self, Gauge},
+        span::TaskSpan,
+        user_code::catch_and_log,
+    },
+};
+
+impl RequestState {
+    /// Adds a task. It waits for the start of the tasks, or starts now if that has been.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        mut task: Task,
+        outcome: Option<oneshot::Sender<Outcome>>,
+    ) -> Result<Key, Refused> {
+        // Code of the user, so it runs without a lock.
+        let scope = self.scope_of(&task);
+        let mut gauge = Gauge::Deferred;
+        metrics::moved(None, Some(gauge), 1);
+
+        let mut inner = self.lock();
+        if metrics::IS_ENABLED && inner.has_started {
+            drop(inner);
+            metrics::moved(Some(gauge), Some(Gauge::Queued), 1);
+            gauge = Gauge::Queued;
+            // Tasks do not start twice, so the next look finds the same.
+            inner = self.lock();
+        }
+        let is_deferred = !inner.has_started;
+        let new = NewTask {
+            name: task.options().name.clone(),
+            request: inner.request(),
+            since: (!is_deferred).then(Instant::now),
+            admitted: self.admitted,
+            has_fallback: task.has_fallback(),
+            scope,
+            reporter: inner.reporter(&self.supervisor),
+            outcome,
+        };
+        let waits = is_deferred || inner.order != Order::Concurrent;
+        let new_owner = (waits && inner.owner.is_none()).then(|| Arc::downgrade(self) as _);
+        let entered = TaskGuard::enter(&self.supervisor, new, new_owner);
+        let Entered {
+            mut guard,
+            owner,
+            is_closed,
+        } = match entered {
+            Ok(entered) => entered,
+            Err(scope) => {
+                drop(inner);
+                return Err(self.refuse(task, scope, gauge));
+            }
+        };
+        inner.owner = inner.owner.or(owner);
+        let fallback = if is_closed {
+            task.take_fallback()
+        } else {
+            None
+        };
+        let replaced = fallback.map(|fallback| std::mem::replace(&mut task, fallback));
+        let key = guard.key();
+        guard.set_end(inner.end.clone());
+        inner.note_runtime(&self.supervisor);
+        let mut queued = Queued::new(task, guard);
+        if waits {
+            inner.queue.push_back(queued);
+            let driver = if is_deferred || inner.has_driver {
+                None
+            } else {
+                inner.start_driver(&self.supervisor)
+            };
+            if self.supervisor.config().start_within.is_some() {
+                self.arm_timer(&mut inner);
+            }
+            drop(inner);
+            if let Some((first, runtime)) = driver {
+                self.spawn_driver(runtime, first, false);
+            }
+        } else {
+            let runtime = inner.runtime(&self.supervisor);
+            drop(inner);
+            queued.acquire();
+            if let Some(runtime) = runtime {
+                drop(self.spawn(&runtime, queued, false));
+            }
+        }
+        drop(replaced);
+        if is_closed || self.supervisor.is_cancelled() {
+            self.start_fallbacks();
+        }
+        Ok(key)
+    }
+
+    /// Captures what surrounds the code that adds the task.
+    fn scope_of(&self, task: &Task) -> Option<TaskScope> {
+        let config = self.supervisor.config();
+        if config.captures.is_empty() && !TaskSpan::is_wanted() {
+            return None;
+        }
+        let mut captured = Vec::new();
+        for capture in &config.captures {
+            captured.extend(catch_and_log("the capture of a context", || {
+                capture.capture()
+            }));
+        }
+        let span = if TaskSpan::is_wanted() {
+            TaskSpan::new(task.name(), RequestInfo::fields(self.request().as_deref()))
+        } else {
+            None
+        };
+        TaskScope::new(span, captured)
+    }
+
+    fn refuse(&self, task: Task, scope: Option<TaskScope>, gauge: Gauge) -> Refused {
+        drop(scope);
+        metrics::moved(Some(gauge), None, 1);
+        metrics::ended(task.name(), "refused", Duration::ZERO, None);
+        self.supervisor.refuse();
+        Refused::new(task)
+    }
+
+    /// Logs a refused task, and drops it.
+    pub(super) fn log_refused(&self, refused: Refused) {
+        let task = refused.into_task();
+        Supervisor::log_refused(task.options().name.as_ref(), self.request().as_ref());
+        drop(task);
+    }
+}

@@ -1,0 +1,41 @@
+//! [`Queued`]: a task that waits to run.
+
+use crate::{
+    supervisor::{Acquire, Supervisor, TaskGuard},
+    task::Task,
+};
+
+/// A task that waits to run. The fields are dropped in this order: the guard counts the task when
+/// its work is dropped, and then its permits are given back.
+pub(super) struct Queued {
+    pub(super) task: Task,
+    pub(super) guard: TaskGuard,
+    /// Permits, or a place in the queue for them, once the task may run.
+    pub(super) acquire: Acquire,
+}
+
+impl Queued {
+    pub(super) const fn new(task: Task, guard: TaskGuard) -> Self {
+        Self {
+            task,
+            guard,
+            acquire: Acquire::UNLIMITED,
+        }
+    }
+
+    /// Takes a permit, or the last place in the queue for one.
+    ///
+    /// This is done when the task becomes ready, and not when it first runs, because the runtime
+    /// decides which task runs first.
+    pub(super) fn acquire(&mut self) {
+        let (supervisor, limit) = (self.guard.supervisor(), self.task.options().limit.as_ref());
+        let falls_back = self.task.has_fallback() && supervisor.is_cancelled();
+        self.acquire = if falls_back || self.task.is_fallback() {
+            Acquire::UNLIMITED
+        } else if self.guard.end().is_none() {
+            Supervisor::acquire_without_request(limit)
+        } else {
+            supervisor.acquire(self.task.is_blocking(), limit)
+        };
+    }
+}

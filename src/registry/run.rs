@@ -1,0 +1,223 @@
+//! Runs one task to its one outcome, inside the tokio task of its own.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    task::{spawn_blocking, yield_now},
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{current::enter_request, queued::Queued, state::RequestState};
+use crate::{
+    supervisor::Acquire,
+    task::{BlockingFunction, Outcome, TaskContext, WorkResult},
+    util::panic::catch,
+};
+
+/// Runs a task, and returns whether it failed.
+///
+/// tokio moves this future several times when it spawns the task, so it is kept small: what few
+/// tasks need is in boxed futures.
+pub(super) fn run(
+    queued: Queued,
+    state: Arc<RequestState>,
+    after_write: bool,
+) -> impl Future<Output = bool> + Send {
+    let mut run = Run { queued, state };
+    async move {
+        if after_write {
+            // The server gets its worker back, and can write the end of the response.
+            yield_now().await;
+        }
+        let outcome = run.outcome().await;
+        let Queued {
+            task,
+            guard,
+            acquire,
+        } = run.queued;
+        // The work is dropped before the task is counted as ended, and then its permits are free.
+        drop(task);
+        let failed = match outcome {
+            Some(outcome) => guard.finish(outcome),
+            // The task was stopped. The drop of the guard counts that.
+            None => false,
+        };
+        drop(acquire);
+        failed
+    }
+}
+
+/// A task that runs. If the runtime drops it, the fields of [`Queued`] are dropped in their order.
+struct Run {
+    queued: Queued,
+    state: Arc<RequestState>,
+}
+
+impl Run {
+    /// Runs the work if its condition holds. Returns `None` if the task was stopped.
+    async fn outcome(&mut self) -> Option<Outcome> {
+        match self.may_run() {
+            Ok(true) if self.queued.task.has_fallback() || self.queued.task.is_fallback() => {
+                Box::pin(self.attempt_or_fall_back()).await
+            }
+            Ok(true) => self.attempt().await,
+            Ok(false) => Some(Outcome::Skipped),
+            Err(panic) => Some(Outcome::Panicked(panic)),
+        }
+    }
+
+    /// Judges the condition of the task, and takes its unique key. A task without a request has no
+    /// condition.
+    fn may_run(&mut self) -> Result<bool, String> {
+        let Queued { task, guard, .. } = &mut self.queued;
+        let when = &task.options().when;
+        let holds = match guard.end() {
+            None => true,
+            Some(end) if when.calls_user_code() => {
+                let _entered = enter_request(&self.state);
+                guard.in_scope(|| catch(|| when.holds(end)))?
+            }
+            Some(end) => when.holds(end),
+        };
+        Ok(holds && guard.claim(task.options().unique.as_ref()))
+    }
+
+    /// Waits for permits, and runs the work. Returns `None` if the task was stopped.
+    async fn attempt(&mut self) -> Option<Outcome> {
+        if let Acquire::Waiting(waiting) = &mut self.queued.acquire {
+            self.queued.acquire = Acquire::Ready(waiting.await?);
+        }
+        if !self.queued.guard.start() {
+            return None;
+        }
+        if let Some(function) = self.queued.task.take_function() {
+            return Box::pin(self.run_function(function)).await;
+        }
+        match self.timeout() {
+            None => Some(poll_fn(|cx| self.poll(cx)).await),
+            Some(time) => Some(
+                Box::pin(within(time, poll_fn(|cx| self.poll(cx))))
+                    .await
+                    .unwrap_or_else(|outcome| outcome),
+            ),
+        }
+    }
+
+    /// Returns the timeout of the task. A task without a request has no default timeout.
+    fn timeout(&self) -> Option<Duration> {
+        let Queued { task, guard, .. } = &self.queued;
+        task.options()
+            .timeout
+            .or(guard.end().and(guard.supervisor().config().task_timeout))
+    }
+
+    /// Polls the work: inside the scope of the task, and as code of its request.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Queued { task, guard, .. } = &mut self.queued;
+        let _entered = enter_request(&self.state);
+        let context = |name| {
+            let cancel = guard.supervisor().cancel_token().clone();
+            TaskContext::new(name, guard.end().cloned(), cancel)
+        };
+        match guard.in_scope(|| catch(|| task.poll(&context, cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(outcome(Ok(result))),
+            Err(panic) => Poll::Ready(Outcome::Panicked(panic)),
+        }
+    }
+
+    /// Runs a function on a thread for blocking work. The function keeps the permits until it
+    /// returns, also if nobody waits for it.
+    async fn run_function(&mut self, function: BlockingFunction) -> Option<Outcome> {
+        let time = self.timeout();
+        let Queued {
+            task,
+            guard,
+            acquire,
+        } = &mut self.queued;
+        let cancel = guard.supervisor().cancel_token().child_token();
+        let name = task.options().name.clone();
+        let context = TaskContext::new(name, guard.end().cloned(), cancel.clone());
+        // Tells the function to stop, if this future is dropped or the time is over.
+        let _cancel = cancel.drop_guard();
+        let (state, scope) = (Arc::clone(&self.state), guard.scope().cloned());
+        let permits = std::mem::replace(acquire, Acquire::UNLIMITED);
+        let call = move || {
+            let _entered = enter_request(&state);
+            let call = || catch(|| function(context));
+            let result = match &scope {
+                Some(scope) => scope.enter(call),
+                None => call(),
+            };
+            (result, permits)
+        };
+        let thread = match catch(|| spawn_blocking(call)) {
+            // A function that has not begun when this is dropped never will.
+            Ok(thread) => AbortOnDropHandle::new(thread),
+            Err(panic) => return Some(Outcome::Panicked(panic)),
+        };
+        let joined = match time {
+            None => thread.await,
+            Some(time) => match within(time, thread).await {
+                Ok(joined) => joined,
+                Err(outcome) => return Some(outcome),
+            },
+        };
+        // The function is only lost if the runtime goes down.
+        let (result, permits) = joined.ok()?;
+        *acquire = permits;
+        Some(outcome(result))
+    }
+
+    /// Runs a task that has a shutdown fallback, or is one. Returns `None` if the task was stopped.
+    async fn attempt_or_fall_back(&mut self) -> Option<Outcome> {
+        if let Some(fallback) = self.queued.task.take_fallback() {
+            let cancel = self.queued.guard.supervisor().cancel_token().clone();
+            if let Some(outcome) = cancel.run_until_cancelled(self.attempt()).await {
+                return outcome;
+            }
+            // Drops the work, before the fallback begins.
+            self.queued.task = fallback;
+        }
+        if !self.queued.guard.start() {
+            return None;
+        }
+        let time = self.queued.guard.supervisor().abort_after();
+        match within(time, poll_fn(|cx| self.poll(cx))).await {
+            Ok(Outcome::Succeeded) => Some(Outcome::FellBack),
+            // The fallback took too long.
+            Err(Outcome::TimedOut) => None,
+            Ok(outcome) | Err(outcome) => Some(outcome),
+        }
+    }
+}
+
+fn outcome(result: Result<WorkResult, String>) -> Outcome {
+    match result {
+        Ok(Ok(())) => Outcome::Succeeded,
+        Ok(Err(error)) => Outcome::Failed(error),
+        Err(panic) => Outcome::Panicked(panic),
+    }
+}
+
+/// Waits for a future, but not longer than `time`.
+///
+/// A runtime without a time driver panics when the timer is created or polled. The task counts as
+/// panicked then.
+async fn within<F: Future>(time: Duration, future: F) -> Result<F::Output, Outcome> {
+    let mut timed = match catch(|| timeout(time, future)) {
+        Ok(timed) => Box::pin(timed),
+        Err(panic) => return Err(Outcome::Panicked(panic)),
+    };
+    poll_fn(|cx| match catch(|| timed.as_mut().poll(cx)) {
+        Ok(poll) => poll.map_err(|_| Outcome::TimedOut),
+        Err(panic) => Poll::Ready(Err(Outcome::Panicked(panic))),
+    })
+    .await
+}

@@ -1,0 +1,158 @@
+//! Starts the tasks of a request: the one place that spawns tasks.
+//!
+//! Each task becomes a tokio task of its own. Several tasks that start together are spawned by a
+//! short tokio task, the driver, so that one tokio task sits in the worker's own slot, and not
+//! many. The driver ends when all are spawned.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use http::Version;
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, yield_now},
+    time::Instant,
+};
+
+use super::{queued::Queued, run::run, state::RequestState};
+use crate::{
+    response::{EndDetails, ResponseEnd},
+    supervisor::{OwnerKey, TaskGuard},
+    task::Order,
+    util::metrics::{self, Gauge},
+};
+
+impl RequestState {
+    /// The response has ended. Its tasks start, if they have not started before.
+    pub(crate) fn finish(self: &Arc<Self>, details: EndDetails, now: Instant) {
+        let Some(request) = self.set_ended() else {
+            return;
+        };
+        // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
+        // Over HTTP/2 the stream must wake the connection first, so tasks that start at once would
+        // often come before the write.
+        let after_write = request.version() >= Version::HTTP_2;
+        let end = Arc::new(ResponseEnd::new(request, details));
+        self.supervisor
+            .observers()
+            .notify(|observer| observer.on_response_end(&end));
+        self.start(end, now, after_write);
+    }
+
+    /// Starts the tasks, if they have not started before.
+    pub(super) fn start(self: &Arc<Self>, end: Arc<ResponseEnd>, now: Instant, after_write: bool) {
+        let mut inner = self.lock();
+        // Tasks that are added after an early start see the real end, once it is there.
+        inner.end = Some(Arc::clone(&end));
+        if std::mem::replace(&mut inner.has_started, true) {
+            return;
+        }
+        let (timer, reporter) = (inner.timer.take(), inner.existing_reporter());
+        let runtime = inner.runtime(&self.supervisor);
+        let mut tasks = std::mem::take(&mut inner.queue);
+        let is_sequence = inner.order != Order::Concurrent && !tasks.is_empty();
+        inner.has_driver = is_sequence;
+        let owner = if is_sequence {
+            None
+        } else {
+            inner.owner.take()
+        };
+        drop(inner);
+
+        if let Some(timer) = timer {
+            timer.abort();
+        }
+        self.allow(&mut tasks, &end, now, is_sequence, owner);
+        if let Some(reporter) = reporter {
+            reporter.start(Some(end), self.supervisor.observers());
+        }
+        if is_sequence {
+            self.start_sequence(tasks, after_write);
+        } else {
+            self.spawn_all(tasks, runtime, after_write);
+        }
+    }
+
+    /// Allows deferred tasks to run. Each takes its permits, or its place in the queue for them,
+    /// unless it waits for its turn in a sequence.
+    pub(super) fn allow(
+        &self,
+        tasks: &mut VecDeque<Queued>,
+        end: &Arc<ResponseEnd>,
+        now: Instant,
+        is_sequence: bool,
+        owner: Option<OwnerKey>,
+    ) {
+        for queued in tasks.iter_mut() {
+            queued.guard.set_end(Some(Arc::clone(end)));
+            if !is_sequence {
+                queued.acquire();
+            }
+        }
+        let is_ready = |queued: &Queued| !is_sequence && queued.acquire.is_ready();
+        if metrics::IS_ENABLED {
+            let ready = tasks.iter().filter(|queued| is_ready(queued)).count();
+            metrics::moved(Some(Gauge::Deferred), Some(Gauge::Running), ready);
+            metrics::moved(
+                Some(Gauge::Deferred),
+                Some(Gauge::Queued),
+                tasks.len() - ready,
+            );
+        }
+        let guards = tasks
+            .iter_mut()
+            .map(|queued| (is_ready(queued), &mut queued.guard));
+        TaskGuard::allow(&self.supervisor, guards, now, owner);
+    }
+
+    /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
+    pub(super) fn spawn_all(
+        self: &Arc<Self>,
+        mut tasks: VecDeque<Queued>,
+        runtime: Option<Handle>,
+        after_write: bool,
+    ) {
+        let Some(runtime) = runtime else { return };
+        if tasks.len() > 1 {
+            let driver = drive(Arc::clone(self), tasks, runtime.clone(), after_write);
+            drop(runtime.spawn(driver));
+        } else if let Some(queued) = tasks.pop_front() {
+            drop(self.spawn(&runtime, queued, after_write));
+        }
+    }
+
+    /// Spawns one task, and keeps its handle for a shutdown.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        queued: Queued,
+        after_write: bool,
+    ) -> JoinHandle<bool> {
+        let key = queued.guard.key();
+        let handle = runtime.spawn(run(queued, Arc::clone(self), after_write));
+        TaskGuard::spawned(&self.supervisor, key, handle.abort_handle());
+        handle
+    }
+}
+
+/// Spawns tasks that start together, without keeping others from the worker.
+///
+/// tokio wakes a task that yields after at most 61 other polls. The driver spawns fewer tasks than
+/// that in between, so that the queue of its worker never overflows. An overflow would move the
+/// tasks of others behind all of these.
+async fn drive(
+    state: Arc<RequestState>,
+    tasks: VecDeque<Queued>,
+    runtime: Handle,
+    after_write: bool,
+) {
+    const BETWEEN_YIELDS: usize = 32;
+    if after_write {
+        yield_now().await;
+    }
+    for (index, queued) in tasks.into_iter().enumerate() {
+        if index > 0 && index % BETWEEN_YIELDS == 0 {
+            yield_now().await;
+        }
+        drop(state.spawn(&runtime, queued, false));
+    }
+}

@@ -1,0 +1,386 @@
+//! [`RequestState`]: the tasks of one request, and whether they may run.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Duration, Instant},
+};
+
+use super::queued::Queued;
+use crate::{
+    response::{BodyState, Judgement, OpenRequest, Progress, RequestInfo, ResponseEnd},
+    supervisor::{OwnerKey, RequestReporter, Supervisor},
+    task::{Order, Outcome, StartOn},
+    util::{
+        sync::{Mutex, MutexGuard, lock},
+        trace::ids_are_wanted,
+    },
+};
+
+/// The tasks of one request, or of one [`Supervisor::spawn`].
+pub(crate) struct RequestState {
+    pub(super) supervisor: Supervisor,
+    /// Whether the request came before the supervisor was shut down.
+    pub(super) admitted: bool,
+    /// The registry that this one has replaced in the extensions of the request. It belongs to
+    /// another supervisor.
+    outer: Option<Weak<Self>>,
+    progress: Progress,
+    /// Whether the tasks wait for the last byte. It is read for each frame, so it is not under the
+    /// lock.
+    waits_for_last_byte: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+/// The part of a [`RequestState`] that changes.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
+pub(super) struct Inner {
+    source: Source,
+    /// Whether the response has ended.
+    has_ended: bool,
+    /// Whether the tasks have started. A task that is added after that starts at once.
+    pub(super) has_started: bool,
+    /// How the response ended, as far as it was known when the tasks started.
+    pub(super) end: Option<Arc<ResponseEnd>>,
+    /// Tasks that wait for the start, or for their turn in a sequence.
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) order: Order,
+    /// Whether a driver runs the tasks of a sequence.
+    pub(super) has_driver: bool,
+    /// Whether a task of a sequence has failed.
+    pub(super) has_failed: bool,
+    /// Where the tasks run.
+    pub(super) runtime: Option<Handle>,
+    pub(super) owner: Option<OwnerKey>,
+    /// Starts the tasks when `start_within` is over.
+    pub(super) timer: Option<AbortHandle>,
+    reporter: Option<Arc<RequestReporter>>,
+}
+
+/// Where tasks come from.
+enum Source {
+    /// A request whose response is open.
+    Open(OpenRequest),
+    /// A request that left tasks, or whose response has ended.
+    Request(Arc<RequestInfo>),
+    /// [`Supervisor::spawn`].
+    Spawn,
+}
+
+impl RequestState {
+    /// Creates the registry of a request that just arrived.
+    pub(crate) fn open<B>(
+        supervisor: &Supervisor,
+        admitted: bool,
+        request: &Request<B>,
+        started: Instant,
+        outer: Option<&Arc<Self>>,
+    ) -> Self {
+        let source = Source::Open(OpenRequest::new(request, started, ids_are_wanted()));
+        let order = supervisor.config().order;
+        Self::new(
+            supervisor,
+            admitted,
+            source,
+            order,
+            outer.map(Arc::downgrade),
+        )
+    }
+
+    /// Creates the registry of a task without a request.
+    pub(super) fn without_request(supervisor: &Supervisor) -> Self {
+        let state = Self::new(supervisor, true, Source::Spawn, Order::Concurrent, None);
+        state.lock().has_started = true;
+        state
+    }
+
+    fn new(
+        supervisor: &Supervisor,
+        admitted: bool,
+        source: Source,
+        order: Order,
+        outer: Option<Weak<Self>>,
+    ) -> Self {
+        let config = supervisor.config();
+        Self {
+            supervisor: supervisor.clone(),
+            admitted,
+            outer,
+            progress: Progress::default(),
+            waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
+            inner: Mutex::new(Inner {
+                source,
+                has_ended: false,
+                has_started: false,
+                end: None,
+                queue: VecDeque::new(),
+                order,
+                has_driver: false,
+                has_failed: false,
+                runtime: None,
+                owner: None,
+                timer: None,
+                reporter: None,
+            }),
+        }
+    }
+
+    pub(crate) const fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Returns this registry, or one that it has replaced, if it belongs to the supervisor and its
+    /// response is open.
+    pub(crate) fn find_open(self: &Arc<Self>, supervisor: &Supervisor) -> Option<Arc<Self>> {
+        let mut state = Arc::clone(self);
+        while state.supervisor != *supervisor {
+            state = state.outer.as_ref()?.upgrade()?;
+        }
+        (!state.has_ended()).then_some(state)
+    }
+
+    /// Returns whether this registry, or one that it has replaced, belongs to the supervisor.
+    pub(crate) fn belongs_to(self: &Arc<Self>, supervisor: &Supervisor) -> bool {
+        self.supervisor == *supervisor
+            || self
+                .outer
+                .as_ref()
+                .and_then(Weak::upgrade)
+                .is_some_and(|outer| outer.belongs_to(supervisor))
+    }
+
+    /// Returns whether tasks wait for the end of the response, or observers do.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.supervisor.observers().is_empty() || !self.lock().queue.is_empty()
+    }
+
+    /// Notes how much data the body has yielded.
+    pub(crate) fn note_bytes(&self, bytes: u64) {
+        self.progress.note_bytes(bytes);
+    }
+
+    /// Returns whether the response has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().has_ended
+    }
+
+    /// Returns whether the tasks wait for the last byte.
+    pub(crate) fn waits_for_last_byte(&self) -> bool {
+        self.waits_for_last_byte.load(Ordering::Relaxed)
+    }
+
+    /// Chooses when the tasks start. Returns whether it was in time.
+    pub(super) fn set_start_on(&self, start_on: StartOn) -> bool {
+        let inner = self.lock();
+        if !inner.has_started {
+            self.waits_for_last_byte
+                .store(start_on.is_last_byte(), Ordering::Relaxed);
+        }
+        !inner.has_started
+    }
+
+    /// Chooses the order of the tasks. Returns whether it was in time.
+    pub(super) fn set_order(&self, order: Order) -> bool {
+        let mut inner = self.lock();
+        if !inner.has_started {
+            inner.order = order;
+        }
+        !inner.has_started
+    }
+
+    /// Notes the request id that a middleware has set after the request was opened.
+    pub(super) fn note_request_id(&self, headers: &HeaderMap) {
+        if ids_are_wanted() && !headers.is_empty() {
+            match &mut self.lock().source {
+                Source::Open(request) => request.note_id(headers),
+                Source::Request(request) => request.note_id(headers),
+                Source::Spawn => {}
+            }
+        }
+    }
+
+    /// Calls `f` with the path of the request.
+    pub(crate) fn with_path<R>(&self, f: impl FnOnce(&str) -> R) -> R {
+        let inner = self.lock();
+        match &inner.source {
+            Source::Open(request) => f(request.path()),
+            Source::Request(request) => f(request.path()),
+            Source::Spawn => f(""),
+        }
+    }
+
+    /// Calls `f` with the method and the version of the request.
+    pub(crate) fn with_request<R>(&self, f: impl FnOnce(&Method, Version) -> R) -> R {
+        let inner = self.lock();
+        match &inner.source {
+            Source::Open(request) => f(request.method(), request.version()),
+            Source::Request(request) => f(request.method(), request.version()),
+            Source::Spawn => unreachable!("only a response asks for its request"),
+        }
+    }
+
+    /// Returns what is kept of the request. `None` for tasks without a request.
+    pub(super) fn request(&self) -> Option<Arc<RequestInfo>> {
+        self.lock().request()
+    }
+
+    /// Judges how the response ends if nothing more comes of it.
+    pub(crate) fn judge(&self, body: &BodyState) -> Judgement {
+        self.with_request(|method, version| body.judge(method, version))
+    }
+
+    /// Returns how the response ended, if it ended now.
+    pub(super) fn unfinished_end(&self, request: Arc<RequestInfo>) -> ResponseEnd {
+        self.progress.end_now(request)
+    }
+
+    /// Notes the end of the response.
+    pub(super) fn set_ended(&self) -> Option<Arc<RequestInfo>> {
+        let mut inner = self.lock();
+        inner.has_ended = true;
+        // From now on the request does not hold the buffer of its connection.
+        inner.request()
+    }
+
+    pub(super) fn set_head(&self, status: StatusCode, is_grpc: bool, time_to_head: Duration) {
+        self.progress.note_head(status, is_grpc, time_to_head);
+    }
+
+    /// Returns when `start_within` starts the tasks, if it is set and there is a head.
+    pub(super) fn start_deadline(&self, inner: &Inner) -> Option<Instant> {
+        let within = self.supervisor.config().start_within?;
+        let time_to_head = self.progress.time_to_head()?;
+        let started = match &inner.source {
+            Source::Open(request) => request.started(),
+            Source::Request(request) => request.started(),
+            Source::Spawn => return None,
+        };
+        started.checked_add(time_to_head)?.checked_add(within)
+    }
+
+    /// Returns the next task of a sequence. After the last one, the next task that is added needs a
+    /// new driver.
+    pub(super) fn next_in_sequence(&self) -> Option<Queued> {
+        let mut inner = self.lock();
+        let next = inner.queue.pop_front();
+        inner.has_driver = next.is_some();
+        next
+    }
+
+    /// Takes the tasks that wait and fulfil a condition.
+    pub(super) fn take_queued(&self, condition: impl Fn(&Queued) -> bool) -> VecDeque<Queued> {
+        self.lock().take_queued(condition)
+    }
+
+    /// Takes back the tasks of this name that do not run yet. Returns how many there were.
+    pub(super) fn remove(&self, name: &str) -> usize {
+        let mut inner = self.lock();
+        let waiting = inner.take_queued(|queued| queued.task.name() == Some(name));
+        // Tasks that have started, and wait for a permit, are in the table alone.
+        let request = if inner.has_started {
+            inner.request()
+        } else {
+            None
+        };
+        drop(inner);
+        let removed = waiting.len();
+        for Queued { task, guard, .. } in waiting {
+            drop(task);
+            guard.finish(Outcome::Removed);
+        }
+        removed + request.map_or(0, |request| self.supervisor.remove_queued(&request, name))
+    }
+
+    pub(super) fn names(&self) -> Vec<Option<String>> {
+        self.lock()
+            .queue
+            .iter()
+            .map(|queued| queued.task.name().map(str::to_owned))
+            .collect()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+}
+
+impl Inner {
+    /// Returns what is kept of the request. The first call copies it out of the buffer of the
+    /// connection.
+    pub(super) fn request(&mut self) -> Option<Arc<RequestInfo>> {
+        if let Source::Open(request) = &self.source {
+            self.source = Source::Request(Arc::new(request.to_info()));
+        }
+        match &self.source {
+            Source::Request(request) => Some(Arc::clone(request)),
+            Source::Open(_) | Source::Spawn => None,
+        }
+    }
+
+    /// Returns the reporter of the request, if the supervisor has observers.
+    pub(super) fn reporter(&mut self, supervisor: &Supervisor) -> Option<Arc<RequestReporter>> {
+        if self.reporter.is_none() && !supervisor.observers().is_empty() {
+            let reporter = Arc::<RequestReporter>::default();
+            if self.has_started {
+                // No task is counted yet, so there is nothing to report.
+                reporter.start(self.end.clone(), supervisor.observers());
+            }
+            self.reporter = Some(reporter);
+        }
+        self.reporter.clone()
+    }
+
+    /// Returns the reporter, if the request has left tasks.
+    pub(super) fn existing_reporter(&self) -> Option<Arc<RequestReporter>> {
+        self.reporter.clone()
+    }
+
+    /// Takes the tasks that wait and fulfil a condition.
+    pub(super) fn take_queued(&mut self, condition: impl Fn(&Queued) -> bool) -> VecDeque<Queued> {
+        let (taken, kept) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(condition);
+        self.queue = kept;
+        taken
+    }
+
+    /// Notes the runtime for the tasks: the configured one, or the one that is current when the
+    /// first task is added.
+    pub(super) fn note_runtime(&mut self, supervisor: &Supervisor) {
+        if self.runtime.is_none() {
+            self.runtime = supervisor
+                .config()
+                .runtime
+                .clone()
+                .or_else(|| Handle::try_current().ok());
+        }
+    }
+
+    /// Returns the runtime for the tasks.
+    pub(super) fn runtime(&mut self, supervisor: &Supervisor) -> Option<Handle> {
+        self.note_runtime(supervisor);
+        self.runtime.clone()
+    }
+}
+
+impl Drop for RequestState {
+    fn drop(&mut self) {
+        let mut inner = self.lock();
+        let (owner, queue) = (inner.owner.take(), std::mem::take(&mut inner.queue));
+        drop(inner);
+        if let Some(owner) = owner {
+            self.supervisor.remove_owner(owner);
+        }
+        // Tasks are left only if no response was there to start them.
+        drop(queue);
+    }
+}

@@ -1,0 +1,122 @@
+//! What is known of a request, while its response is open and after that.
+
+use std::sync::OnceLock;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::PathAndQuery};
+use tokio::time::Instant;
+
+use crate::util::{text::bounded, trace::RequestFields};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request whose response is open. It shares the buffer of the request, so it costs no copy.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    started: Instant,
+    id: Option<HeaderValue>,
+}
+
+impl OpenRequest {
+    /// Notes a request that just arrived. `keep_id` says whether somebody may want its
+    /// `x-request-id`.
+    pub(crate) fn new<B>(request: &Request<B>, started: Instant, keep_id: bool) -> Self {
+        Self {
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            started,
+            id: request_id(request.headers()).filter(|_| keep_id).cloned(),
+        }
+    }
+
+    pub(crate) const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(crate) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Returns the path without the query. A target such as that of `CONNECT` has no path, so it is
+    /// empty.
+    pub(crate) fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// Notes the request id that a middleware has set after this request was opened.
+    pub(crate) fn note_id(&mut self, headers: &HeaderMap) {
+        if self.id.is_none() {
+            self.id = request_id(headers).cloned();
+        }
+    }
+
+    /// Copies what is kept after the response.
+    pub(crate) fn to_info(&self) -> RequestInfo {
+        let id = self.id.as_ref().and_then(|id| id.to_str().ok());
+        RequestInfo {
+            method: self.method.clone(),
+            path: bounded(self.path()),
+            version: self.version,
+            started: self.started,
+            id: id.map(bounded).map_or_else(OnceLock::new, OnceLock::from),
+        }
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    if headers.is_empty() {
+        None
+    } else {
+        headers.get(REQUEST_ID)
+    }
+}
+
+/// What is kept of a request after its response: owned copies of bounded length.
+#[derive(Debug)]
+pub(crate) struct RequestInfo {
+    method: Method,
+    path: Box<str>,
+    version: Version,
+    started: Instant,
+    id: OnceLock<Box<str>>,
+}
+
+impl RequestInfo {
+    pub(crate) const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(crate) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Notes the request id that a middleware has set after this copy was made.
+    pub(crate) fn note_id(&self, headers: &HeaderMap) {
+        if let Some(id) = request_id(headers).and_then(|id| id.to_str().ok()) {
+            self.id.get_or_init(|| bounded(id));
+        }
+    }
+
+    /// Returns what events and spans say of a request, or of a task without one.
+    pub(crate) fn fields(request: Option<&Self>) -> RequestFields<'_> {
+        request.map_or_else(RequestFields::default, |request| {
+            let id = request.id.get().map(|id| &**id);
+            RequestFields::new(request.method.as_str(), &request.path, id)
+        })
+    }
+}

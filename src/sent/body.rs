@@ -1,0 +1,188 @@
+//! [`SentBody`]: the response body that the server gets, outside of all layers.
+
+use std::{
+    any::Any,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http::{Method, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+
+use super::{
+    frames::{Ending, guard_data, guard_headers},
+    guard::InFlight,
+};
+use crate::response::{can_have_body, declared_length};
+
+/// The response body of [`SentService`](super::SentService): the inner body, frame by frame.
+///
+/// If tasks wait for the response, the drop of this body tells that the server has all of it,
+/// whatever the layers inside have done with the body of the handler. Over HTTP/2 its last frame
+/// has a guard.
+#[pin_project]
+#[derive(Debug)]
+pub struct SentBody<B> {
+    // Dropped before `followed`, so that the end of the inner response is known when the server
+    // drops this body.
+    #[pin]
+    inner: B,
+    followed: Option<Followed>,
+}
+
+/// What was seen of a response that tasks wait for.
+#[derive(Debug)]
+struct Followed {
+    in_flight: InFlight,
+    ending: Ending,
+    multiplexed: bool,
+    /// How many bytes of data the server takes at most, over HTTP/1.
+    declared: Option<u64>,
+    yielded: u64,
+}
+
+impl<B> SentBody<B> {
+    /// Creates a body for a response that nobody waits for.
+    pub(super) const fn unfollowed(inner: B) -> Self {
+        Self {
+            inner,
+            followed: None,
+        }
+    }
+
+    /// Returns the inner body if nobody waits for the response.
+    #[cfg(feature = "sent-axum")]
+    pub(super) fn into_unfollowed(self) -> Result<B, Self> {
+        match self {
+            Self {
+                inner,
+                followed: None,
+            } => Ok(inner),
+            followed => Err(followed),
+        }
+    }
+}
+
+impl<B: Body> SentBody<B> {
+    /// Follows a response that tasks wait for.
+    pub(super) fn follow(
+        response: Response<B>,
+        in_flight: InFlight,
+        method: &Method,
+        multiplexed: bool,
+    ) -> Response<Self> {
+        let (mut parts, inner) = response.into_parts();
+        let mut ending = Ending::default();
+        ending.note_last(inner.is_end_stream());
+        if ending.has_passed() && multiplexed {
+            guard_headers(&mut parts.headers, || in_flight.guard_last(0));
+        }
+        let declared = inner
+            .size_hint()
+            .exact()
+            .or_else(|| declared_length(&parts.headers));
+        let declared = declared.filter(|_| !multiplexed);
+        let mut followed = Followed {
+            in_flight,
+            ending,
+            multiplexed,
+            declared,
+            yielded: 0,
+        };
+        followed.note_whole();
+        // The server does not poll the body of a response that can have none.
+        followed.in_flight.is_whole |= !can_have_body(method, parts.status);
+        Response::from_parts(
+            parts,
+            Self {
+                inner,
+                followed: Some(followed),
+            },
+        )
+    }
+}
+
+impl<B: Body<Data: 'static>> Body for SentBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut this = self.project();
+        let Some(followed) = this.followed else {
+            return this.inner.poll_frame(cx);
+        };
+        followed.in_flight.note_poll();
+        if followed.ending.take_owed_none() {
+            return Poll::Ready(None);
+        }
+        followed.note_whole();
+        Poll::Ready(match ready!(this.inner.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let at_end = frame.is_data() && this.inner.is_end_stream();
+                Some(Ok(followed.note_frame(frame, at_end)))
+            }
+            Some(Err(error)) => {
+                followed.in_flight.is_whole = false;
+                Some(Err(error))
+            }
+            None => followed.note_end().map(Ok),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let followed = self.followed.as_ref();
+        followed.is_some_and(|followed| followed.ending.has_end_frame())
+            || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Followed {
+    /// Notes whether the server has all of the response now.
+    fn note_whole(&mut self) {
+        let is_declared = self
+            .declared
+            .is_some_and(|declared| self.yielded >= declared);
+        self.in_flight.is_whole = self.ending.has_passed() || is_declared;
+    }
+
+    fn note_frame<D: Buf + 'static>(&mut self, mut frame: Frame<D>, at_end: bool) -> Frame<D> {
+        self.yielded += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+        let is_last = at_end || frame.is_trailers();
+        self.ending.note_last(is_last);
+        self.note_whole();
+        if !is_last || !self.multiplexed {
+            return frame;
+        }
+        if let Some(data) = frame.data_mut() {
+            if let Some(data) = (data as &mut dyn Any).downcast_mut::<Bytes>() {
+                let guard = self.in_flight.guard_last(data.len());
+                guard_data(data, guard);
+            }
+        } else if let Some(trailers) = frame.trailers_mut() {
+            guard_headers(trailers, || self.in_flight.guard_last(0));
+        }
+        frame
+    }
+
+    /// Notes that the body returned `None`. Returns an empty frame with a guard that goes out in
+    /// its place.
+    fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
+        self.in_flight.is_whole = true;
+        if self.ending.has_passed() || !self.multiplexed {
+            return None;
+        }
+        let mut data = None::<D>;
+        let empty = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>()?;
+        *empty = self.ending.end_frame(|| self.in_flight.guard_last(0));
+        data.map(Frame::data)
+    }
+}

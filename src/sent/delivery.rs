@@ -1,0 +1,183 @@
+//! [`ResponseDelivery`]: follows a response from the layer to the socket, on a tracked connection.
+//!
+//! Over HTTP/1 a server has one response at a time. So the flush after its drop is a flush of all
+//! of it. Over HTTP/2 a server queues frames, and writes them when the client allows it. So each
+//! data frame gets a guard, and so does a value of the head or the trailers if they are the last
+//! frame. The guard of the last frame tells when the response was written. The other guards tell
+//! how much of it was written if it is lost. If [`SentBody`](super::SentBody) guards the last
+//! frame, this does not.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Version};
+
+use super::{
+    frames::{Ending, guard_data, guard_headers},
+    guard::{FrameGuard, InFlight},
+    pending::ResponseKey,
+    state::{ConnectionState, PendingResponse},
+    write_progress::Position,
+};
+use crate::middleware::{Connection, Delivery, EndedResponse, TrackedConnection};
+
+/// The connection of a request, and the response that the server will get.
+#[derive(Debug)]
+struct RequestConnection {
+    connection: Arc<ConnectionState>,
+    in_flight: Option<ResponseKey>,
+}
+
+/// Returns the extension by which a request finds its connection.
+pub(super) fn tracked_connection(
+    connection: Arc<ConnectionState>,
+    in_flight: Option<&InFlight>,
+) -> TrackedConnection {
+    let in_flight = in_flight.map(InFlight::key);
+    TrackedConnection(Arc::new(RequestConnection {
+        connection,
+        in_flight,
+    }))
+}
+
+impl Connection for RequestConnection {
+    fn follow(&self, version: Version) -> Box<dyn Delivery> {
+        let progress = self.connection.progress();
+        let position = (version < Version::HTTP_2).then(|| progress.start_response());
+        Box::new(ResponseDelivery {
+            connection: Arc::clone(&self.connection),
+            position,
+            unclaimed: self.in_flight,
+            is_held: self.in_flight.is_some(),
+            key: None,
+            ending: Ending::default(),
+        })
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+struct ResponseDelivery {
+    connection: Arc<ConnectionState>,
+    /// Where the response stands in the writes of its connection, over HTTP/1.
+    position: Option<Position>,
+    /// The response in flight, until it is known that tasks wait for it.
+    unclaimed: Option<ResponseKey>,
+    is_held: bool,
+    key: Option<ResponseKey>,
+    ending: Ending,
+}
+
+impl ResponseDelivery {
+    const fn is_multiplexed(&self) -> bool {
+        self.position.is_none()
+    }
+
+    /// Notes that tasks wait for the response.
+    fn claim(&mut self) {
+        if let Some(key) = self.unclaimed.take() {
+            self.is_held = self.connection.claim(key);
+            self.key = self.is_held.then_some(key);
+        }
+    }
+
+    fn guard(&mut self, length: usize, is_last: bool) -> Option<FrameGuard> {
+        FrameGuard::new(&self.connection, &mut self.key, length, is_last)
+    }
+}
+
+impl Delivery for ResponseDelivery {
+    fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    fn head(&mut self, headers: &mut HeaderMap, is_last: bool) {
+        self.claim();
+        self.ending.note_last(is_last);
+        if is_last && !self.is_held && self.is_multiplexed() {
+            guard_headers(headers, || self.guard(0, true));
+        }
+    }
+
+    fn data(&mut self, data: Option<&mut Bytes>, length: usize, is_last: bool, before: u64) {
+        self.claim();
+        self.ending.note_last(is_last);
+        if let Some(position) = &mut self.position {
+            self.connection.progress().bytes_sent(position, before);
+            return;
+        }
+        let needs_guard = if is_last { !self.is_held } else { length > 0 };
+        if let Some(data) = data.filter(|_| needs_guard) {
+            guard_data(data, self.guard(length, is_last));
+        }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap, before: u64) {
+        self.claim();
+        self.ending.note_last(true);
+        if let Some(position) = &mut self.position {
+            self.connection.progress().bytes_sent(position, before);
+        } else if !self.is_held {
+            guard_headers(trailers, || self.guard(0, true));
+        }
+    }
+
+    fn end_frame(&mut self) -> Option<Bytes> {
+        self.claim();
+        if self.ending.has_passed() || self.is_held || !self.is_multiplexed() {
+            return None;
+        }
+        let Self {
+            connection,
+            key,
+            ending,
+            ..
+        } = self;
+        ending.end_frame(|| FrameGuard::new(connection, key, 0, true))
+    }
+
+    fn owes_end(&mut self) -> bool {
+        self.ending.take_owed_none()
+    }
+
+    fn has_told_end(&self) -> bool {
+        self.ending.has_end_frame()
+    }
+
+    fn polled(&self) {
+        if let Some(key) = self.key {
+            self.connection.note_poll(key);
+        }
+    }
+
+    fn wait(mut self: Box<Self>, response: EndedResponse) {
+        if response.is_complete() {
+            self.claim();
+            let key = self.key.take();
+            let response = PendingResponse {
+                response,
+                position: self.position,
+            };
+            return self.connection.layer_dropped(key, response);
+        }
+        // A response that ended in any other way has nothing to wait for.
+        let bytes_sent = match (&mut self.position, self.key) {
+            (Some(position), _) => Some(
+                self.connection
+                    .progress()
+                    .bytes_sent(position, response.sendable()),
+            ),
+            (None, Some(key)) => self.connection.flushed_data(key),
+            (None, None) => (response.bytes() == 0).then_some(0),
+        };
+        response.finish(bytes_sent);
+    }
+}
+
+impl Drop for ResponseDelivery {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.connection.remove(key);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Puts guards into the frames of a response over HTTP/2: as the owner of the bytes of data, or of
+//! a value of the head or the trailers. The server holds these bytes until it has written or
+//! discarded them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::guard::FrameGuard;
+
+/// How much the server knows of the end of a body.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// Whether the last frame has passed, or the head is the last frame.
+    has_passed: bool,
+    /// Whether an empty frame was sent in place of the body's `None`.
+    has_end_frame: bool,
+    /// Whether the body must still return that `None`.
+    owes_none: bool,
+}
+
+impl Ending {
+    pub(super) const fn note_last(&mut self, is_last: bool) {
+        self.has_passed |= is_last;
+    }
+
+    pub(super) const fn has_passed(&self) -> bool {
+        self.has_passed
+    }
+
+    /// Returns an empty last frame with a guard, for a body whose end is only known from its
+    /// `None`.
+    ///
+    /// Such a body leaves the server no frame that a guard could lie in. The server itself would
+    /// send this same empty frame for the `None`.
+    pub(super) fn end_frame(
+        &mut self,
+        guard: impl FnOnce() -> Option<FrameGuard>,
+    ) -> Option<Bytes> {
+        let frame = with_guard(Bytes::new(), guard()?);
+        (self.has_end_frame, self.owes_none) = (true, true);
+        Some(frame)
+    }
+
+    /// Returns whether the body must return a `None` now that an end frame replaced. It is owed
+    /// once.
+    pub(super) const fn take_owed_none(&mut self) -> bool {
+        std::mem::replace(&mut self.owes_none, false)
+    }
+
+    pub(super) const fn has_end_frame(&self) -> bool {
+        self.has_end_frame
+    }
+}
+
+/// Puts a guard into data.
+pub(super) fn guard_data(data: &mut Bytes, guard: Option<FrameGuard>) {
+    if let Some(guard) = guard {
+        *data = with_guard(std::mem::take(data), guard);
+    }
+}
+
+/// Puts a guard into one of the values.
+///
+/// The value is marked as sensitive. HTTP/2 would keep any other value in its compression table
+/// after it is written.
+pub(super) fn guard_headers(headers: &mut HeaderMap, guard: impl FnOnce() -> Option<FrameGuard>) {
+    let Some((_, value)) = headers.iter_mut().find(|(name, _)| is_sent(name)) else {
+        return;
+    };
+    let Some(guard) = guard() else { return };
+    let bytes = Bytes::copy_from_slice(value.as_bytes());
+    if let Ok(mut guarded) = HeaderValue::from_maybe_shared(with_guard(bytes, guard)) {
+        guarded.set_sensitive(true);
+        *value = guarded;
+    }
+}
+
+/// Returns whether HTTP/2 sends this header.
+fn is_sent(name: &HeaderName) -> bool {
+    ![
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+    ]
+    .contains(name)
+        && !["keep-alive", "proxy-connection"].contains(&name.as_str())
+}
+
+/// Bytes that own a guard.
+struct Guarded {
+    bytes: Bytes,
+    _guard: FrameGuard,
+}
+
+impl AsRef<[u8]> for Guarded {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn with_guard(bytes: Bytes, guard: FrameGuard) -> Bytes {
+    Bytes::from_owner(Guarded {
+        bytes,
+        _guard: guard,
+    })
+}

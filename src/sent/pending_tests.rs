@@ -1,0 +1,317 @@
+//! Tests of what a response waits for, and of what is known of a response that is lost.
+
+use super::*;
+
+const ONE: &str = "response";
+
+/// Whether a guard is in the last frame.
+const LAST: bool = true;
+const MORE: bool = false;
+
+type Pending = PendingResponses<&'static str>;
+
+/// A response with a guard in its last frame.
+fn guarded() -> (Pending, ResponseKey) {
+    let mut pending = Pending::default();
+    let key = pending
+        .add_guard(None, LAST)
+        .expect("the connection is open");
+    (pending, key)
+}
+
+const fn frame(key: ResponseKey, is_last: bool, bytes: u64) -> GuardedFrame {
+    GuardedFrame {
+        key,
+        is_last,
+        bytes,
+    }
+}
+
+#[test]
+fn a_frame_that_was_taken_apart_waits_for_a_read_cycle_and_then_a_flush() {
+    let (mut pending, key) = guarded();
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
+        None
+    );
+    pending.note_poll(key);
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(
+        pending.note_flush(),
+        None,
+        "the server may not have written it"
+    );
+    pending.note_read_cycle();
+    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Queued)));
+    assert!(!pending.is_waiting());
+}
+
+#[test]
+fn a_frame_that_was_dropped_without_another_poll_is_lost() {
+    let (mut pending, key) = guarded();
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 5), Dropped::Unknown, 0),
+        None
+    );
+    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), lost);
+}
+
+#[test]
+fn a_poll_counts_for_one_last_frame() {
+    let (mut pending, key) = guarded();
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
+        None
+    );
+    pending.note_poll(key);
+    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
+        None
+    );
+    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), lost);
+}
+
+#[test]
+fn each_guard_counts() {
+    let (mut pending, key) = guarded();
+    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 3), Dropped::Written, 0),
+        None
+    );
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.note_flush(), None, "one guard is not dropped yet");
+    let lost = Some((ONE, SendResult::Lost(Some(3))));
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 4), Dropped::Discarded, 1),
+        lost
+    );
+}
+
+#[test]
+fn a_flush_does_not_count_for_a_later_frame() {
+    let (mut pending, key) = guarded();
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0),
+        None
+    );
+    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(
+        pending.note_flush(),
+        None,
+        "the other guard is not dropped yet"
+    );
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
+        None
+    );
+    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+}
+
+#[test]
+fn written_data_is_sent_after_a_flush() {
+    let mut pending = Pending::default();
+    let key = pending
+        .add_guard(None, MORE)
+        .expect("the connection is open");
+    assert_eq!(
+        pending.guard_dropped(frame(key, MORE, 3), Dropped::Written, 0),
+        None
+    );
+    assert_eq!(pending.flushed_data(key, 0), Some(0));
+    assert_eq!(pending.flushed_data(key, 1), Some(3));
+    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 4), Dropped::Written, 1),
+        None
+    );
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), None);
+    assert_eq!(pending.close(1), Some((ONE, SendResult::Lost(Some(3)))));
+}
+
+#[test]
+fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_guards() {
+    let mut pending = Pending::default();
+    let key = pending
+        .add_guard(None, MORE)
+        .expect("the connection is open");
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    pending.note_read_cycle();
+    assert_eq!(pending.note_flush(), None, "data is not written yet");
+    assert_eq!(
+        pending.guard_dropped(frame(key, MORE, 3), Dropped::Written, 1),
+        None
+    );
+    assert_eq!(
+        pending.note_flush(),
+        None,
+        "the last frame comes after that"
+    );
+    assert!(pending.needs_read_cycle());
+    pending.note_read_cycle();
+    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Queued)));
+}
+
+#[test]
+fn a_closed_connection_loses_its_responses_and_takes_no_more() {
+    let (mut pending, key) = guarded();
+    assert_eq!(pending.layer_dropped(None, ONE, false, 0), None);
+    assert_eq!(pending.close(0), Some((ONE, SendResult::Lost(Some(0)))));
+    assert_eq!(pending.close(0), None);
+    assert_eq!(pending.open(true), None);
+    assert_eq!(pending.add_guard(None, LAST), None);
+    let lost = Some(("two", SendResult::Lost(None)));
+    assert_eq!(pending.layer_dropped(None, "two", true, 0), lost);
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
+        None
+    );
+    let lost = Some(("three", SendResult::Lost(Some(0))));
+    assert_eq!(pending.layer_dropped(Some(key), "three", true, 0), lost);
+    assert!(pending.responses.is_empty());
+}
+
+#[test]
+fn a_removed_response_is_forgotten() {
+    let (mut pending, key) = guarded();
+    pending.remove(key);
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 3), Dropped::Written, 0),
+        None
+    );
+    assert!(pending.responses.is_empty());
+}
+
+#[test]
+fn the_key_of_a_removed_response_does_not_reach_the_next_one() {
+    let (mut pending, key) = guarded();
+    pending.remove(key);
+    let next = pending
+        .add_guard(None, LAST)
+        .expect("the connection is open");
+    assert_eq!(next.index, key.index, "the place is used again");
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 3), Dropped::Discarded, 0),
+        None
+    );
+    assert_eq!(
+        pending.guard_dropped(frame(next, LAST, 3), Dropped::Written, 0),
+        None
+    );
+    assert_eq!(pending.layer_dropped(Some(next), ONE, true, 0), None);
+    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+}
+
+/// A response that is in flight, and that tasks wait for.
+fn in_flight(multiplexed: bool) -> (Pending, ResponseKey) {
+    let mut pending = Pending::default();
+    let key = pending.open(multiplexed).expect("the connection is open");
+    assert!(!pending.is_claimed(key));
+    assert!(pending.claim(key));
+    assert!(!pending.claim(key), "another layer has claimed it");
+    (pending, key)
+}
+
+#[test]
+fn a_response_in_flight_is_not_over() {
+    let (mut pending, key) = in_flight(false);
+    assert_eq!(pending.layer_dropped(Some(key), ONE, false, 0), None);
+    assert_eq!(
+        pending.note_flush(),
+        None,
+        "a layer has the body, and may send it later"
+    );
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+}
+
+#[test]
+fn a_response_can_be_flushed_before_the_layer_drops_it() {
+    for multiplexed in [false, true] {
+        let (mut pending, key) = in_flight(multiplexed);
+        if multiplexed {
+            assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+            assert_eq!(
+                pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0),
+                None
+            );
+            assert_eq!(pending.note_flush(), None);
+            assert_eq!(pending.server_dropped(key, true, 1), None);
+        } else {
+            assert_eq!(pending.server_dropped(key, true, 0), None);
+            assert_eq!(pending.note_flush(), None);
+        }
+        let sent = Some((ONE, SendResult::Sent));
+        assert_eq!(pending.layer_dropped(Some(key), ONE, multiplexed, 1), sent);
+        assert!(pending.responses.is_empty());
+    }
+}
+
+#[test]
+fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
+    for keep in [false, true] {
+        let (mut pending, key) = in_flight(true);
+        assert_eq!(pending.add_guard(Some(key), MORE), Some(key));
+        if !keep {
+            assert_eq!(
+                pending.guard_dropped(frame(key, MORE, 5), Dropped::Unknown, 0),
+                None
+            );
+        }
+        assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+        assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+        assert_eq!(pending.server_dropped(key, true, 0), None);
+        pending.note_read_cycle();
+        assert_eq!(
+            pending.note_flush(),
+            None,
+            "the server has not written the last frame"
+        );
+        assert_eq!(
+            pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
+            None
+        );
+        assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+    }
+}
+
+#[test]
+fn a_response_that_the_server_gives_up_is_lost() {
+    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    let (mut pending, key) = in_flight(true);
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(
+        pending.server_dropped(key, false, 0),
+        lost,
+        "it was dropped before its end"
+    );
+
+    let (mut pending, key) = in_flight(true);
+    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(
+        pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
+        None
+    );
+    assert_eq!(
+        pending.server_dropped(key, true, 0),
+        lost,
+        "its last frame was dropped"
+    );
+}
+
+#[test]
+fn a_response_that_nobody_waits_for_is_forgotten_when_the_server_drops_it() {
+    let mut pending = Pending::default();
+    let key = pending.open(true).expect("the connection is open");
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    assert!(pending.responses.is_empty());
+    let (mut pending, key) = in_flight(true);
+    pending.remove(key);
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    assert!(pending.responses.is_empty());
+}

@@ -1,0 +1,166 @@
+//! [`SentService`]: tells requests which connection they came over.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+use pin_project::pin_project;
+use tower::{Layer, Service};
+
+use super::{
+    body::SentBody, connect_info::SentConnectInfo, connection::SentConnection,
+    delivery::tracked_connection, guard::InFlight,
+};
+
+/// Tells requests which tracked connection they came over, and sees the responses that the server
+/// gets.
+///
+/// [`SentConnection`] is the layer that creates it for one connection, [`SentLayer`] the one that
+/// creates it for all connections of a server.
+#[derive(Debug, Clone)]
+pub struct SentService<S> {
+    inner: S,
+    /// `None` if each request has its connection in its extensions.
+    connection: Option<SentConnection>,
+}
+
+impl<S> SentService<S> {
+    /// Returns the wrapped service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the wrapped service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Unwraps the service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S> Layer<S> for SentConnection {
+    type Service = SentService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SentService {
+            inner,
+            connection: Some(self.clone()),
+        }
+    }
+}
+
+/// Tracks requests that have their connection, a [`SentConnectInfo`], in their extensions, as on
+/// tonic's server.
+///
+/// Add it outside all other layers. A request whose connection is not tracked passes through.
+///
+/// # Examples
+///
+/// ```
+/// use tonic::transport::Server;
+/// use tower_background::{BackgroundLayer, StartOn, Supervisor, sent::SentLayer};
+///
+/// let supervisor = Supervisor::builder().start_on(StartOn::LastByteSent).build();
+/// let server = Server::builder()
+///     .layer(SentLayer::new())
+///     .layer(BackgroundLayer::with_supervisor(supervisor));
+/// # drop(server);
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct SentLayer;
+
+impl SentLayer {
+    /// Creates a layer for all connections of a server.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for SentLayer {
+    type Service = SentService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SentService {
+            inner,
+            connection: None,
+        }
+    }
+}
+
+impl<S, Req, Res> Service<Request<Req>> for SentService<S>
+where
+    S: Service<Request<Req>, Response = Response<Res>>,
+    Res: Body,
+{
+    type Response = Response<SentBody<Res>>;
+    type Error = S::Error;
+    type Future = SentFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Req>) -> Self::Future {
+        let multiplexed = request.version() >= Version::HTTP_2;
+        let extensions = request.extensions_mut();
+        let connection = self
+            .connection
+            .clone()
+            .or_else(|| SentConnectInfo::take(extensions));
+        let in_flight = connection.and_then(|connection| {
+            let in_flight = InFlight::new(&connection.state, multiplexed);
+            extensions.insert(tracked_connection(connection.state, in_flight.as_ref()));
+            in_flight
+        });
+        let method = request.method().clone();
+        SentFuture {
+            inner: self.inner.call(request),
+            in_flight,
+            method,
+            multiplexed,
+        }
+    }
+}
+
+/// The response future of [`SentService`].
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct SentFuture<F> {
+    // Dropped before `in_flight`, so that the end of the inner response is known when the server
+    // drops this future.
+    #[pin]
+    inner: F,
+    in_flight: Option<InFlight>,
+    method: Method,
+    multiplexed: bool,
+}
+
+impl<F, B, E> Future for SentFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<SentBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(
+            match this.in_flight.take().filter(InFlight::is_claimed) {
+                Some(in_flight) => {
+                    SentBody::follow(response, in_flight, this.method, *this.multiplexed)
+                }
+                None => response.map(SentBody::unfollowed),
+            },
+        ))
+    }
+}

@@ -1,0 +1,312 @@
+//! [`ConnectionState`]: what the stream, the server and the layer share about one tracked
+//! connection.
+
+use std::{
+    cell::Cell,
+    fmt,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use tokio::task::{Id, try_id};
+
+use super::{
+    pending::{Dropped, GuardedFrame, PendingResponses, ResponseKey, SendResult},
+    write_progress::{Position, WriteProgress},
+};
+use crate::{
+    middleware::EndedResponse,
+    util::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+        lock,
+    },
+};
+
+/// How many bytes of the end of some data a server copies at most, and drops before they are
+/// written. h2 copies less.
+const MAX_COPIED: u64 = 1_024;
+
+thread_local! {
+    /// The connection whose stream was last used on this thread, and the task that used it. If this
+    /// task drops a frame, the server drops it while it works on this connection.
+    static LAST_USED: Cell<Option<(Id, Arc<ConnectionState>)>> = const { Cell::new(None) };
+}
+
+/// See the module's documentation. Only the task that serves the connection calls the methods about
+/// reads and writes.
+#[derive(Default)]
+pub(super) struct ConnectionState {
+    locked: Mutex<Locked>,
+    /// Whether a read cycle or a flush changes anything. Most of them then need no lock.
+    is_waiting: AtomicBool,
+    /// Whether the server handles what it has just read. It has not written a frame that it drops
+    /// meanwhile.
+    is_reading: AtomicBool,
+    /// Whether `Locked::undecided` has frames.
+    has_undecided: AtomicBool,
+    progress: WriteProgress,
+}
+
+#[derive(Default)]
+struct Locked {
+    pending: PendingResponses<PendingResponse>,
+    /// Frames that were dropped. The next use of the stream shows whether they were written.
+    undecided: Vec<GuardedFrame>,
+    /// Wakes the task that serves the connection.
+    waker: Option<Waker>,
+}
+
+/// A response whose body the layer has dropped.
+pub(super) struct PendingResponse {
+    pub(super) response: EndedResponse,
+    /// Where the response stands in the writes of its connection, over HTTP/1.
+    pub(super) position: Option<Position>,
+}
+
+impl PendingResponse {
+    fn finish(self, result: SendResult, progress: &WriteProgress) {
+        let Self { response, position } = self;
+        let sendable = response.sendable();
+        match (result, position) {
+            (SendResult::Sent, _) => response.finish(Some(sendable)),
+            (SendResult::Queued, _) => response.finish(None),
+            (SendResult::Lost(_), Some(mut position)) => {
+                response.interrupt(Some(progress.bytes_sent(&mut position, sendable)));
+            }
+            (SendResult::Lost(bytes_sent), None) => response.interrupt(bytes_sent),
+        }
+    }
+}
+
+/// What the stream reports.
+impl ConnectionState {
+    /// Notes that the running task uses the stream.
+    pub(super) fn note_use(self: &Arc<Self>) {
+        if let Some(task) = try_id().filter(|task| !self.was_last_used_by(*task)) {
+            // The thread-local is gone when the thread ends, and nobody reads it then.
+            let _ = LAST_USED.try_with(|last| last.set(Some((task, Arc::clone(self)))));
+        }
+    }
+
+    /// The server is about to read. It discarded the frames that it dropped since it last used the
+    /// stream.
+    pub(super) fn before_read(&self) {
+        self.decide(Dropped::Discarded);
+    }
+
+    /// The server has read. If there was data, it handles that data until it uses the stream again.
+    pub(super) fn after_read(&self, has_data: bool) {
+        self.is_reading.store(has_data, Ordering::Relaxed);
+    }
+
+    /// The server is about to write or to flush. The frames that it dropped since it last used the
+    /// stream are in its write buffer.
+    pub(super) fn before_write(&self) {
+        self.is_reading.store(false, Ordering::Relaxed);
+        self.decide(Dropped::Written);
+    }
+
+    /// The server has read all there was, so it writes its queue next.
+    pub(super) fn note_read_cycle(&self, cx: &Context<'_>) {
+        let mut locked = self.lock();
+        let mut replaced = None;
+        if !locked
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            replaced = locked.waker.replace(cx.waker().clone());
+        }
+        locked.pending.note_read_cycle();
+        self.publish(&locked);
+        drop(locked);
+        // Dropped after the lock, because the waker may hold the last reference to another task.
+        drop(replaced);
+    }
+
+    /// The server has flushed: the socket took all that was written.
+    pub(super) fn note_flush(&self) {
+        self.progress.note_flush();
+        // Pairs with the store in `publish`. A response that another thread adds now waits for its
+        // own read cycle, and wakes this task for it.
+        while self.is_waiting.load(Ordering::Acquire) {
+            let mut locked = self.lock();
+            let sent = locked.pending.note_flush();
+            self.publish(&locked);
+            drop(locked);
+            match sent {
+                Some((response, result)) => response.finish(result, &self.progress),
+                None => return,
+            }
+        }
+    }
+
+    /// The connection is closed. What was not flushed is lost.
+    pub(super) fn close(&self) {
+        self.decide(Dropped::Discarded);
+        loop {
+            let mut locked = self.lock();
+            let lost = locked.pending.close(self.progress.flushes());
+            let waker = locked.waker.take();
+            drop(locked);
+            drop(waker);
+            match lost {
+                Some((response, result)) => response.finish(result, &self.progress),
+                None => return,
+            }
+        }
+    }
+
+    pub(super) const fn progress(&self) -> &WriteProgress {
+        &self.progress
+    }
+}
+
+/// What becomes of responses. See [`PendingResponses`].
+impl ConnectionState {
+    pub(super) fn open(&self, multiplexed: bool) -> Option<ResponseKey> {
+        self.lock().pending.open(multiplexed)
+    }
+
+    pub(super) fn claim(&self, key: ResponseKey) -> bool {
+        self.lock().pending.claim(key)
+    }
+
+    pub(super) fn is_claimed(&self, key: ResponseKey) -> bool {
+        self.lock().pending.is_claimed(key)
+    }
+
+    pub(super) fn add_guard(&self, key: Option<ResponseKey>, is_last: bool) -> Option<ResponseKey> {
+        self.lock().pending.add_guard(key, is_last)
+    }
+
+    pub(super) fn note_poll(&self, key: ResponseKey) {
+        self.lock().pending.note_poll(key);
+    }
+
+    /// The server dropped a response, and had all of it or not.
+    pub(super) fn server_dropped(&self, key: ResponseKey, is_whole: bool) {
+        self.change(|pending, flushes| pending.server_dropped(key, is_whole, flushes));
+    }
+
+    /// The layer dropped a body. Ends the response when it is sent or lost.
+    pub(super) fn layer_dropped(&self, key: Option<ResponseKey>, response: PendingResponse) {
+        let multiplexed = response.position.is_none();
+        self.change(|pending, flushes| pending.layer_dropped(key, response, multiplexed, flushes));
+    }
+
+    /// A guard is dropped whose frame had `length` bytes to write, when the connection had accepted
+    /// `accepted_before` bytes.
+    pub(super) fn guard_dropped(
+        self: &Arc<Self>,
+        frame: GuardedFrame,
+        length: u64,
+        accepted_before: u64,
+    ) {
+        let accepted = self.progress.accepted().wrapping_sub(accepted_before);
+        if !self.is_served_here() {
+            self.note_dropped(frame, Dropped::Unknown);
+        } else if self.is_reading.load(Ordering::Relaxed)
+            || accepted.saturating_add(MAX_COPIED) < length
+        {
+            self.note_dropped(frame, Dropped::Discarded);
+        } else {
+            let mut locked = self.lock();
+            locked.undecided.push(frame);
+            self.has_undecided.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn flushed_data(&self, key: ResponseKey) -> Option<u64> {
+        self.lock()
+            .pending
+            .flushed_data(key, self.progress.flushes())
+    }
+
+    pub(super) fn remove(&self, key: ResponseKey) {
+        self.lock().pending.remove(key);
+    }
+}
+
+impl ConnectionState {
+    /// Returns whether the running task is the one that serves the connection.
+    fn is_served_here(self: &Arc<Self>) -> bool {
+        try_id().is_some_and(|task| self.was_last_used_by(task))
+    }
+
+    /// Returns whether this is the connection that was last used on this thread, and this is the
+    /// task that used it.
+    fn was_last_used_by(self: &Arc<Self>, task: Id) -> bool {
+        let was_last = LAST_USED.try_with(|cell| {
+            let last = cell.take();
+            let was_last = last
+                .as_ref()
+                .is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(connection, self));
+            cell.set(last);
+            was_last
+        });
+        was_last.unwrap_or(false)
+    }
+
+    /// Decides how the undecided frames were dropped. Only the task that serves the connection adds
+    /// some, and calls this.
+    fn decide(&self, dropped: Dropped) {
+        while self.has_undecided.load(Ordering::Relaxed) {
+            let mut locked = self.lock();
+            let next = locked.undecided.pop();
+            self.has_undecided
+                .store(!locked.undecided.is_empty(), Ordering::Relaxed);
+            drop(locked);
+            if let Some(frame) = next {
+                self.note_dropped(frame, dropped);
+            }
+        }
+    }
+
+    fn note_dropped(&self, frame: GuardedFrame, dropped: Dropped) {
+        self.change(|pending, flushes| pending.guard_dropped(frame, dropped, flushes));
+    }
+
+    /// Changes the pending responses, and ends the response that is over by that.
+    fn change(
+        &self,
+        change: impl FnOnce(
+            &mut PendingResponses<PendingResponse>,
+            u64,
+        ) -> Option<(PendingResponse, SendResult)>,
+    ) {
+        let mut locked = self.lock();
+        let over = change(&mut locked.pending, self.progress.flushes());
+        self.publish(&locked);
+        // A server with nothing to read or to write runs no read cycle unless it is woken.
+        let needs_wake = locked.pending.needs_read_cycle();
+        let waker = if needs_wake {
+            locked.waker.clone()
+        } else {
+            None
+        };
+        drop(locked);
+        if let Some((response, result)) = over {
+            response.finish(result, &self.progress);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn publish(&self, locked: &Locked) {
+        self.is_waiting
+            .store(locked.pending.is_waiting(), Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Locked> {
+        lock(&self.locked)
+    }
+}
+
+impl fmt::Debug for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionState").finish_non_exhaustive()
+    }
+}

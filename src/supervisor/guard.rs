@@ -1,0 +1,367 @@
+//! [`TaskGuard`]: gives each task its one outcome.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
+
+use super::{
+    report::{TaskInfo, TaskReport},
+    reporter::RequestReporter,
+    scope::TaskScope,
+    stats::Stats,
+    supervisor::Supervisor,
+    table::{Added, Entry, Key, Owner, OwnerKey, Stop},
+    task_state::TaskState,
+    unique::UniqueKey,
+};
+use crate::{
+    response::{RequestInfo, ResponseEnd},
+    task::{Name, Outcome},
+    util::{
+        metrics,
+        trace::{self, Level},
+    },
+};
+
+/// A task that is about to enter the table.
+pub(crate) struct NewTask {
+    pub(crate) name: Option<Name>,
+    pub(crate) request: Option<Arc<RequestInfo>>,
+    /// When the task was allowed to run. `None` if it is deferred.
+    pub(crate) since: Option<Instant>,
+    /// Whether the request came before the supervisor was shut down.
+    pub(crate) admitted: bool,
+    /// Whether the task can run although the supervisor is closed.
+    pub(crate) has_fallback: bool,
+    pub(crate) scope: Option<TaskScope>,
+    pub(crate) reporter: Option<Arc<RequestReporter>>,
+    /// Gets the outcome of the task.
+    pub(crate) outcome: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What came of [`TaskGuard::enter`].
+pub(crate) struct Entered {
+    pub(crate) guard: TaskGuard,
+    pub(crate) owner: Option<OwnerKey>,
+    /// Whether the supervisor is closed, so that the task must run its fallback.
+    pub(crate) is_closed: bool,
+}
+
+/// The entry of one task in the task table.
+///
+/// [`finish`](Self::finish) gives the task its outcome. A guard that is dropped before that counts
+/// the task as aborted, so no task is lost when a runtime drops what it has.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
+pub(crate) struct TaskGuard {
+    supervisor: Supervisor,
+    key: Key,
+    end: Option<Arc<ResponseEnd>>,
+    /// Whether the table has the task as running. A task with its permits is there before it is
+    /// first polled.
+    is_running: bool,
+    has_started: bool,
+    has_ended: bool,
+    /// Whether another task has the key of this one.
+    is_duplicate: bool,
+    unique: Option<Box<UniqueKey>>,
+    /// What few tasks have, so that the others stay small.
+    extra: Option<Box<Extra>>,
+}
+
+struct Extra {
+    scope: Option<Arc<TaskScope>>,
+    reporter: Option<Arc<RequestReporter>>,
+    outcome: Option<oneshot::Sender<Outcome>>,
+    started: Option<Instant>,
+}
+
+impl TaskGuard {
+    /// Adds a task to the table, and its request as one whose tasks wait.
+    ///
+    /// If the supervisor takes no task, this returns what must be dropped when no lock is held.
+    pub(crate) fn enter(
+        supervisor: &Supervisor,
+        task: NewTask,
+        owner: Option<Weak<dyn Owner>>,
+    ) -> Result<Entered, Option<TaskScope>> {
+        let NewTask {
+            name,
+            request,
+            since,
+            admitted,
+            has_fallback,
+            scope,
+            reporter,
+            outcome,
+        } = task;
+        let state = if since.is_some() {
+            TaskState::Queued
+        } else {
+            TaskState::Deferred
+        };
+        let entry = Entry {
+            name,
+            request,
+            state,
+            since,
+            is_fallback: has_fallback,
+            stop: None,
+            abort: None,
+        };
+        let Ok(Added {
+            key,
+            owner,
+            is_closed,
+        }) = supervisor.table().add(entry, admitted, owner)
+        else {
+            return Err(scope);
+        };
+        if let Some(reporter) = &reporter {
+            reporter.add();
+        }
+        let has_extra =
+            metrics::IS_ENABLED || scope.is_some() || reporter.is_some() || outcome.is_some();
+        let extra = has_extra.then(|| {
+            Box::new(Extra {
+                scope: scope.map(Arc::new),
+                reporter,
+                outcome,
+                started: None,
+            })
+        });
+        let supervisor = supervisor.clone();
+        let guard = Self {
+            supervisor,
+            key,
+            end: None,
+            is_running: false,
+            has_started: false,
+            has_ended: false,
+            is_duplicate: false,
+            unique: None,
+            extra,
+        };
+        Ok(Entered {
+            guard,
+            owner,
+            is_closed,
+        })
+    }
+
+    pub(crate) const fn key(&self) -> Key {
+        self.key
+    }
+
+    pub(crate) const fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Returns how the response ended. `None` for a task without a request.
+    pub(crate) const fn end(&self) -> Option<&Arc<ResponseEnd>> {
+        self.end.as_ref()
+    }
+
+    pub(crate) fn set_end(&mut self, end: Option<Arc<ResponseEnd>>) {
+        self.end = end;
+    }
+
+    /// Returns what surrounds the code of the task.
+    pub(crate) fn scope(&self) -> Option<&Arc<TaskScope>> {
+        self.extra.as_ref()?.scope.as_ref()
+    }
+
+    /// Runs `f` inside the scope of the task. `f` itself must not panic.
+    pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        match self.scope() {
+            Some(scope) => scope.enter(f),
+            None => f(),
+        }
+    }
+
+    /// Allows deferred tasks to run. Those that are ready count as running from now on.
+    pub(crate) fn allow<'a>(
+        supervisor: &Supervisor,
+        tasks: impl Iterator<Item = (bool, &'a mut Self)>,
+        since: Instant,
+        owner: Option<OwnerKey>,
+    ) {
+        let states = tasks.map(|(is_ready, guard)| {
+            guard.is_running = is_ready;
+            (
+                guard.key,
+                if is_ready {
+                    TaskState::Running
+                } else {
+                    TaskState::Queued
+                },
+            )
+        });
+        supervisor.table().allow(states, since, owner);
+    }
+
+    /// Keeps the handle of the tokio task, and aborts that if the task was stopped before.
+    pub(crate) fn spawned(supervisor: &Supervisor, key: Key, handle: AbortHandle) {
+        if let Some(handle) = supervisor.table().set_abort_handle(key, handle) {
+            handle.abort();
+        }
+    }
+
+    /// Takes the key of a unique task. Returns `false` if another task has it.
+    pub(crate) fn claim(&mut self, key: Option<&Name>) -> bool {
+        if let Some(key) = key {
+            self.unique = self.supervisor.unique_keys().claim(key).map(Box::new);
+            self.is_duplicate = self.unique.is_none();
+        }
+        !self.is_duplicate
+    }
+
+    /// The task starts to run. Returns `false` if it should not, because it was removed or a
+    /// shutdown is over.
+    pub(crate) fn start(&mut self) -> bool {
+        if self.has_started {
+            return true;
+        }
+        self.has_started = true;
+        if !self.is_running {
+            if !self.supervisor.table().start(self.key) {
+                return false;
+            }
+            metrics::moved(
+                Some(metrics::Gauge::Queued),
+                Some(metrics::Gauge::Running),
+                1,
+            );
+        }
+        if let Some(extra) = &mut self.extra {
+            extra.started = Some(Instant::now());
+            if let Some(span) = extra.scope.as_ref().and_then(|scope| scope.span.as_ref()) {
+                trace::start(span);
+            }
+            let observers = self.supervisor.observers();
+            if !observers.is_empty() {
+                if let Some((task, ..)) = self.supervisor.table().describe(self.key) {
+                    observers.notify(|observer| observer.on_task_start(&task));
+                }
+            }
+        }
+        true
+    }
+
+    /// Ends the task. Returns whether it failed.
+    pub(crate) fn finish(mut self, outcome: Outcome) -> bool {
+        let failed = outcome.is_failure();
+        self.end_with(outcome);
+        failed
+    }
+
+    /// The one place where a task gets its outcome.
+    fn end_with(&mut self, outcome: Outcome) {
+        self.has_ended = true;
+        let counter = if self.is_duplicate {
+            Stats::count_duplicate
+        } else {
+            Stats::counter(&outcome)
+        };
+        let is_awaited = self
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.reporter.is_some() || extra.outcome.is_some());
+        if is_awaited || metrics::IS_ENABLED || level(&outcome).is_wanted() {
+            // Before the task is counted as ended: who waits for an idle supervisor expects that
+            // everybody was told.
+            self.tell(outcome);
+        } else {
+            outcome.discard();
+        }
+        // Before the task is counted as ended, so that another one can take the key then.
+        self.unique = None;
+        self.supervisor.table().end(self.key, counter);
+    }
+
+    /// Tells metrics, logs, observers and the handle of the task how it ended.
+    fn tell(&mut self, outcome: Outcome) {
+        let Some((task, since, _)) = self.supervisor.table().describe(self.key) else {
+            return outcome.discard();
+        };
+        let Some(mut extra) = self.extra.take() else {
+            log(&task, &outcome, None);
+            return outcome.discard();
+        };
+        let ran = extra.started.map(|started| started.elapsed());
+        let waited = since.map_or(Duration::ZERO, |since| {
+            since.elapsed().saturating_sub(ran.unwrap_or_default())
+        });
+        metrics::moved(Some(task.state().gauge()), None, 1);
+        metrics::ended(task.name(), outcome.label(), waited, ran);
+        log(&task, &outcome, extra.scope.as_deref());
+        let mut report = TaskReport {
+            name: task.name,
+            outcome,
+            waited,
+            ran,
+            end: self.end.take(),
+        };
+        if extra.reporter.is_some() {
+            self.supervisor
+                .observers()
+                .notify(|observer| observer.on_task_end(&report));
+        }
+        if let Some(handle) = extra.outcome.take() {
+            let copy = report.outcome.copy();
+            let original = std::mem::replace(&mut report.outcome, copy);
+            // The handle may be gone.
+            let _ = handle.send(original).map_err(Outcome::discard);
+        }
+        match extra.reporter.take() {
+            Some(reporter) => reporter.end(report, self.supervisor.observers()),
+            None => drop(report),
+        }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let stop = self
+                .supervisor
+                .table()
+                .describe(self.key)
+                .and_then(|(_, _, stop)| stop);
+            self.end_with(if stop == Some(Stop::Remove) {
+                Outcome::Removed
+            } else {
+                Outcome::Aborted
+            });
+        }
+    }
+}
+
+const fn level(outcome: &Outcome) -> Level {
+    match outcome {
+        Outcome::Failed(_) | Outcome::Panicked(_) | Outcome::TimedOut => Level::Error,
+        Outcome::Aborted => Level::Warn,
+        Outcome::Succeeded | Outcome::Removed | Outcome::Skipped | Outcome::FellBack => {
+            Level::Debug
+        }
+    }
+}
+
+fn log(task: &TaskInfo, outcome: &Outcome, scope: Option<&TaskScope>) {
+    let level = level(outcome);
+    if level.is_wanted() {
+        let span = scope.and_then(|scope| scope.span.as_ref());
+        let request = RequestInfo::fields(task.request.as_deref());
+        let error = outcome.error_text();
+        trace::task_ended(
+            level,
+            span,
+            task.name(),
+            request,
+            outcome.label(),
+            error.as_deref(),
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! The supervisor owns all tasks: it counts, limits, lists, awaits and aborts them.
+
+mod builder;
+mod capture;
+mod config;
+mod guard;
+mod limits;
+mod observer;
+mod report;
+mod reporter;
+mod scope;
+mod shutdown;
+mod slots;
+mod stats;
+mod supervisor;
+mod table;
+mod task_state;
+mod unique;
+
+pub use self::{
+    builder::SupervisorBuilder,
+    capture::{Capture, Scope},
+    observer::Observer,
+    report::{Busy, RequestReport, ShutdownReport, TaskInfo, TaskReport},
+    stats::Stats,
+    supervisor::Supervisor,
+    task_state::TaskState,
+};
+pub(crate) use self::{
+    guard::{Entered, NewTask, TaskGuard},
+    limits::Acquire,
+    reporter::RequestReporter,
+    scope::TaskScope,
+    table::{Key, Owner, OwnerKey, Phase},
+};

@@ -1,0 +1,172 @@
+//! [`Slots`]: a table with keys that are never used twice.
+
+/// The key of a value. The slot of a removed value is used again, but its serial number is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotKey {
+    index: usize,
+    serial: u64,
+}
+
+/// A table of values in segments of equal size.
+///
+/// It grows and shrinks by whole segments, so no call copies a large table. This matters because
+/// the table is used under a lock.
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    segments: Vec<Segment<T>>,
+    /// The first free slot. Each free slot knows the next one.
+    free: Option<usize>,
+    len: usize,
+    /// How many values were ever inserted.
+    serial: u64,
+}
+
+pub(super) type Segment<T> = Box<[Slot<T>]>;
+
+#[derive(Debug)]
+pub(super) enum Slot<T> {
+    Free { next: Option<usize> },
+    Used { serial: u64, value: T },
+}
+
+const SEGMENT: usize = 256;
+
+impl<T> Slots<T> {
+    pub(super) fn insert(&mut self, value: T) -> SlotKey {
+        let index = self.free.unwrap_or_else(|| self.grow());
+        let serial = self.serial;
+        let slot = &mut self.segments[index / SEGMENT][index % SEGMENT];
+        let Slot::Free { next } = std::mem::replace(slot, Slot::Used { serial, value }) else {
+            unreachable!("the list of free slots has only free slots");
+        };
+        self.free = next;
+        self.serial += 1;
+        self.len += 1;
+        SlotKey { index, serial }
+    }
+
+    pub(super) fn get_mut(&mut self, key: SlotKey) -> Option<&mut T> {
+        match self.slot(key)? {
+            Slot::Used { serial, value } if *serial == key.serial => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: SlotKey) -> Option<T> {
+        let free = self.free;
+        let slot = self.slot(key)?;
+        if !matches!(slot, Slot::Used { serial, .. } if *serial == key.serial) {
+            return None;
+        }
+        let Slot::Used { value, .. } = std::mem::replace(slot, Slot::Free { next: free }) else {
+            return None;
+        };
+        self.free = Some(key.index);
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// Returns the values of one segment with their keys. `None` after the last segment.
+    pub(super) fn segment(
+        &mut self,
+        number: usize,
+    ) -> Option<impl Iterator<Item = (SlotKey, &mut T)>> {
+        let slots = self.segments.get_mut(number)?;
+        Some(
+            slots
+                .iter_mut()
+                .enumerate()
+                .filter_map(move |(index, slot)| match slot {
+                    Slot::Used { serial, value } => Some((
+                        SlotKey {
+                            index: number * SEGMENT + index,
+                            serial: *serial,
+                        },
+                        value,
+                    )),
+                    Slot::Free { .. } => None,
+                }),
+        )
+    }
+
+    /// Takes the segments of an empty table that has several. Drop them after you have released the
+    /// lock.
+    pub(super) fn take_unused(&mut self) -> Vec<Segment<T>> {
+        if self.len > 0 || self.segments.len() < 2 {
+            return Vec::new();
+        }
+        self.free = None;
+        std::mem::take(&mut self.segments)
+    }
+
+    /// Adds a segment, and returns its first slot.
+    fn grow(&mut self) -> usize {
+        let first = self.segments.len() * SEGMENT;
+        let last = first + SEGMENT - 1;
+        let slots = (first..=last).map(|index| Slot::Free {
+            next: (index < last).then_some(index + 1),
+        });
+        self.segments.push(slots.collect());
+        first
+    }
+
+    fn slot(&mut self, key: SlotKey) -> Option<&mut Slot<T>> {
+        self.segments
+            .get_mut(key.index / SEGMENT)?
+            .get_mut(key.index % SEGMENT)
+    }
+}
+
+impl SlotKey {
+    /// Returns how many values were inserted before this one.
+    pub(super) const fn serial(self) -> u64 {
+        self.serial
+    }
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            segments: Vec::new(),
+            free: None,
+            len: 0,
+            serial: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_finds_its_own_value_alone() {
+        let mut slots = Slots::default();
+        let first = slots.insert("first");
+        assert_eq!(slots.remove(first), Some("first"));
+        let second = slots.insert("second");
+        assert_eq!(first.index, second.index, "the slot is used again");
+        assert_eq!(slots.get_mut(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.get_mut(second), Some(&mut "second"));
+    }
+
+    #[test]
+    fn segments_are_added_and_given_back() {
+        let mut slots = Slots::default();
+        let keys: Vec<_> = (0..SEGMENT * 3).map(|value| slots.insert(value)).collect();
+        assert_eq!((slots.len, slots.segments.len()), (SEGMENT * 3, 3));
+        assert_eq!(
+            slots.segment(1).unwrap().map(|(_, value)| *value).min(),
+            Some(SEGMENT)
+        );
+        assert!(slots.segment(3).is_none());
+        assert!(slots.take_unused().is_empty());
+        for (value, key) in keys.into_iter().enumerate() {
+            assert_eq!(slots.remove(key), Some(value));
+        }
+        assert_eq!(slots.take_unused().len(), 3);
+        let key = slots.insert(7);
+        assert_eq!(slots.remove(key), Some(7));
+    }
+}

@@ -1,0 +1,419 @@
+//! [`TaskTable`]: all tasks that have not ended, and the statistics, under one lock.
+//!
+//! The lock is held for a few additions. Whatever belongs to the user, or could be the last handle
+//! of it, is dropped after the lock is released.
+
+use std::sync::{Arc, Weak};
+
+use tokio::{sync::futures::OwnedNotified, task::AbortHandle, time::Instant};
+
+use super::{
+    report::TaskInfo,
+    slots::{SlotKey, Slots},
+    stats::{Counter, Stats},
+    task_state::TaskState,
+};
+use crate::{
+    response::RequestInfo,
+    task::Name,
+    util::sync::{Mutex, MutexGuard, Notify, lock},
+};
+
+pub(crate) type Key = SlotKey;
+
+pub(crate) type OwnerKey = SlotKey;
+
+/// How far a supervisor is shut down. It only goes forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Takes tasks of all requests.
+    #[default]
+    Open,
+    /// Takes tasks of requests that came before the shutdown, and waits for all tasks.
+    Draining,
+    /// The grace is over, and tasks were asked to stop.
+    Cancelling,
+    /// Takes no tasks.
+    Sealed,
+}
+
+/// Why a task should not run to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Remove,
+    Abort,
+}
+
+/// A request whose tasks wait for the end of its response, or for their turn.
+pub(crate) trait Owner: Send + Sync {
+    /// A shutdown has come to this phase: `Cancelling` or `Sealed`.
+    fn shut_down(self: Arc<Self>, phase: Phase);
+}
+
+/// See the module's documentation.
+pub(super) struct TaskTable {
+    inner: Mutex<Inner>,
+    /// Notifies those who wait until nothing is pending.
+    idle: Notify,
+    /// Notifies services that wait for fewer tasks than `max_pending`.
+    capacity: Arc<Notify>,
+    max_pending: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    stats: Stats,
+    tasks: Slots<Entry>,
+    owners: Slots<Weak<dyn Owner>>,
+    phase: Phase,
+    /// How many tasks without a request are among the pending ones.
+    without_request: u64,
+    /// How many callers wait for tasks to end.
+    waiters: usize,
+    /// How many tasks ended within the grace of a shutdown, and how many after they were cancelled.
+    finished: u64,
+    cancelled: u64,
+}
+
+/// A task that was added.
+pub(super) struct Added {
+    pub(super) key: Key,
+    pub(super) owner: Option<OwnerKey>,
+    /// Whether the supervisor is closed, so that the task runs its fallback.
+    pub(super) is_closed: bool,
+}
+
+pub(super) struct Entry {
+    pub(super) name: Option<Name>,
+    pub(super) request: Option<Arc<RequestInfo>>,
+    pub(super) state: TaskState,
+    /// When the task was allowed to run.
+    pub(super) since: Option<Instant>,
+    /// Whether the task has a fallback; once it is added, whether it runs that although the
+    /// supervisor is closed.
+    pub(super) is_fallback: bool,
+    pub(super) stop: Option<Stop>,
+    pub(super) abort: Option<AbortHandle>,
+}
+
+impl TaskTable {
+    pub(super) fn new(max_pending: Option<usize>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            idle: Notify::new(),
+            capacity: Arc::default(),
+            max_pending: max_pending.map_or(u64::MAX, |max| max as u64),
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.lock().stats
+    }
+
+    /// Adds a task, and its request as one whose tasks wait. Returns the entry if the table takes
+    /// no task.
+    ///
+    /// Both under one lock: a shutdown that does not find the request does not take the task
+    /// either.
+    pub(super) fn add(
+        &self,
+        mut entry: Entry,
+        admitted: bool,
+        owner: Option<Weak<dyn Owner>>,
+    ) -> Result<Added, Entry> {
+        let mut inner = self.lock();
+        let is_closed = inner.phase == Phase::Sealed || (inner.phase > Phase::Open && !admitted);
+        if is_closed && !entry.is_fallback {
+            return Err(entry);
+        }
+        entry.is_fallback = is_closed;
+        *inner.stats.of(entry.state) += 1;
+        inner.without_request += u64::from(entry.request.is_none());
+        let key = inner.tasks.insert(entry);
+        let owner = owner.map(|owner| inner.owners.insert(owner));
+        Ok(Added {
+            key,
+            owner,
+            is_closed,
+        })
+    }
+
+    /// Counts a task that was not taken.
+    pub(super) fn refuse(&self) {
+        self.lock().stats.refused += 1;
+    }
+
+    pub(super) fn remove_owner(&self, key: OwnerKey) {
+        let mut inner = self.lock();
+        let owner = inner.owners.remove(key);
+        let unused = inner.owners.take_unused();
+        drop(inner);
+        drop((owner, unused));
+    }
+
+    /// Deferred tasks are allowed to run, and the request whose tasks waited is forgotten.
+    pub(super) fn allow(
+        &self,
+        tasks: impl Iterator<Item = (Key, TaskState)>,
+        since: Instant,
+        mut owner: Option<OwnerKey>,
+    ) {
+        /// So many tasks are changed under one lock.
+        const BATCH: usize = 1024;
+        let mut tasks = tasks.peekable();
+        while tasks.peek().is_some() || owner.is_some() {
+            let mut inner = self.lock();
+            for (key, state) in tasks.by_ref().take(BATCH) {
+                inner.set_state(key, state, Some(since));
+            }
+            let owner = owner.take().and_then(|owner| inner.owners.remove(owner));
+            let unused = inner.owners.take_unused();
+            drop(inner);
+            drop((owner, unused));
+        }
+    }
+
+    /// A task starts to run. Returns `false` if it should not.
+    pub(super) fn start(&self, key: Key) -> bool {
+        let mut inner = self.lock();
+        let is_sealed = inner.phase == Phase::Sealed;
+        let may_run = inner
+            .tasks
+            .get_mut(key)
+            .is_some_and(|entry| entry.may_run(is_sealed));
+        if may_run {
+            inner.set_state(key, TaskState::Running, None);
+        }
+        may_run
+    }
+
+    /// Keeps the handle by which the task can be aborted. Returns it if the task should be aborted
+    /// now.
+    pub(super) fn set_abort_handle(&self, key: Key, handle: AbortHandle) -> Option<AbortHandle> {
+        let mut inner = self.lock();
+        let is_sealed = inner.phase == Phase::Sealed;
+        let entry = inner.tasks.get_mut(key)?;
+        if !entry.may_run(is_sealed) {
+            return Some(handle);
+        }
+        entry.abort = Some(handle);
+        None
+    }
+
+    /// Marks a task that should not run to its end. Returns the handle to abort it, if it is
+    /// spawned.
+    pub(super) fn stop(&self, key: Key, stop: Stop) -> Option<AbortHandle> {
+        let mut inner = self.lock();
+        let entry = inner.tasks.get_mut(key)?;
+        entry.stop.get_or_insert(stop);
+        entry.abort.clone()
+    }
+
+    /// Marks the queued tasks of a request that have this name. Returns how many there are, and
+    /// their handles.
+    pub(super) fn stop_named(
+        &self,
+        request: &Arc<RequestInfo>,
+        name: &str,
+    ) -> (usize, Vec<AbortHandle>) {
+        let mut stopped = 0;
+        let mut handles = Vec::new();
+        self.for_each_segment(|segment| {
+            for (_, entry) in segment {
+                let is_same_request = entry
+                    .request
+                    .as_ref()
+                    .is_some_and(|other| Arc::ptr_eq(request, other));
+                let is_queued = entry.state == TaskState::Queued && entry.stop.is_none();
+                if is_same_request && is_queued && entry.name.as_deref() == Some(name) {
+                    entry.stop = Some(Stop::Remove);
+                    stopped += 1;
+                    handles.extend(entry.abort.clone());
+                }
+            }
+        });
+        (stopped, handles)
+    }
+
+    /// Describes a task, and says why it should stop.
+    pub(super) fn describe(&self, key: Key) -> Option<(TaskInfo, Option<Instant>, Option<Stop>)> {
+        let mut inner = self.lock();
+        let entry = inner.tasks.get_mut(key)?;
+        Some((entry.info(Instant::now()), entry.since, entry.stop))
+    }
+
+    /// Removes a task and counts its outcome.
+    pub(super) fn end(&self, key: Key, outcome: Counter) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.tasks.remove(key) else {
+            return;
+        };
+        let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
+        *inner.stats.of(entry.state) -= 1;
+        outcome(&mut inner.stats);
+        inner.without_request -= u64::from(entry.request.is_none());
+        match inner.phase {
+            Phase::Draining => inner.finished += 1,
+            Phase::Cancelling => inner.cancelled += 1,
+            Phase::Open | Phase::Sealed => {}
+        }
+        let is_idle = inner.waiters > 0 && inner.stats.pending() == 0;
+        let has_capacity = was_full && inner.pending_of_requests() < self.max_pending;
+        let unused = inner.tasks.take_unused();
+        drop(inner);
+        drop(unused);
+        if is_idle {
+            self.idle.notify_waiters();
+        }
+        if has_capacity {
+            self.capacity.notify_waiters();
+        }
+    }
+
+    /// Returns all tasks, the oldest first. It is no snapshot: the lock is released between the
+    /// segments of the table.
+    pub(super) fn tasks(&self) -> Vec<TaskInfo> {
+        let (mut tasks, now) = (Vec::new(), Instant::now());
+        self.for_each_segment(|segment| {
+            tasks.extend(segment.map(|(key, entry)| (key.serial(), entry.info(now))));
+        });
+        tasks.sort_by_key(|(serial, _)| *serial);
+        tasks.into_iter().map(|(_, task)| task).collect()
+    }
+
+    /// Returns the handles of all spawned tasks, but not of those that may run after the shutdown.
+    pub(super) fn abort_handles(&self) -> Vec<AbortHandle> {
+        let mut handles = Vec::new();
+        self.for_each_segment(|segment| {
+            let entries = segment
+                .map(|(_, entry)| entry)
+                .filter(|entry| !entry.is_fallback);
+            handles.extend(entries.filter_map(|entry| entry.abort.clone()));
+        });
+        handles
+    }
+
+    /// Returns all requests whose tasks wait.
+    pub(super) fn owners(&self) -> Vec<Weak<dyn Owner>> {
+        let mut owners = Vec::new();
+        let mut number = 0;
+        while let Some(segment) = self.lock().owners.segment(number) {
+            owners.extend(segment.map(|(_, owner)| Weak::clone(owner)));
+            number += 1;
+        }
+        owners
+    }
+
+    fn for_each_segment(&self, mut f: impl FnMut(&mut dyn Iterator<Item = (Key, &mut Entry)>)) {
+        let mut number = 0;
+        while let Some(mut segment) = self.lock().tasks.segment(number) {
+            f(&mut segment);
+            number += 1;
+        }
+    }
+
+    /// Waits until no task is pending.
+    pub(super) async fn idle(&self) {
+        let _waiter = Waiter::new(self);
+        loop {
+            // Created before the numbers are read, so that no end of a task is missed.
+            let idle = self.idle.notified();
+            if self.stats().pending() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Returns whether `max_pending` is set.
+    pub(super) const fn is_limited(&self) -> bool {
+        self.max_pending != u64::MAX
+    }
+
+    /// Returns whether another request may come in.
+    pub(super) fn has_capacity(&self) -> bool {
+        let inner = self.lock();
+        inner.phase > Phase::Open || inner.pending_of_requests() < self.max_pending
+    }
+
+    /// Waits until the next time that there is capacity.
+    pub(super) fn capacity(&self) -> OwnedNotified {
+        Arc::clone(&self.capacity).notified_owned()
+    }
+
+    /// Goes on to a later phase.
+    pub(super) fn advance(&self, phase: Phase) {
+        let mut inner = self.lock();
+        inner.phase = inner.phase.max(phase);
+        drop(inner);
+        self.capacity.notify_waiters();
+    }
+
+    /// Seals the table if no task is pending.
+    pub(super) fn seal_if_idle(&self) -> bool {
+        let mut inner = self.lock();
+        let is_idle = inner.stats.pending() == 0;
+        if is_idle {
+            inner.phase = Phase::Sealed;
+        }
+        is_idle
+    }
+
+    /// Returns how many tasks ended within the grace, and how many after they were cancelled.
+    pub(super) fn shutdown_counts(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.finished, inner.cancelled)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+}
+
+/// A caller that waits for tasks to end. Without one, nobody needs a notification.
+struct Waiter<'a>(&'a TaskTable);
+
+impl<'a> Waiter<'a> {
+    fn new(table: &'a TaskTable) -> Self {
+        table.lock().waiters += 1;
+        Self(table)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiters -= 1;
+    }
+}
+
+impl Inner {
+    fn set_state(&mut self, key: Key, state: TaskState, since: Option<Instant>) {
+        let Some(entry) = self.tasks.get_mut(key) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.state, state);
+        entry.since = since.or(entry.since);
+        *self.stats.of(before) -= 1;
+        *self.stats.of(state) += 1;
+    }
+
+    const fn pending_of_requests(&self) -> u64 {
+        self.stats.pending() - self.without_request
+    }
+}
+
+impl Entry {
+    const fn may_run(&self, is_sealed: bool) -> bool {
+        self.stop.is_none() && (!is_sealed || self.is_fallback)
+    }
+
+    fn info(&self, now: Instant) -> TaskInfo {
+        TaskInfo::new(
+            self.name.clone(),
+            self.request.clone(),
+            self.state,
+            self.since,
+            now,
+        )
+    }
+}

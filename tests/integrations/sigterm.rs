@@ -1,0 +1,130 @@
+//! The examples of a shutdown survive a real SIGTERM under load: no request that was answered loses its task.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{process::Command, sync::Notify, task::JoinSet};
+use tonic::transport::Endpoint;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::common::start;
+
+const CONNECTIONS: usize = 8;
+/// How many answers are waited for before the signal.
+const ANSWERS: u64 = 400;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the clients and the test tell each other.
+#[derive(Default)]
+struct Load {
+    answers: AtomicU64,
+    enough: Notify,
+    signalled: AtomicBool,
+}
+
+impl Load {
+    fn answered(&self) {
+        if self.answers.fetch_add(1, SeqCst) + 1 == ANSWERS {
+            self.enough.notify_one();
+        }
+    }
+
+    /// Checks that a server fails a request only when it is to stop.
+    fn failed(&self, error: &dyn std::error::Error) {
+        assert!(self.signalled.load(SeqCst), "a request failed before the signal: {error:?}");
+    }
+}
+
+/// Sends SIGTERM in the middle of the load that `connect` puts on the example, and compares what both sides have counted.
+async fn survives<C: Future<Output = ()> + Send + 'static>(name: &str, connect: impl Fn(String, Arc<Load>) -> C) {
+    let (mut child, address, mut lines) = start(name, "axum,tonic").await;
+    let load = Arc::<Load>::default();
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        clients.spawn(connect(address.clone(), Arc::clone(&load)));
+    }
+    tokio::select! {
+        () = load.enough.notified() => {}
+        client = clients.join_next() => panic!("a client stopped before the signal: {client:?}"),
+    }
+    load.signalled.store(true, SeqCst);
+    let pid = child.id().expect("it runs").to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().await.expect("`kill` is there");
+    assert!(killed.success());
+
+    let mut printed = Vec::new();
+    while let Some(line) = lines.next_line().await.expect("it prints text") {
+        printed.push(line);
+    }
+    let status = child.wait().await.expect("it can be waited for");
+    while let Some(client) = clients.join_next().await {
+        client.expect("a client does not panic");
+    }
+    let answers = load.answers.load(SeqCst);
+    let told = format!("{answers} answers; {status}; {printed:?}");
+    let last = printed.last().unwrap_or_else(|| panic!("{told}"));
+    let counts: Vec<u64> = last
+        .split(' ')
+        .zip(["handled=", "tasks_added=", "tasks_done="])
+        .map(|(count, name)| count.strip_prefix(name).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{told}")))
+        .collect();
+    let [handled, added, done] = counts[..] else { panic!("{told}") };
+    assert!(status.success(), "{told}");
+    assert!(done >= answers, "a request was answered and its task not done: {told}");
+    assert_eq!((added, done), (handled, handled), "{told}");
+}
+
+/// Requests over one connection of HTTP/1.1, kept alive, until the server is gone.
+async fn http1(address: String, load: Arc<Load>) {
+    let client = reqwest::Client::new();
+    let address = format!("http://{address}/");
+    loop {
+        let response = async { client.get(&address).send().await?.error_for_status()?.text().await };
+        match response.await {
+            Ok(text) => assert_eq!(text, "done, and more to do\n"),
+            Err(error) => return load.failed(&error),
+        }
+        load.answered();
+    }
+}
+
+/// Calls over one connection of HTTP/2, some at a time, until the server is gone.
+async fn grpc(address: String, load: Arc<Load>) {
+    let server = Endpoint::try_from(format!("http://{address}")).expect("it is an address");
+    let client = HealthClient::new(server.connect().await.expect("the server listens"));
+    let calls = (0..4).map(|_| async {
+        let mut client = client.clone();
+        loop {
+            match client.check(HealthCheckRequest::default()).await {
+                Ok(response) => assert_eq!(response.into_inner().status, 1),
+                Err(status) => return load.failed(&status),
+            }
+            load.answered();
+        }
+    });
+    futures_util::future::join_all(calls).await;
+}
+
+async fn in_time(test: impl Future<Output = ()>) {
+    tokio::time::timeout(PATIENCE, test).await.expect("the example should come to its end");
+}
+
+#[tokio::test]
+async fn axum() {
+    in_time(survives("shutdown_axum", http1)).await;
+}
+
+#[tokio::test]
+async fn hyper() {
+    in_time(survives("shutdown_hyper", http1)).await;
+}
+
+#[tokio::test]
+async fn tonic() {
+    in_time(survives("shutdown_tonic", grpc)).await;
+}

@@ -1,0 +1,114 @@
+//! The page is for everybody: in light and dark, on a phone, without a mouse, without motion.
+
+use std::{env, fs, path::PathBuf};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+
+use super::{browser::Browser, click, done, figures, tour};
+
+/// The least contrast of any colour of words or marks with the card that it stands on; WCAG asks for 4.5 for text.
+const CONTRAST: &str = "(() => {
+    const style = getComputedStyle(document.documentElement), pen = document.createElement('canvas').getContext('2d');
+    const light = name => {
+        pen.fillStyle = style.getPropertyValue(name);
+        pen.fillRect(0, 0, 1, 1);
+        const [red, green, blue] = [...pen.getImageData(0, 0, 1, 1).data].map(part => {
+            const share = part / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+    };
+    const card = light('--card');
+    return ['ink', 'soft', 'client', 'server', 'run', 'good', 'bad', 'odd', 'late', 'calm'].map(name => {
+        const word = light(`--${name}`);
+        return [name, Math.max(card, word) / Math.min(card, word)];
+    });
+})()";
+
+/// Leaves a picture, if pictures are asked for.
+async fn picture(browser: &mut Browser, name: &str) {
+    let Some(folder) = env::var_os("TOUR_SCREENSHOTS").map(PathBuf::from) else { return };
+    figures(browser).await;
+    browser.ask("scrollTo(0, 0)").await;
+    let answer = browser.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true })).await;
+    let picture = BASE64_STANDARD.decode(answer["data"].as_str().expect("a picture is text")).expect("it is base64");
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    fs::write(folder.join(name).with_extension("png"), picture).expect("a picture can be written");
+}
+
+#[tokio::test]
+async fn it_can_be_read_in_light_and_dark_and_on_a_phone() {
+    let Some((_server, mut browser)) = tour("tour-look").await else { return };
+    let mut backgrounds = Vec::new();
+    for scheme in ["light", "dark"] {
+        browser.prefer(&[("prefers-color-scheme", scheme), ("prefers-reduced-motion", "no-preference")]).await;
+        backgrounds.push(browser.ask("getComputedStyle(document.body).backgroundColor").await);
+        let colours = browser.ask(CONTRAST).await;
+        let dim = colours.as_array().expect("a list").iter().find(|colour| colour[1].as_f64().is_none_or(|is| is < 4.5));
+        assert_eq!(dim, None, "in {scheme}");
+        for demo in ["abort", "fail", "burst", "blocking", "slow"] {
+            browser.resize(1280, 1080).await;
+            click(&mut browser, demo).await;
+            picture(&mut browser, &format!("{demo}-{scheme}")).await;
+            browser.resize(360, 740).await;
+            let (wide, view) = (browser.ask("document.documentElement.scrollWidth").await, browser.ask("innerWidth").await);
+            assert_eq!((wide, view), (json!(360), json!(360)), "{demo} is wider than a phone");
+            let lane = "document.querySelector('.lane').getBoundingClientRect().bottom <= innerHeight";
+            assert_eq!(browser.ask(lane).await, true, "{demo}: who has tapped a button on a phone sees what comes of it");
+            picture(&mut browser, &format!("{demo}-{scheme}-phone")).await;
+        }
+    }
+    assert_ne!(backgrounds[0], backgrounds[1]);
+    let foreign = "performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith(location.origin)).length";
+    assert_eq!(browser.ask(foreign).await, 0, "it loads nothing from elsewhere");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn it_needs_no_mouse_and_no_motion() {
+    let Some((_server, mut browser)) = tour("tour-keys").await else { return };
+    browser.prefer(&[("prefers-reduced-motion", "reduce")]).await;
+    let all = browser.ask("[...document.querySelectorAll('nav button')].map(button => button.dataset.demo)").await;
+    let mut reached = Vec::new();
+    for demo in all.as_array().expect("a list") {
+        browser.press("Tab").await;
+        let focused = browser.ask("document.activeElement.dataset.demo").await;
+        assert_eq!(&focused, demo);
+        assert_ne!(browser.ask("getComputedStyle(document.activeElement).outlineStyle").await, "none", "it shows where it is");
+        if focused == "panic" {
+            browser.press("Enter").await;
+            done(&mut browser, "panic").await;
+            assert_eq!(browser.ask("document.getAnimations().length").await, 0);
+        }
+        reached.push(focused);
+    }
+    assert_eq!(reached.len(), 9);
+    for region in ["code", "log"] {
+        browser.press("Tab").await;
+        assert_eq!(browser.ask("document.activeElement.id").await, region, "what scrolls can be scrolled by keys");
+    }
+
+    let tree = browser.call("Accessibility.getFullAXTree", json!({})).await;
+    let nodes = tree["nodes"].as_array().expect("a tree has nodes");
+    let named = |role: &str| -> Vec<&Value> {
+        nodes.iter().filter(|node| node["role"]["value"] == role).map(|node| &node["name"]["value"]).collect()
+    };
+    let buttons = named("button");
+    assert_eq!(buttons.len(), 9, "{buttons:?}");
+    assert!(buttons.iter().all(|name| name.as_str().is_some_and(|name| !name.is_empty())), "{buttons:?}");
+    assert_eq!(named("log").len(), 1);
+    assert_eq!(browser.ask("document.querySelector('#log').ariaLive").await, "polite");
+
+    // The keys alone end the supervisor and begin a new one.
+    browser.ask("document.querySelector('nav [data-demo=blocking]').focus()").await;
+    for _ in 0..2 {
+        browser.press("Tab").await;
+    }
+    browser.press("Enter").await;
+    done(&mut browser, "shutdown").await;
+    browser.press("Enter").await;
+    browser.until("document.body.dataset.supervisor === 'open'").await;
+    assert_eq!(browser.ask("document.activeElement.dataset.demo").await, "shutdown", "the focus is back");
+    browser.close().await;
+}

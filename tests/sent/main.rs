@@ -1,0 +1,13 @@
+//! `StartOn::LastByteSent`: tasks start when the socket took the last byte of their response.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod allocations;
+mod bytes;
+mod last_byte;
+mod layers;
+#[cfg(all(feature = "sent-axum", feature = "sent-tonic"))]
+mod servers;
+mod tls;
+mod tracked;

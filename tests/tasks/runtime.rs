@@ -1,0 +1,279 @@
+//! A runtime of the tasks' own: what runs on it, wherever the response ends, and what becomes of tasks when it is gone.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use axum::{Router, routing::get};
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Order, ResponseEnd, Supervisor, SupervisorBuilder, Task,
+    TaskContext, defer, middleware::ResponseBody,
+};
+
+use crate::common::{Recorder, Server, soon};
+
+/// A runtime whose threads can be told from others.
+fn other_runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).thread_name("tasks").enable_all().build().expect("a runtime")
+}
+
+fn of_requests() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).thread_name("requests").enable_all().build().expect("a runtime")
+}
+
+/// Which tasks ran on which threads, in the order of the alphabet.
+#[derive(Clone, Default)]
+struct Threads(Arc<Mutex<Vec<String>>>);
+
+impl Threads {
+    fn note(&self, task: &str) {
+        let line = format!("{task} on {}", thread::current().name().unwrap_or("-"));
+        self.0.lock().expect("nothing panics with it").push(line);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = self.0.lock().expect("nothing panics with it").clone();
+        lines.sort();
+        lines
+    }
+
+    /// Leaves a task of each kind; the second leaves another when it runs.
+    fn leave(&self, tasks: &BackgroundTasks) {
+        let [future, context, late, blocking] = [(); 4].map(|()| self.clone());
+        tasks.add(Task::new(async move {
+            future.note("future");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            future.note("future, after its sleep");
+        }));
+        tasks.add(Task::with_context(async move |_| {
+            context.note("context");
+            defer(async move { late.note("late") })
+        }));
+        tasks.add(Task::blocking(move || blocking.note("blocking")));
+    }
+}
+
+const ALL: [&str; 5] =
+    ["blocking on tasks", "context on tasks", "future on tasks", "future, after its sleep on tasks", "late on tasks"];
+
+#[test]
+fn all_tasks_of_a_server_s_responses_run_on_it() {
+    let other = other_runtime();
+    for order in [Order::Concurrent, Order::Sequential] {
+        let threads = Threads::default();
+        let supervisor = Supervisor::builder().runtime(other.handle().clone()).order(order).build();
+        of_requests().block_on(async {
+            let notes = threads.clone();
+            let router = Router::new().route(
+                "/",
+                get(async move |tasks: BackgroundTasks| {
+                    notes.leave(&tasks);
+                    thread::current().name().unwrap_or("-").to_owned()
+                }),
+            );
+            // The server's own tasks are polled by the workers, this one is not.
+            let server = tokio::spawn({
+                let supervisor = supervisor.clone();
+                async move { Server::router(&supervisor, router).await }
+            });
+            let server = server.await.expect("it does not panic");
+            assert_eq!(server.get("/").await, (StatusCode::OK, "requests".to_owned()));
+            soon(supervisor.idle()).await;
+        });
+        assert_eq!(threads.lines(), ALL);
+        assert_eq!(supervisor.stats().succeeded, 4);
+    }
+}
+
+#[test]
+fn without_one_they_run_where_the_requests_are_served() {
+    let threads = Threads::default();
+    let supervisor = Supervisor::new();
+    of_requests().block_on(async {
+        let notes = threads.clone();
+        let router = Router::new().route("/", get(async move |tasks: BackgroundTasks| notes.leave(&tasks)));
+        let server = Server::router(&supervisor, router).await;
+        assert_eq!(server.get("/").await.0, StatusCode::OK);
+        soon(supervisor.idle()).await;
+    });
+    assert_eq!(threads.lines(), ALL.map(|line| line.replace("on tasks", "on requests")));
+}
+
+/// A response of a service that is driven by hand, here: where there may be no runtime.
+fn respond(supervisor: &Supervisor, leave: impl Fn(&BackgroundTasks)) -> Response<ResponseBody<String>> {
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(|request: Request<()>| {
+        leave(&request.background_tasks().expect("the layer is there"));
+        std::future::ready(Ok::<_, Infallible>(Response::new("hello".to_owned())))
+    }));
+    service.oneshot(Request::new(())).now_or_never().expect("it never waits").expect("it can't fail")
+}
+
+#[test]
+fn they_run_on_it_also_where_the_response_is_dropped_outside_of_any_runtime() {
+    let other = other_runtime();
+    let threads = Threads::default();
+    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    assert!(Handle::try_current().is_err(), "there is no runtime here");
+    let response = respond(&supervisor, |tasks| threads.leave(tasks));
+    assert_eq!(supervisor.stats().deferred, 3);
+    drop(response);
+    other.block_on(soon(supervisor.idle()));
+    assert_eq!(threads.lines(), ALL);
+
+    // Collected inside of one that is gone when the response is dropped.
+    let threads = Threads::default();
+    let requests = of_requests();
+    let response = requests.block_on(async { respond(&supervisor, |tasks| threads.leave(tasks)) });
+    drop(requests);
+    drop(response);
+    other.block_on(soon(supervisor.idle()));
+    assert_eq!(threads.lines(), ALL);
+    assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (8, 8));
+}
+
+#[test]
+fn a_task_that_is_added_outside_of_any_runtime_after_the_end_runs_on_it() {
+    let other = other_runtime();
+    let threads = Threads::default();
+    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    let kept = Mutex::new(None);
+    drop(respond(&supervisor, |tasks| *kept.lock().expect("nothing panics with it") = Some(tasks.clone())));
+    let tasks = kept.into_inner().expect("nothing panics with it").expect("the handler kept it");
+    let notes = threads.clone();
+    tasks.add(async move { notes.note("after the end") });
+    other.block_on(soon(supervisor.idle()));
+    assert_eq!(threads.lines(), ["after the end on tasks"]);
+}
+
+#[test]
+fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime() {
+    let other = other_runtime();
+    let supervisor = Supervisor::builder().runtime(other.handle().clone()).start_within(Duration::from_millis(1)).build();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let open = respond(&supervisor, |tasks| {
+        let sender = sender.clone();
+        tasks.add(Task::with_context(async move |cx: TaskContext| {
+            sender.send(cx.end().map(ResponseEnd::kind)).expect("the test waits");
+        }));
+    });
+    assert_eq!(other.block_on(soon(receiver.recv())), Some(Some(EndKind::Unfinished)));
+    drop(open);
+}
+
+/// A supervisor whose tasks' runtime has gone down.
+fn without_its_runtime(builder: SupervisorBuilder) -> Supervisor {
+    let other = other_runtime();
+    builder.runtime(other.handle().clone()).build()
+}
+
+#[tokio::test]
+async fn when_it_is_gone_tasks_are_aborted_and_the_server_goes_on() {
+    let recorder = Recorder::default();
+    let builder = Supervisor::builder().observer(recorder.clone());
+    let supervisor = thread::spawn(|| without_its_runtime(builder)).join().expect("it does not panic");
+    let router = Router::new().route(
+        "/",
+        get(async |tasks: BackgroundTasks| {
+            tasks.add(Task::new(async {}).named("one"));
+            tasks.add(Task::blocking(|| {}).named("two"));
+            "answer"
+        }),
+    );
+    let server = Server::router(&supervisor, router).await;
+    for _ in 0..2 {
+        assert_eq!(server.get("/").await, (StatusCode::OK, "answer".to_owned()));
+    }
+    soon(supervisor.idle()).await;
+    assert_eq!(recorder.lines_of("done"), ["done / aborted=2"; 2]);
+    assert!(soon(supervisor.shutdown(Duration::ZERO)).await.is_clean());
+}
+
+#[test]
+fn a_shutdown_on_the_requests_runtime_waits_for_tasks_on_the_other() {
+    let other = other_runtime();
+    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    let report = of_requests().block_on(async {
+        drop(respond(&supervisor, |tasks| {
+            // It ends once it is told to.
+            tasks.add(Task::with_context(async |cx: TaskContext| cx.cancelled().await));
+        }));
+        soon(supervisor.shutdown(Duration::ZERO)).await
+    });
+    assert_eq!((report.finished(), report.cancelled(), report.abandoned().len()), (0, 1, 0));
+    assert_eq!(supervisor.stats().succeeded, 1);
+}
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Where a task of a response that ends here runs.
+fn runs_on(supervisor: &Supervisor, runtime: &Runtime) -> tokio::runtime::Id {
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    let sender = Mutex::new(Some(sender));
+    runtime.block_on(async {
+        drop(respond(supervisor, |tasks| {
+            let sender = sender.lock().expect("nothing panics with it").take().expect("there is one request");
+            tasks.add(async move { sender.send(Handle::current().id()).expect("the test waits") });
+        }));
+        soon(supervisor.idle()).await;
+    });
+    receiver.try_recv().expect("the task has run")
+}
+
+#[test]
+fn a_thread_that_serves_several_runtimes_runs_tasks_on_that_of_their_request() {
+    let supervisor = Supervisor::new();
+    let (first, second) = (current_thread(), current_thread());
+    for runtime in [&first, &first, &second, &first, &second] {
+        assert_eq!(runs_on(&supervisor, runtime), runtime.handle().id());
+    }
+    drop(second);
+    assert_eq!(runs_on(&supervisor, &first), first.handle().id());
+    assert_eq!(supervisor.stats().succeeded, 6);
+}
+
+#[test]
+fn a_runtime_that_goes_down_aborts_its_tasks() {
+    let supervisor = Supervisor::new();
+    let runtime = current_thread();
+    let open = runtime.block_on(async {
+        // The first two tasks are spawned or have a driver. Nothing runs after this.
+        drop(respond(&supervisor, |tasks| tasks.add(async {})));
+        drop(respond(&supervisor, |tasks| {
+            tasks.set_order(Order::Sequential);
+            tasks.add(async {});
+            tasks.add(async {});
+        }));
+        respond(&supervisor, |tasks| tasks.add(async {}))
+    });
+    let stats = supervisor.stats();
+    assert_eq!((stats.queued, stats.running, stats.deferred), (2, 1, 1), "{stats:?}");
+    drop(runtime);
+    assert_eq!((supervisor.stats().aborted, supervisor.stats().pending()), (3, 1));
+    drop(open);
+    assert_eq!((supervisor.stats().aborted, supervisor.stats().pending()), (4, 0));
+}
+
+#[test]
+fn nothing_keeps_a_supervisor_or_a_runtime_after_the_last_task() {
+    struct Owned(#[expect(dead_code, reason = "it is dropped with the supervisor")] Arc<()>);
+    impl tower_background::Observer for Owned {}
+    let (in_runtime, in_supervisor) = (Arc::new(()), Arc::new(()));
+    let owned = Arc::clone(&in_runtime);
+    let park = move || drop(Arc::clone(&owned));
+    let runtime = Builder::new_current_thread().enable_all().on_thread_park(park).build().expect("a runtime");
+    let supervisor = Supervisor::builder().observer(Owned(Arc::clone(&in_supervisor))).build();
+    assert_eq!(runs_on(&supervisor, &runtime), runtime.handle().id());
+    drop(supervisor);
+    assert_eq!(Arc::strong_count(&in_supervisor), 1, "while the runtime is there");
+    drop(runtime);
+    assert_eq!(Arc::strong_count(&in_runtime), 1);
+}
