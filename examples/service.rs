@@ -1,4 +1,4 @@
-//! The service of the README: a background task, limits, a graceful shutdown and a page for Prometheus.
+//! A service with a background task, limits, a graceful shutdown and a page for Prometheus.
 //!
 //! Start it with `cargo run --example service --features metrics`.
 

@@ -104,24 +104,24 @@ fn told(case: Case, way: Way) -> Result<String, BoxError> {
     Ok(match case {
         Case::Slow if events.at("start") < events.at("answer") => "before the answer".into(),
         Case::Slow => "after the answer".into(),
-        Case::Fails if sent => "is sent all the same".into(),
-        Case::Fails => events.at("skipped").map_or("is lost", |_| "is skipped").into(),
-        Case::Refused => events.at("failed: ").map_or("nobody knows", |_| "is counted and reported").into(),
-        Case::Stops if sent => "is sent before the exit".into(),
-        Case::Stops => "is cut off".into(),
+        Case::Fails if sent => "sent".into(),
+        Case::Fails => events.at("skipped").map_or("lost", |_| "skipped").into(),
+        Case::Refused => events.at("failed: ").map_or("not reported", |_| "reported and counted").into(),
+        Case::Stops if sent => "sent before the exit".into(),
+        Case::Stops => "lost".into(),
     })
 }
 
 fn main() -> Result<(), BoxError> {
-    println!("{:<32}{:<24}tower-background", "a welcome mail, by", "tokio::spawn");
+    println!("{:<28}{:<20}tower-background", "a welcome mail", "tokio::spawn");
     let cases = [
         ("starts", Case::Slow),
-        ("when the sign-up then fails", Case::Fails),
-        ("when the mail server refuses", Case::Refused),
-        ("when the process is to stop", Case::Stops),
+        ("the sign-up fails", Case::Fails),
+        ("the mail server refuses", Case::Refused),
+        ("the process stops", Case::Stops),
     ];
     for (what, case) in cases {
-        println!("{what:<32}{:<24}{}", told(case, Way::Spawn)?, told(case, Way::Layer)?);
+        println!("{what:<28}{:<20}{}", told(case, Way::Spawn)?, told(case, Way::Layer)?);
     }
     Ok(())
 }

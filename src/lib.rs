@@ -96,3 +96,8 @@ pub use self::{
     supervisor::{Capture, Observer, Scope, Stats, Supervisor, SupervisorBuilder},
     task::{Limit, Order, Outcome, Refused, StartOn, Task, TaskContext, TaskOutput, When},
 };
+
+/// The code of the README is compiled and run with the other examples.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,7 +9,7 @@ use axum_core::{
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    error::MissingLayer,
+    error::{MissingLayer, NotInRequest},
     registry::{BackgroundTasks, BackgroundTasksExt},
     task::Task,
     util::trace,
@@ -48,7 +48,18 @@ impl IntoResponseParts for Task {
 /// server is misconfigured.
 impl IntoResponse for MissingLayer {
     fn into_response(self) -> Response {
-        trace::missing_layer(&self.to_string());
-        (StatusCode::INTERNAL_SERVER_ERROR, Self::FOR_CLIENTS).into_response()
+        misconfigured(&self.to_string())
     }
+}
+
+/// As that of [`MissingLayer`], so that a handler can write `defer(..)?`.
+impl IntoResponse for NotInRequest {
+    fn into_response(self) -> Response {
+        misconfigured(&self.to_string())
+    }
+}
+
+fn misconfigured(error: &str) -> Response {
+    trace::misconfigured(error);
+    (StatusCode::INTERNAL_SERVER_ERROR, MissingLayer::FOR_CLIENTS).into_response()
 }

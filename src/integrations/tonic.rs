@@ -4,7 +4,7 @@
 use tonic::{Request, Status, server::NamedService};
 
 use crate::{
-    error::MissingLayer,
+    error::{MissingLayer, NotInRequest},
     middleware::Background,
     registry::{BackgroundTasks, BackgroundTasksExt, background_tasks},
     util::trace,
@@ -20,9 +20,20 @@ impl<T> BackgroundTasksExt for Request<T> {
 /// misconfigured.
 impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
-        trace::missing_layer(&missing.to_string());
-        Self::internal(MissingLayer::FOR_CLIENTS)
+        misconfigured(&missing.to_string())
     }
+}
+
+/// As that of [`MissingLayer`], so that a method of a service can write `defer(..)?`.
+impl From<NotInRequest> for Status {
+    fn from(error: NotInRequest) -> Self {
+        misconfigured(&error.to_string())
+    }
+}
+
+fn misconfigured(error: &str) -> Status {
+    trace::misconfigured(error);
+    Status::internal(MissingLayer::FOR_CLIENTS)
 }
 
 /// The name of the wrapped service, by which tonic routes to it.

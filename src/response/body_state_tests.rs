@@ -169,7 +169,7 @@ fn an_exact_size_that_contradicts_the_head() {
     case.ends("a header beside another size", [contradicted; 2]);
     let left = Case {
         seen: &[Data(3)],
-        ..case.clone()
+        ..case
     };
     left.ends("a client leaves before it matters", [INTERRUPTED; 2]);
     let contradicted = failed(ResponseError::Contradicted {

@@ -1,8 +1,12 @@
 //! [`Refused`]: a task that was not taken.
 
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
-use super::task::Task;
+use super::{name::Name, task::Task};
 
 /// The supervisor was shut down and does not take the task. The error gives the task back.
 ///
@@ -20,28 +24,39 @@ use super::task::Task;
 /// assert_eq!(refused.into_task().name(), Some("late"));
 /// # }
 /// ```
-pub struct Refused(Task);
+pub struct Refused {
+    name: Option<Name>,
+    /// The mutex makes the error `Sync`, so that `?` converts it to a [`BoxError`](crate::BoxError). Nobody locks it.
+    task: Mutex<Task>,
+}
 
 impl Refused {
-    pub(crate) const fn new(task: Task) -> Self {
-        Self(task)
+    pub(crate) fn new(task: Task) -> Self {
+        Self {
+            name: task.options().name.clone(),
+            task: Mutex::new(task),
+        }
     }
 
     /// Returns the task.
     pub fn into_task(self) -> Task {
-        self.0
+        self.task
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Refused").field(&self.0).finish()
+        f.debug_struct("Refused")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.name() {
+        match self.name.as_deref() {
             Some(name) => write!(
                 f,
                 "the task `{name}` was refused: its supervisor was shut down"

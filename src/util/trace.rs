@@ -143,13 +143,13 @@ pub(crate) fn caught_panic(what: &'static str, message: &str) {
     event!(error, { what = what, panic = message }, "a panic was caught");
 }
 
-/// Logs that a request did not pass the layer.
+/// Logs why a client gets an internal error.
 #[cfg(any(feature = "axum", feature = "tonic"))]
-pub(crate) fn missing_layer(error: &str) {
+pub(crate) fn misconfigured(error: &str) {
     event!(
         error,
         { error = error },
-        "the client gets an internal error, because `BackgroundLayer` is missing"
+        "the client gets an internal error, because a task could not be added"
     );
 }
 

@@ -1,11 +1,11 @@
-//! The features `metrics` and `tracing`, the examples as processes, and the service of the README.
+//! The features `metrics` and `tracing`, and the examples as processes.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod metrics;
 #[cfg(unix)]
-mod readme;
+mod examples;
+mod metrics;
 #[cfg(unix)]
 mod sigterm;
 mod tour;

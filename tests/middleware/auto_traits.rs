@@ -69,7 +69,7 @@ fn handles_and_reports_can_be_sent_and_shared() {
         Task => "Send - Unpin - Debug",
         TaskContext => "Send Sync Unpin Clone Debug",
         TaskHandle => "Send Sync Unpin - Debug",
-        Refused => "Send - Unpin - Debug",
+        Refused => "Send Sync Unpin - Debug",
         When => "Send Sync Unpin Clone Debug",
         Order => "Send Sync Unpin Clone Debug",
         StartOn => "Send Sync Unpin Clone Debug",

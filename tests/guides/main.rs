@@ -1,0 +1,6 @@
+//! What the README and the guides say in tables is what happens.
+
+mod middleware;
+mod readme;
+mod table;
+mod tasks;
