@@ -1,0 +1,264 @@
+//! [`JobQueue`]: pushes jobs of one type, and starts workers for them.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    Error,
+    bounds::bounded,
+    engine::{Connection, Engine},
+    held::Hold,
+    job::{JobContext, JobError},
+    message::{NewMessage, QueueName, Visible},
+    worker::Worker,
+};
+
+/// A queue of jobs of the type `J`.
+///
+/// Cheap to clone. All clones, and all processes that open the same name in the same database,
+/// share the queue.
+///
+/// The page of the crate has an example.
+pub struct JobQueue<J> {
+    pub(crate) inner: Arc<Inner>,
+    job: PhantomData<fn(J) -> J>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Inner {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) name: QueueName,
+    pub(crate) bound: Duration,
+}
+
+/// Options of one push.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_background_jobs::PushOptions;
+///
+/// let options = PushOptions::new()
+///     .delay(Duration::from_secs(60))
+///     .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+/// # drop(options);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct PushOptions {
+    visible: Option<Visible>,
+    headers: crate::message::Headers,
+}
+
+impl PushOptions {
+    /// Returns options that change nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts the job after this time, by the clock of the database.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.visible = Some(Visible::In(delay));
+        self
+    }
+
+    /// Starts the job at this time.
+    #[must_use]
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.visible = Some(Visible::At(time));
+        self
+    }
+
+    /// Adds a header, which the handler finds in its [`JobContext`].
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl<J> JobQueue<J> {
+    /// Opens the queue, and creates it if it does not exist.
+    ///
+    /// `name` is 1 to 47 of the characters `a-z`, `0-9` and `_`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueName`], or an error of the database.
+    pub async fn open(engine: impl Engine, name: &str) -> Result<Self, Error> {
+        Self::open_shared(Arc::new(engine), name).await
+    }
+
+    /// Opens the queue on an engine whose type is only known at run time.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_shared(engine: Arc<dyn Engine>, name: &str) -> Result<Self, Error> {
+        let name = QueueName::new(name)?;
+        let bound = Duration::from_secs(5);
+        bounded("create", bound, engine.create(&name)).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                engine,
+                name,
+                bound,
+            }),
+            job: PhantomData,
+        })
+    }
+
+    /// Sets the longest time that a push or a release may take. The default is 5 s.
+    #[must_use]
+    pub fn bound(self, bound: Duration) -> Self {
+        let inner = Inner {
+            bound,
+            ..Inner::clone(&self.inner)
+        };
+        Self {
+            inner: Arc::new(inner),
+            job: PhantomData,
+        }
+    }
+
+    /// Returns the name of the queue.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inner.name.as_str()
+    }
+}
+
+impl<J: Serialize> JobQueue<J> {
+    /// Pushes a job. When this returns `Ok`, the job is on disk, and a worker will run it.
+    ///
+    /// Returns the id of the job.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves every connection clean. The job may then be written or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] after the [bound](Self::bound), or an error of the database. The job may
+    /// have been written all the same if the database answered too late.
+    pub async fn push(&self, job: &J) -> Result<i64, Error> {
+        self.push_with(job, PushOptions::new()).await
+    }
+
+    /// Pushes a job with a delay, a time or headers.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub async fn push_with(&self, job: &J, options: PushOptions) -> Result<i64, Error> {
+        let message = encode(job, options)?;
+        let Inner {
+            engine,
+            name,
+            bound,
+        } = &*self.inner;
+        bounded("push", *bound, engine.send(name, message)).await
+    }
+
+    /// Pushes a job in a transaction of yours: the job exists if the transaction commits.
+    ///
+    /// The transaction must be on the database of the queue. Give it as `&mut transaction`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongDatabase`] for a transaction on another kind of database, else as
+    /// [`push`](Self::push). Roll the transaction back after an error.
+    pub async fn push_in<'c>(
+        &self,
+        transaction: impl Into<Connection<'c>>,
+        job: &J,
+    ) -> Result<i64, Error> {
+        self.push_in_with(transaction, job, PushOptions::new())
+            .await
+    }
+
+    /// Pushes a job in a transaction of yours, with a delay, a time or headers.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_in`](Self::push_in).
+    pub async fn push_in_with<'c>(
+        &self,
+        transaction: impl Into<Connection<'c>>,
+        job: &J,
+        options: PushOptions,
+    ) -> Result<i64, Error> {
+        let message = encode(job, options)?;
+        let Inner {
+            engine,
+            name,
+            bound,
+        } = &*self.inner;
+        bounded(
+            "push_in",
+            *bound,
+            engine.send_in(transaction.into(), name, message),
+        )
+        .await
+    }
+
+    /// Starts the push of a job that workers can not see yet.
+    ///
+    /// The job becomes visible when it is released, and at the latest after `grace`: also if this
+    /// process dies.
+    #[must_use]
+    pub fn hold(&self, grace: Duration) -> Hold<'_, J> {
+        Hold::new(self, grace)
+    }
+}
+
+impl<J: DeserializeOwned + Send + 'static> JobQueue<J> {
+    /// Returns a worker that runs `handler` for each job, to be configured and started.
+    pub fn worker<H, F>(&self, handler: H) -> Worker<J>
+    where
+        H: Fn(J, JobContext) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), JobError>> + Send + 'static,
+    {
+        Worker::new(Arc::clone(&self.inner), handler)
+    }
+}
+
+fn encode<J: Serialize>(job: &J, options: PushOptions) -> Result<NewMessage, Error> {
+    let body = serde_json::to_string(job);
+    let body = body.map_err(|error| Error::Encode {
+        reason: error.to_string(),
+    })?;
+    let visible = options.visible.unwrap_or(Visible::In(Duration::ZERO));
+    Ok(NewMessage {
+        headers: options.headers,
+        visible,
+        ..NewMessage::new(body)
+    })
+}
+
+impl<J> Clone for JobQueue<J> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            job: PhantomData,
+        }
+    }
+}
+
+impl<J> fmt::Debug for JobQueue<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobQueue")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! The file: how it is opened, and whether it is still the one that was opened.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use sqlx::{
+    Connection as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::Error;
+
+const SCHEMA: &str = include_str!("schema.sql");
+
+#[derive(Clone, Debug)]
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) bound: Duration,
+}
+
+impl File {
+    pub(super) fn new(path: PathBuf, bound: Duration) -> Self {
+        Self { path, bound }
+    }
+
+    /// Creates the file and its tables, unless they exist.
+    pub(super) async fn create(self) -> Result<(Self, Writable), Error> {
+        let mut writable = self.open(self.options().create_if_missing(true)).await?;
+        self.schema(&mut writable.connection).await?;
+        Ok((self, writable))
+    }
+
+    /// Opens the file to write. A file that was deleted is not created again, as the jobs in it
+    /// would be missing without a word.
+    pub(super) async fn reopen(&self) -> Result<Writable, Error> {
+        self.open(self.options()).await
+    }
+
+    async fn open(&self, options: SqliteConnectOptions) -> Result<Writable, Error> {
+        let options = options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(self.bound);
+        let connection = match SqliteConnection::connect_with(&options).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(self.cannot_open(error)),
+        };
+        Ok(Writable {
+            connection,
+            identity: identity(&self.path),
+            syncs: true,
+        })
+    }
+
+    pub(super) fn options(&self) -> SqliteConnectOptions {
+        SqliteConnectOptions::new().filename(&self.path)
+    }
+
+    pub(super) fn cannot_open(&self, error: sqlx::Error) -> Error {
+        Error::Open {
+            path: self.path.clone(),
+            source: Arc::new(error),
+        }
+    }
+
+    /// Two processes may do this at once: the transaction is taken before the tables are looked at.
+    async fn schema(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
+        let script = format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;");
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script))
+            .execute(connection)
+            .await;
+        done.map(drop).map_err(|error| self.cannot_open(error))
+    }
+}
+
+/// A connection that writes, and the file that it has open.
+#[derive(Debug)]
+pub(super) struct Writable {
+    pub(super) connection: SqliteConnection,
+    identity: Option<(u64, u64)>,
+    syncs: bool,
+}
+
+impl Writable {
+    /// Sets whether the next transaction waits for the disk. The file is sound in both cases.
+    pub(super) async fn sync(&mut self, sync: bool) -> Result<(), sqlx::Error> {
+        if self.syncs != sync {
+            let pragma = if sync {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            };
+            sqlx::query(pragma).execute(&mut self.connection).await?;
+            self.syncs = sync;
+        }
+        Ok(())
+    }
+
+    /// Whether the path still leads to the file that is open.
+    pub(super) fn is_current(&self, file: &File) -> bool {
+        let identity = identity(&file.path);
+        identity.is_some() && identity == self.identity
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path)
+        .ok()
+        .map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Elsewhere an open file can not be deleted.
+#[cfg(not(unix))]
+fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    path.exists().then_some((0, 0))
+}

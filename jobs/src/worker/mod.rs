@@ -1,0 +1,218 @@
+//! [`Worker`]: runs the jobs of a queue.
+
+mod claims;
+mod report;
+mod run;
+mod settler;
+
+use std::{fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+
+use serde::de::DeserializeOwned;
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use self::report::{Counts, JobOutcome, JobReport};
+use self::{claims::Claims, report::Counters, run::Runner};
+use crate::{
+    Backoff,
+    job::{JobContext, JobError},
+    queue::Inner,
+};
+
+type Running = Pin<Box<dyn Future<Output = Result<(), JobError>> + Send>>;
+type Handler<J> = dyn Fn(J, JobContext) -> Running + Send + Sync;
+type OnEnd = dyn Fn(&JobReport) + Send + Sync;
+
+/// A worker that is not yet started, made by [`JobQueue::worker`](crate::JobQueue::worker).
+///
+/// Handlers run in the runtime where [`start`](Self::start) is called, each in a tokio task. The
+/// worker itself runs on the thread of the engine, so a handler that blocks does not stop it.
+#[must_use = "a worker does nothing until it is started"]
+pub struct Worker<J> {
+    inner: Arc<Inner>,
+    handler: Arc<Handler<J>>,
+    config: Config,
+}
+
+#[derive(Clone)]
+pub(crate) struct Config {
+    concurrency: usize,
+    invisible: Duration,
+    max_attempts: u32,
+    backoff: Backoff,
+    keep_archived: Option<Duration>,
+    on_end: Option<Arc<OnEnd>>,
+}
+
+impl<J: DeserializeOwned + Send + 'static> Worker<J> {
+    pub(crate) fn new<H, F>(inner: Arc<Inner>, handler: H) -> Self
+    where
+        H: Fn(J, JobContext) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), JobError>> + Send + 'static,
+    {
+        let handler: Arc<Handler<J>> = Arc::new(move |job, cx| Box::pin(handler(job, cx)));
+        let config = Config {
+            concurrency: 16,
+            invisible: Duration::from_secs(30),
+            max_attempts: 25,
+            backoff: Backoff::default(),
+            keep_archived: Some(Duration::from_hours(336)),
+            on_end: None,
+        };
+        Self {
+            inner,
+            handler,
+            config,
+        }
+    }
+
+    /// Sets how many jobs run at the same time. The default is 16.
+    ///
+    /// # Panics
+    ///
+    /// If `jobs` is zero.
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        assert!(jobs > 0, "a worker needs a concurrency of at least 1");
+        self.config.concurrency = jobs;
+        self
+    }
+
+    /// Sets how soon a job runs again if the process of its worker died. The default is 30 s.
+    ///
+    /// A job may take longer: the worker extends the time while the job runs.
+    ///
+    /// # Panics
+    ///
+    /// If `time` is less than 100 ms.
+    pub fn invisible(mut self, time: Duration) -> Self {
+        assert!(
+            time >= Duration::from_millis(100),
+            "a message must be invisible for 100 ms"
+        );
+        self.config.invisible = time;
+        self
+    }
+
+    /// Sets how many times a job is tried before it is archived. The default is 25.
+    ///
+    /// # Panics
+    ///
+    /// If `attempts` is zero.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        assert!(attempts > 0, "a job needs at least one attempt");
+        self.config.max_attempts = attempts;
+        self
+    }
+
+    /// Sets the times between the attempts.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.config.backoff = backoff;
+        self
+    }
+
+    /// Sets how long archived jobs are kept. The default is 14 days; `None` keeps them for ever.
+    pub fn keep_archived(mut self, time: Option<Duration>) -> Self {
+        self.config.keep_archived = time;
+        self
+    }
+
+    /// Calls `function` after each run. It should return quickly.
+    pub fn on_end(mut self, function: impl Fn(&JobReport) + Send + Sync + 'static) -> Self {
+        self.config.on_end = Some(Arc::new(function));
+        self
+    }
+
+    /// Starts the worker. It runs until it is stopped, also if the returned handle is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn start(self) -> RunningWorker {
+        let handlers = Handle::current();
+        let stop = CancellationToken::new();
+        let abort = CancellationToken::new();
+        let counters = Arc::new(Counters::default());
+        let claims = Arc::new(Claims::default());
+        let runner = Runner::new(
+            Arc::clone(&self.inner),
+            self.handler,
+            self.config,
+            handlers,
+            (stop.clone(), abort.clone()),
+            (Arc::clone(&counters), Arc::clone(&claims)),
+        );
+        let task = self.inner.engine.runtime().spawn(runner.run());
+        RunningWorker {
+            stop,
+            abort,
+            counters,
+            claims,
+            task,
+        }
+    }
+}
+
+impl Config {
+    /// Tells the user's function. If the function panics, only this call ends.
+    fn ended(&self, report: &JobReport) {
+        if let Some(function) = &self.on_end {
+            let call = AssertUnwindSafe(|| function(report));
+            if std::panic::catch_unwind(call).is_err() {
+                tracing::error!("a function for on_end panicked");
+            }
+        }
+    }
+}
+
+impl<J> fmt::Debug for Worker<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("queue", &self.inner.name)
+            .field("concurrency", &self.config.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A worker that was started.
+#[derive(Debug)]
+pub struct RunningWorker {
+    stop: CancellationToken,
+    abort: CancellationToken,
+    counters: Arc<Counters>,
+    claims: Arc<Claims>,
+    task: JoinHandle<()>,
+}
+
+/// After the jobs have ended or were aborted, the database has this time to take their results.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+impl RunningWorker {
+    /// Returns how the jobs of this worker have ended so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.read(self.claims.len())
+    }
+
+    /// Takes no more jobs, and cancels the tokens of those that run. Does not wait.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops the worker. Takes no more jobs, cancels the tokens of those that run, and waits for
+    /// them for `grace`. Then aborts the jobs that still run, and gives them back to the queue:
+    /// they run again, and this was no attempt.
+    ///
+    /// Returns at the latest 1 s after the grace, also if the database does not answer. The jobs
+    /// whose results could not be written run again.
+    pub async fn stop(mut self, grace: Duration) -> Counts {
+        self.stop.cancel();
+        if timeout(grace, &mut self.task).await.is_err() {
+            self.abort.cancel();
+            if timeout(LAST_WRITES, &mut self.task).await.is_err() {
+                self.task.abort();
+            }
+        }
+        self.counts()
+    }
+}
