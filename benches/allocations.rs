@@ -31,11 +31,18 @@ fn main() {
         println!("{}", ways::run(&case, requests, allocations));
         return;
     }
-    let mut figures = Figures::of(if cfg!(feature = "tracing") { "allocations-tracing" } else { "allocations" });
+    let mut figures = Figures::of(if cfg!(feature = "tracing") {
+        "allocations-tracing"
+    } else {
+        "allocations"
+    });
     for setting in ways::CURRENT_THREAD {
         ways::table(&mut figures, "allocations", setting, |case| {
             let output = ways::alone(&[], case, REQUESTS).stdout;
-            let count: u64 = String::from_utf8_lossy(&output).trim().parse().expect("a number");
+            let count: u64 = String::from_utf8_lossy(&output)
+                .trim()
+                .parse()
+                .expect("a number");
             count as f64 / REQUESTS as f64
         });
     }

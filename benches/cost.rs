@@ -55,17 +55,29 @@ fn main() {
     settings.extend(TWO_WORKERS.into_iter().filter(|_| !tracing));
     let times = times(&settings);
     for setting in settings {
-        ways::table(&mut figures, "nanoseconds", setting, |case| median(&times[case]));
+        ways::table(&mut figures, "nanoseconds", setting, |case| {
+            median(&times[case])
+        });
     }
     figures.save();
 }
 
 fn instructions(case: &Case, requests: usize) -> f64 {
-    let valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    let valgrind = [
+        "valgrind",
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+    ];
     let log = ways::alone(&valgrind, case, requests).stderr;
     let log = String::from_utf8_lossy(&log);
-    let (_, collected) = log.split_once("Collected : ").expect("callgrind prints what it has counted");
-    collected.split_whitespace().next().and_then(|count| count.parse().ok()).expect("a number")
+    let (_, collected) = log
+        .split_once("Collected : ")
+        .expect("callgrind prints what it has counted");
+    collected
+        .split_whitespace()
+        .next()
+        .and_then(|count| count.parse().ok())
+        .expect("a number")
 }
 
 /// The time of one request in ns, in each round.
@@ -75,9 +87,15 @@ fn times(settings: &[Setting]) -> HashMap<Case, Vec<f64>> {
     for _ in 0..ROUNDS {
         for case in &cases {
             let output = ways::alone(&[], case, REQUESTS).stdout;
-            let total: u64 = String::from_utf8_lossy(&output).trim().parse().expect("a number");
+            let total: u64 = String::from_utf8_lossy(&output)
+                .trim()
+                .parse()
+                .expect("a number");
             let requests_of_a_caller = REQUESTS / case.setting.workers;
-            times.entry(*case).or_default().push(total as f64 / requests_of_a_caller as f64);
+            times
+                .entry(*case)
+                .or_default()
+                .push(total as f64 / requests_of_a_caller as f64);
         }
     }
     times

@@ -25,24 +25,54 @@ const ROUNDS: usize = 15;
 fn main() {
     let layer = BackgroundLayer::new();
 
-    let handler = || service_fn(|_: Request<()>| poll_fn(|_| Poll::<Result<Response<Pending>, Infallible>>::Pending));
-    row("a poll of the handler", polls_of_future(handler()), polls_of_future(layer.layer(handler())));
+    let handler = || {
+        service_fn(|_: Request<()>| {
+            poll_fn(|_| Poll::<Result<Response<Pending>, Infallible>>::Pending)
+        })
+    };
+    row(
+        "a poll of the handler",
+        polls_of_future(handler()),
+        polls_of_future(layer.layer(handler())),
+    );
 
     let endless = || service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Pending)));
-    row("a poll of the body", polls_of_body(endless()), polls_of_body(layer.layer(endless())));
+    row(
+        "a poll of the body",
+        polls_of_body(endless()),
+        polls_of_body(layer.layer(endless())),
+    );
 
-    let whole = || service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello")))));
-    row("a request without tasks", requests(whole()), requests(layer.layer(whole())));
+    let whole = || {
+        service_fn(async |_: Request<()>| {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+        })
+    };
+    row(
+        "a request without tasks",
+        requests(whole()),
+        requests(layer.layer(whole())),
+    );
 
     let calls = service_fn(async |_: Request<()>| {
         let best = best(|| drop(black_box(BackgroundTasks::current())));
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(format!("{best:.1} ns"))))
     });
-    println!("`current()` outside of a request: {:.1} ns", best(|| drop(black_box(BackgroundTasks::current()))));
-    let Poll::Ready(Ok(response)) = poll(pin!(layer.layer(calls).call(Request::new(())))) else { unreachable!("it never waits") };
+    println!(
+        "`current()` outside of a request: {:.1} ns",
+        best(|| drop(black_box(BackgroundTasks::current())))
+    );
+    let Poll::Ready(Ok(response)) = poll(pin!(layer.layer(calls).call(Request::new(())))) else {
+        unreachable!("it never waits")
+    };
     let mut body = response.into_body();
-    let Poll::Ready(Some(Ok(frame))) = poll_body(Pin::new(&mut body)) else { unreachable!("it is full") };
-    println!("`current()` inside: {}", String::from_utf8_lossy(frame.data_ref().expect("it is data")));
+    let Poll::Ready(Some(Ok(frame))) = poll_body(Pin::new(&mut body)) else {
+        unreachable!("it is full")
+    };
+    println!(
+        "`current()` inside: {}",
+        String::from_utf8_lossy(frame.data_ref().expect("it is data"))
+    );
 }
 
 /// A body that never has anything.
@@ -52,13 +82,19 @@ impl Body for Pending {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
 }
 
 fn row(what: &str, bare: f64, layered: f64) {
-    println!("{what}: {bare:.1} ns bare, {layered:.1} ns with the layer, {:.1} ns more", layered - bare);
+    println!(
+        "{what}: {bare:.1} ns bare, {layered:.1} ns with the layer, {:.1} ns more",
+        layered - bare
+    );
 }
 
 /// The time of one call of `f`.
@@ -69,7 +105,9 @@ fn best(mut f: impl FnMut()) -> f64 {
         started.elapsed().as_secs_f64() * 1e9 / f64::from(POLLS)
     };
     let mut calls = || (0..POLLS).for_each(|_| f());
-    (0..ROUNDS).map(|_| round(&mut calls)).fold(f64::INFINITY, f64::min)
+    (0..ROUNDS)
+        .map(|_| round(&mut calls))
+        .fold(f64::INFINITY, f64::min)
 }
 
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -91,7 +129,9 @@ fn response<S, B>(service: &mut S) -> Response<B>
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
 {
-    let Poll::Ready(Ok(response)) = poll(pin!(service.call(black_box(Request::new(()))))) else { unreachable!("it never waits") };
+    let Poll::Ready(Ok(response)) = poll(pin!(service.call(black_box(Request::new(()))))) else {
+        unreachable!("it never waits")
+    };
     response
 }
 

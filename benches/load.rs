@@ -72,7 +72,10 @@ fn main() {
         let requests = requests.parse().expect("a number");
         return runtime().block_on(generate(server, address, requests));
     }
-    println!("{}; times in µs, medians of {ROUNDS} rounds\n", figures::machine());
+    println!(
+        "{}; times in µs, medians of {ROUNDS} rounds\n",
+        figures::machine()
+    );
     println!(
         "| server | tasks | way | requests/s | p50 | p99 | server's CPU | requests/s, ratio | CPU, ratio \
          | CPU, ratio to the same promises |"
@@ -88,21 +91,43 @@ fn main() {
                 }
             }
             for (way, mine) in WAYS.into_iter().zip(&rounds) {
-                let [rate, p50, p99, cpu] = [0, 1, 2, 3].map(|column| middle(&sorted(mine.iter().map(|round| round[column]))));
+                let [rate, p50, p99, cpu] = [0, 1, 2, 3]
+                    .map(|column| middle(&sorted(mine.iter().map(|round| round[column]))));
                 // The ratios to another way, of rounds that were neighbours, in ascending order.
                 let ratios = |column: usize, other: &str| {
-                    let (_, others) = WAYS.into_iter().zip(&rounds).find(|(way, _)| *way == other).expect("a way");
-                    sorted(mine.iter().zip(others).map(|(mine, other)| mine[column] / other[column]))
+                    let (_, others) = WAYS
+                        .into_iter()
+                        .zip(&rounds)
+                        .find(|(way, _)| *way == other)
+                        .expect("a way");
+                    sorted(
+                        mine.iter()
+                            .zip(others)
+                            .map(|(mine, other)| mine[column] / other[column]),
+                    )
                 };
                 let (ratio, cpu_ratio) = (middle(&ratios(0, WITHOUT)), middle(&ratios(3, WITHOUT)));
                 let beside = ratios(3, SAME_PROMISES);
-                let (low, beside, high) = (beside[beside.len() / 4], middle(&beside), beside[beside.len() * 3 / 4]);
+                let (low, beside, high) = (
+                    beside[beside.len() / 4],
+                    middle(&beside),
+                    beside[beside.len() * 3 / 4],
+                );
                 println!(
                     "| {server} | {tasks} | {way} | {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.2} | {ratio:.3} | {cpu_ratio:.3} \
                      | {beside:.3} ({low:.3}-{high:.3}) |"
                 );
-                let columns = [("rate", rate), ("p50", p50), ("p99", p99), ("cpu", cpu), ("ratio", ratio)];
-                let ratios = [("cpu ratio", cpu_ratio), ("cpu ratio to same promises", beside)];
+                let columns = [
+                    ("rate", rate),
+                    ("p50", p50),
+                    ("p99", p99),
+                    ("cpu", cpu),
+                    ("ratio", ratio),
+                ];
+                let ratios = [
+                    ("cpu ratio", cpu_ratio),
+                    ("cpu ratio to same promises", beside),
+                ];
                 for (what, figure) in columns.into_iter().chain(ratios) {
                     figures.note(&format!("{server} {what}"), way, tasks, figure);
                 }
@@ -123,17 +148,28 @@ fn middle(sorted: &[f64]) -> f64 {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Requests per second, the median and the 99th percentile of their times, and the server's CPU time for each.
 fn round(server: &'static str, way: &'static str, tasks: usize, requests: usize) -> [f64; 4] {
-    let handler = Handler { way, tasks, done: Arc::default() };
+    let handler = Handler {
+        way,
+        tasks,
+        done: Arc::default(),
+    };
     runtime().block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let done = Arc::clone(&handler.done);
-        let serving = if server == "axum" { serve_axum(listener, handler) } else { serve_tonic(listener, handler) };
+        let serving = if server == "axum" {
+            serve_axum(listener, handler)
+        } else {
+            serve_tonic(listener, handler)
+        };
         let before = cpu_time();
         let client = Command::new(env::current_exe().expect("this is a file"))
             .args(["client", server, &address, &requests.to_string()])
@@ -149,7 +185,9 @@ fn round(server: &'static str, way: &'static str, tasks: usize, requests: usize)
         drop(serving);
 
         let output = String::from_utf8(output).expect("it writes text");
-        let mut columns = output.split_whitespace().map(|column| column.parse().expect("a number"));
+        let mut columns = output
+            .split_whitespace()
+            .map(|column| column.parse().expect("a number"));
         let mut next = || columns.next().expect("the generator tells three figures");
         [next(), next(), next(), cpu]
     })
@@ -178,12 +216,23 @@ impl Handler {
             };
             match self.way {
                 LAYER => {
-                    extensions.background_tasks().expect("the layer is there").add(task);
+                    extensions
+                        .background_tasks()
+                        .expect("the layer is there")
+                        .add(task);
                 }
                 SAME_PROMISES => {
-                    assert!(extensions.get::<same_promises::Tasks>().expect("the layer is there").add("task", task));
+                    assert!(
+                        extensions
+                            .get::<same_promises::Tasks>()
+                            .expect("the layer is there")
+                            .add("task", task)
+                    );
                 }
-                PLAIN => extensions.get::<Tasks>().expect("the layer is there").add(task),
+                PLAIN => extensions
+                    .get::<Tasks>()
+                    .expect("the layer is there")
+                    .add(task),
                 _ => drop(tokio::spawn(task)),
             }
         }
@@ -204,12 +253,18 @@ fn serve_axum(listener: TcpListener, handler: Handler) -> JoinSet<()> {
         PLAIN => router.layer(layer_fn(PlainLayer)),
         SAME_PROMISES => {
             let supervisor = Supervisor::default();
-            router.layer(layer_fn(move |inner| SamePromises::new(inner, supervisor.clone())))
+            router.layer(layer_fn(move |inner| {
+                SamePromises::new(inner, supervisor.clone())
+            }))
         }
         _ => router,
     };
     let mut serving = JoinSet::new();
-    serving.spawn(async { axum::serve(listener, router).await.expect("it serves until it is dropped") });
+    serving.spawn(async {
+        axum::serve(listener, router)
+            .await
+            .expect("it serves until it is dropped")
+    });
     serving
 }
 
@@ -221,14 +276,35 @@ fn serve_tonic(listener: TcpListener, handler: Handler) -> JoinSet<()> {
     serving.spawn(async move {
         let mut server = Server::builder();
         let result = match way {
-            LAYER => server.layer(BackgroundLayer::new()).add_service(service).serve_with_incoming(incoming).await,
+            LAYER => {
+                server
+                    .layer(BackgroundLayer::new())
+                    .add_service(service)
+                    .serve_with_incoming(incoming)
+                    .await
+            }
             SAME_PROMISES => {
                 let supervisor = Supervisor::default();
                 let layer = layer_fn(move |inner| SamePromises::new(inner, supervisor.clone()));
-                server.layer(layer).add_service(service).serve_with_incoming(incoming).await
+                server
+                    .layer(layer)
+                    .add_service(service)
+                    .serve_with_incoming(incoming)
+                    .await
             }
-            PLAIN => server.layer(layer_fn(PlainLayer)).add_service(service).serve_with_incoming(incoming).await,
-            _ => server.add_service(service).serve_with_incoming(incoming).await,
+            PLAIN => {
+                server
+                    .layer(layer_fn(PlainLayer))
+                    .add_service(service)
+                    .serve_with_incoming(incoming)
+                    .await
+            }
+            _ => {
+                server
+                    .add_service(service)
+                    .serve_with_incoming(incoming)
+                    .await
+            }
         };
         result.expect("it serves until it is dropped");
     });
@@ -237,14 +313,22 @@ fn serve_tonic(listener: TcpListener, handler: Handler) -> JoinSet<()> {
 
 #[tonic::async_trait]
 impl Health for Handler {
-    async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.leave(request.extensions());
-        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+        Ok(Response::new(HealthCheckResponse {
+            status: ServingStatus::Serving.into(),
+        }))
     }
 
     type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
 
-    async fn watch(&self, _: tonic::Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: tonic::Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("nothing is measured of it"))
     }
 }
@@ -266,13 +350,27 @@ async fn generate(server: &str, address: SocketAddr, requests: usize) {
             None => connections.spawn(call_axum(address, requests)),
         };
     }
-    let mut calls: Vec<_> = connections.join_all().await.into_iter().flat_map(|mut calls| calls.split_off(WARM_UP)).collect();
+    let mut calls: Vec<_> = connections
+        .join_all()
+        .await
+        .into_iter()
+        .flat_map(|mut calls| calls.split_off(WARM_UP))
+        .collect();
     assert_eq!(calls.len(), requests);
-    let started = calls.iter().map(|(started, _)| *started).min().expect("there are some");
-    let ended = calls.iter().map(|(started, time)| *started + *time).max().expect("there are some");
+    let started = calls
+        .iter()
+        .map(|(started, _)| *started)
+        .min()
+        .expect("there are some");
+    let ended = calls
+        .iter()
+        .map(|(started, time)| *started + *time)
+        .max()
+        .expect("there are some");
     let rate = requests as f64 / (ended - started).as_secs_f64();
     calls.sort_unstable_by_key(|(_, time)| *time);
-    let [median, tail] = [50, 99].map(|percent| calls[requests * percent / 100].1.as_secs_f64() * 1e6);
+    let [median, tail] =
+        [50, 99].map(|percent| calls[requests * percent / 100].1.as_secs_f64() * 1e6);
     println!("{rate} {median} {tail}");
 }
 
@@ -281,17 +379,29 @@ type Calls = Vec<(Instant, Duration)>;
 
 /// Writes and reads bytes: parsing heads would cost the generator more than the server.
 async fn call_axum(address: SocketAddr, requests: usize) -> Calls {
-    let mut stream = TcpStream::connect(address).await.expect("the server listens");
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the server listens");
     stream.set_nodelay(true).expect("it is a TCP stream");
     let mut buffer = [0; 1024];
     let mut calls = Calls::with_capacity(WARM_UP + requests);
     for _ in 0..WARM_UP + requests {
         let started = Instant::now();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("the server reads");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .expect("the server reads");
         let mut length = 0;
         while !buffer[..length].ends_with(b"\r\n\r\nhello") {
-            let read = stream.read(&mut buffer[length..]).await.expect("the server answers");
-            assert!(read > 0, "the server hung up after {:?}", String::from_utf8_lossy(&buffer[..length]));
+            let read = stream
+                .read(&mut buffer[length..])
+                .await
+                .expect("the server answers");
+            assert!(
+                read > 0,
+                "the server hung up after {:?}",
+                String::from_utf8_lossy(&buffer[..length])
+            );
             length += read;
         }
         calls.push((started, started.elapsed()));
@@ -304,7 +414,10 @@ async fn call_tonic(channel: Channel, requests: usize) -> Calls {
     let mut calls = Calls::with_capacity(WARM_UP + requests);
     for _ in 0..WARM_UP + requests {
         let started = Instant::now();
-        client.check(HealthCheckRequest::default()).await.expect("the server answers");
+        client
+            .check(HealthCheckRequest::default())
+            .await
+            .expect("the server answers");
         calls.push((started, started.elapsed()));
     }
     calls

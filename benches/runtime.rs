@@ -38,13 +38,23 @@ struct Case {
 }
 
 fn main() -> io::Result<()> {
-    let (requests, tasks, client) =
-        (workers("requests")?, workers("tasks")?, Builder::new_current_thread().enable_all().build()?);
+    let (requests, tasks, client) = (
+        workers("requests")?,
+        workers("tasks")?,
+        Builder::new_current_thread().enable_all().build()?,
+    );
     let turns = turns_within(HEAVY);
     let mut cases = [
         Case::new("no tasks", &requests, Supervisor::new(), None)?,
         Case::new("same runtime", &requests, Supervisor::new(), Some(turns))?,
-        Case::new("separate runtime", &requests, Supervisor::builder().runtime(tasks.handle().clone()).build(), Some(turns))?,
+        Case::new(
+            "separate runtime",
+            &requests,
+            Supervisor::builder()
+                .runtime(tasks.handle().clone())
+                .build(),
+            Some(turns),
+        )?,
     ];
     for case in &mut cases {
         client.block_on(case.load(ROUND / 4))?;
@@ -59,22 +69,38 @@ fn main() -> io::Result<()> {
 }
 
 fn workers(name: &str) -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(WORKERS).thread_name(name).enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name(name)
+        .enable_all()
+        .build()
 }
 
 impl Case {
-    fn new(name: &'static str, requests: &Runtime, supervisor: Supervisor, turns: Option<u64>) -> io::Result<Self> {
+    fn new(
+        name: &'static str,
+        requests: &Runtime,
+        supervisor: Supervisor,
+        turns: Option<u64>,
+    ) -> io::Result<Self> {
         let handler = async move |tasks: BackgroundTasks| {
             if let Some(turns) = turns {
                 tasks.add(async move { burn(turns) });
             }
             "ok"
         };
-        let app = Router::new().route("/", get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+        let app = Router::new()
+            .route("/", get(handler))
+            .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
         let listener = requests.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         requests.spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { name, address, supervisor, latencies: Vec::new() })
+        Ok(Self {
+            name,
+            address,
+            supervisor,
+            latencies: Vec::new(),
+        })
     }
 
     /// Asks for a while, and waits for the tasks that this has left.
@@ -111,7 +137,9 @@ async fn ask(address: SocketAddr, begin: Instant, time: Duration) -> io::Result<
         if due.into_std().duration_since(begin) >= time {
             return Ok(latencies);
         }
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await?;
         read.clear();
         while !read.ends_with(b"\r\n\r\nok") {
             match stream.read(&mut buffer).await? {
@@ -127,7 +155,11 @@ async fn ask(address: SocketAddr, begin: Instant, time: Duration) -> io::Result<
 fn burn(turns: u64) {
     let mut value = 1u64;
     for turn in 0..turns {
-        value = black_box(value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(turn));
+        value = black_box(
+            value
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(turn),
+        );
     }
 }
 
@@ -152,8 +184,14 @@ fn table(cases: &mut [Case]) -> io::Result<()> {
     }
     let mut out = io::stdout().lock();
     let rate = f64::from(CONNECTIONS) / EVERY.as_secs_f64();
-    writeln!(out, "{rate} requests/s, each with a task of {HEAVY:?}; {WORKERS} workers a runtime\n")?;
-    writeln!(out, "| tasks | requests | tasks run | p50 ms | p99 ms | max ms | p50 ratio | p99 ratio |")?;
+    writeln!(
+        out,
+        "{rate} requests/s, each with a task of {HEAVY:?}; {WORKERS} workers a runtime\n"
+    )?;
+    writeln!(
+        out,
+        "| tasks | requests | tasks run | p50 ms | p99 ms | max ms | p50 ratio | p99 ratio |"
+    )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|")?;
     let (p50, p99) = (cases[0].quantile(500), cases[0].quantile(990));
     for case in &*cases {

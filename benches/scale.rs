@@ -57,17 +57,30 @@ fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let [one, way, number, tasks] = &arguments[..] {
         assert_eq!(one, "one");
-        let (number, tasks) = (number.parse().expect("a number"), tasks.parse().expect("a number"));
-        return if SERVING_WAYS.contains(&&**way) { serving(way, number, tasks) } else { pending(way, number) };
+        let (number, tasks) = (
+            number.parse().expect("a number"),
+            tasks.parse().expect("a number"),
+        );
+        return if SERVING_WAYS.contains(&&**way) {
+            serving(way, number, tasks)
+        } else {
+            pending(way, number)
+        };
     }
     println!("{}\n", figures::machine());
     let mut figures = Figures::of("scale");
-    println!("| pending tasks | how many | ns to add one | bytes for one | ns to end one |\n|---|---:|---:|---:|---:|");
+    println!(
+        "| pending tasks | how many | ns to add one | bytes for one | ns to end one |\n|---|---:|---:|---:|---:|"
+    );
     for (way, most) in PENDING_WAYS {
         for number in PENDING.into_iter().filter(|number| *number <= most) {
             let rounds: Vec<_> = (0..PENDING_ROUNDS).map(|_| alone(way, number, 1)).collect();
-            let [add, bytes, end] =
-                [0, 1, 2].map(|column| rounds.iter().map(|round| round[column]).fold(f64::INFINITY, f64::min));
+            let [add, bytes, end] = [0, 1, 2].map(|column| {
+                rounds
+                    .iter()
+                    .map(|round| round[column])
+                    .fold(f64::INFINITY, f64::min)
+            });
             println!("| {way} | {number} | {add:.0} | {bytes:.0} | {end:.0} |");
             for (what, figure) in [("ns to add", add), ("bytes", bytes), ("ns to end", end)] {
                 figures.note(what, way, number, figure);
@@ -85,7 +98,11 @@ fn main() {
             }
             for (way, mine) in SERVING_WAYS.into_iter().zip(&rounds) {
                 let rate = median(mine.iter().copied());
-                let ratio = median(mine.iter().zip(&rounds[0]).map(|(mine, without)| mine / without));
+                let ratio = median(
+                    mine.iter()
+                        .zip(&rounds[0])
+                        .map(|(mine, without)| mine / without),
+                );
                 println!("| {tasks} | {workers} | {way} | {rate:.0} | {ratio:.3} |");
                 figures.note(&format!("rate with {tasks}"), way, workers, rate);
                 figures.note(&format!("ratio with {tasks}"), way, workers, ratio);
@@ -107,38 +124,59 @@ fn alone(way: &str, number: usize, tasks: usize) -> Vec<f64> {
         .args(["one", way, &number.to_string(), &tasks.to_string()])
         .output()
         .expect("this runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let output = String::from_utf8(output.stdout).expect("it writes text");
-    output.split_whitespace().map(|figure| figure.parse().expect("a number")).collect()
+    output
+        .split_whitespace()
+        .map(|figure| figure.parse().expect("a number"))
+        .collect()
 }
 
 /// What the process has in memory, in bytes, where Linux tells it.
 fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    let kilobytes = status.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    });
     kilobytes.map_or(f64::NAN, |kilobytes: f64| kilobytes * 1024.0)
 }
 
 /// Makes tasks pending, then lets them end. Prints the time to add one, the memory of one and the time to end one.
 fn pending(way: &str, number: usize) {
     let supervisor = match way {
-        "queued, a request each" | "queued, one request" => Supervisor::builder().max_concurrent(1).build(),
+        "queued, a request each" | "queued, one request" => {
+            Supervisor::builder().max_concurrent(1).build()
+        }
         _ => Supervisor::new(),
     };
     let layer = BackgroundLayer::with_supervisor(supervisor);
     let done = Arc::new(AtomicUsize::new(0));
     let task = Counted(Arc::clone(&done));
     let run = Pending { number, done };
-    Builder::new_current_thread().build().expect("a runtime").block_on(async {
-        match way {
-            "deferred, hand-written" => run.deferred(PlainLayer(leaving_to_plain_layer(task, 1)), number).await,
-            "deferred, layer" => run.deferred(layer.layer(leaving(task, 1)), number).await,
-            "no task, layer" => run.deferred(layer.layer(leaving(task, 0)), 0).await,
-            "queued, a request each" => run.queued(&layer, leaving(task, 1), number).await,
-            "queued, one request" => run.queued(&layer, leaving(task, number), 1).await,
-            other => panic!("{other} is no way"),
-        }
-    });
+    Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(async {
+            match way {
+                "deferred, hand-written" => {
+                    run.deferred(PlainLayer(leaving_to_plain_layer(task, 1)), number)
+                        .await
+                }
+                "deferred, layer" => run.deferred(layer.layer(leaving(task, 1)), number).await,
+                "no task, layer" => run.deferred(layer.layer(leaving(task, 0)), 0).await,
+                "queued, a request each" => run.queued(&layer, leaving(task, 1), number).await,
+                "queued, one request" => run.queued(&layer, leaving(task, number), 1).await,
+                other => panic!("{other} is no way"),
+            }
+        });
 }
 
 struct Pending {
@@ -179,7 +217,10 @@ impl Pending {
         let mut left = Some(left);
         let blocker = service_fn(|request: Request<()>| {
             let left = left.take().expect("it is called once");
-            request.background_tasks().expect("the layer is there").add(async { left.await.expect("the sender sends") });
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(async { left.await.expect("the sender sends") });
             response()
         });
         let Ok(response) = layer.layer(blocker).call(Request::new(())).await;
@@ -198,7 +239,10 @@ impl Pending {
         take_turns(8 + self.number / 64).await;
         let added = started.elapsed();
         let memory = resident() - before;
-        assert_eq!(usize::try_from(layer.supervisor().stats().queued), Ok(self.number));
+        assert_eq!(
+            usize::try_from(layer.supervisor().stats().queued),
+            Ok(self.number)
+        );
         let started = Instant::now();
         leave.send(()).expect("the task runs");
         layer.supervisor().idle().await;
@@ -208,7 +252,12 @@ impl Pending {
 
     fn print(&self, added: f64, memory: f64, ended: f64) {
         let each = |figure: f64| figure / self.number as f64;
-        println!("{} {} {}", each(added * 1e9), each(memory), each(ended * 1e9));
+        println!(
+            "{} {} {}",
+            each(added * 1e9),
+            each(memory),
+            each(ended * 1e9)
+        );
     }
 }
 
@@ -227,7 +276,10 @@ async fn take_turns(turns: usize) {
 /// Calls a service from each of the workers. Prints the requests per second.
 fn serving(way: &str, workers: usize, tasks: usize) {
     let layer = BackgroundLayer::new();
-    let runtime = Builder::new_multi_thread().worker_threads(workers).build().expect("a runtime");
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let mut drivers = JoinSet::new();
         let started = Instant::now();
@@ -235,10 +287,16 @@ fn serving(way: &str, workers: usize, tasks: usize) {
             let requests = REQUESTS / workers;
             let done = Arc::new(AtomicUsize::new(0));
             let task = Counted(Arc::clone(&done));
-            let driver = Driver { requests, tasks: requests * tasks, done };
+            let driver = Driver {
+                requests,
+                tasks: requests * tasks,
+                done,
+            };
             match way {
                 "without" => drivers.spawn(driver.run(spawning(task, tasks))),
-                "hand-written, plain" => drivers.spawn(driver.run(PlainLayer(leaving_to_plain_layer(task, tasks)))),
+                "hand-written, plain" => {
+                    drivers.spawn(driver.run(PlainLayer(leaving_to_plain_layer(task, tasks))))
+                }
                 _ => drivers.spawn(driver.run(layer.layer(leaving(task, tasks)))),
             };
         }
@@ -301,9 +359,15 @@ fn spawning(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) ->
 }
 
 /// A service that leaves its tasks to the plain hand-written layer.
-fn leaving_to_plain_layer(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
+fn leaving_to_plain_layer(
+    counted: Counted,
+    tasks: usize,
+) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
     service_fn(move |request: Request<()>| {
-        let list = request.extensions().get::<Tasks>().expect("the layer is there");
+        let list = request
+            .extensions()
+            .get::<Tasks>()
+            .expect("the layer is there");
         (0..tasks).for_each(|_| list.add(counted.task()));
         response()
     })

@@ -51,16 +51,29 @@ fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let [role, uri, protocol, responses, pause] = &arguments[..] {
         assert_eq!(role, "client");
-        return client(&uri.parse().expect("a URI"), protocol, responses.parse().expect("a number"), pause == "pause");
+        return client(
+            &uri.parse().expect("a URI"),
+            protocol,
+            responses.parse().expect("a number"),
+            pause == "pause",
+        );
     }
     println!(
         "Times are the median and the 99th percentile, in µs: from the call of the service to the write of the last byte, as the"
     );
     println!("server sees it, and from the request to the last byte, as the client does.\n");
-    println!("| protocol | tasks | by | started before that write | written after | received after |\n|---|---|---|---|---|---|");
+    println!(
+        "| protocol | tasks | by | started before that write | written after | received after |\n|---|---|---|---|---|---|"
+    );
     for (responses, burn) in [(RESPONSES, None), (BURNING, Some(BURN))] {
         for protocol in ["HTTP/1.1", "HTTP/2"] {
-            for (way, tasks) in [("layer", 0), ("naive", 1), ("layer", 1), ("naive", 3), ("layer", 3)] {
+            for (way, tasks) in [
+                ("layer", 0),
+                ("naive", 1),
+                ("layer", 1),
+                ("naive", 3),
+                ("layer", 3),
+            ] {
                 row(protocol, way, tasks, burn, responses);
             }
         }
@@ -68,9 +81,15 @@ fn main() {
 }
 
 fn row(protocol: &str, way: &'static str, tasks: usize, burn: Option<Duration>, responses: usize) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let log = Log::new(WARM_UP + responses);
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    let listener = runtime
+        .block_on(TcpListener::bind("127.0.0.1:0"))
+        .expect("a free port");
     let uri = format!("http://{}/", listener.local_addr().expect("it is bound"));
     runtime.spawn(serve(listener, log.clone(), way, tasks, burn));
 
@@ -81,7 +100,12 @@ fn row(protocol: &str, way: &'static str, tasks: usize, burn: Option<Duration>, 
         .expect("the client runs");
     let latencies = String::from_utf8(client.stdout).expect("it writes text");
     let latencies: Vec<_> = latencies.split_whitespace().collect();
-    assert_eq!(latencies.len(), 2, "{}", String::from_utf8_lossy(&client.stderr));
+    assert_eq!(
+        latencies.len(),
+        2,
+        "{}",
+        String::from_utf8_lossy(&client.stderr)
+    );
 
     let share = log.started_before_written() as f64 * 100.0 / responses as f64;
     let written = percentiles(log.times_to_write());
@@ -115,7 +139,11 @@ struct Times {
 
 impl Log {
     fn new(responses: usize) -> Self {
-        Self(Arc::new((Instant::now(), AtomicUsize::new(0), (0..=responses).map(|_| Times::default()).collect())))
+        Self(Arc::new((
+            Instant::now(),
+            AtomicUsize::new(0),
+            (0..=responses).map(|_| Times::default()).collect(),
+        )))
     }
 
     fn now(&self) -> u64 {
@@ -130,26 +158,46 @@ impl Log {
     }
 
     fn written(&self) {
-        self.0.2[self.0.1.load(Relaxed)].written.store(self.now(), Relaxed);
+        self.0.2[self.0.1.load(Relaxed)]
+            .written
+            .store(self.now(), Relaxed);
     }
 
     fn started(&self, response: usize) {
-        let _ = self.0.2[response].started.compare_exchange(0, self.now(), Relaxed, Relaxed);
+        let _ = self.0.2[response]
+            .started
+            .compare_exchange(0, self.now(), Relaxed, Relaxed);
     }
 
     fn started_before_written(&self) -> usize {
-        let early = |times: &&Times| (1..times.written.load(Relaxed)).contains(&times.started.load(Relaxed));
+        let early = |times: &&Times| {
+            (1..times.written.load(Relaxed)).contains(&times.started.load(Relaxed))
+        };
         self.0.2[1 + WARM_UP..].iter().filter(early).count()
     }
 
     fn times_to_write(&self) -> Vec<Duration> {
         let time = |times: &Times| times.written.load(Relaxed) - times.called.load(Relaxed);
-        self.0.2[1 + WARM_UP..].iter().map(time).map(Duration::from_nanos).collect()
+        self.0.2[1 + WARM_UP..]
+            .iter()
+            .map(time)
+            .map(Duration::from_nanos)
+            .collect()
     }
 }
 
-async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize, burn: Option<Duration>) {
-    let response = || std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&[b'x'; 1024])))));
+async fn serve(
+    listener: TcpListener,
+    log: Log,
+    way: &'static str,
+    tasks: usize,
+    burn: Option<Duration>,
+) {
+    let response = || {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(
+            Bytes::from_static(&[b'x'; 1024]),
+        ))))
+    };
     let task = move |log: &Log, response: usize| {
         let log = log.clone();
         async move {
@@ -175,7 +223,10 @@ async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize,
         } else {
             let service = PlainLayer(service_fn(move |request: Request<Incoming>| {
                 let number = log.request();
-                let list = request.extensions().get::<Tasks>().expect("the layer is there");
+                let list = request
+                    .extensions()
+                    .get::<Tasks>()
+                    .expect("the layer is there");
                 (0..tasks).for_each(|_| list.add(task(&log, number)));
                 response()
             }));
@@ -187,7 +238,10 @@ async fn serve(listener: TcpListener, log: Log, way: &'static str, tasks: usize,
 fn connection<I, S, B>(io: I, service: S)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let service = TowerToHyperService::new(service);
@@ -200,9 +254,14 @@ where
 
 /// Sends the requests, and prints the median and the 99th percentile of the time to the last byte, in µs.
 fn client(uri: &Uri, protocol: &str, responses: usize, pause: bool) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let latencies = runtime.block_on(async {
-        let client = Client::builder(TokioExecutor::new()).http2_only(protocol == "HTTP/2").build_http::<Empty<Bytes>>();
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(protocol == "HTTP/2")
+            .build_http::<Empty<Bytes>>();
         let mut latencies = Vec::with_capacity(WARM_UP + responses);
         for _ in 0..WARM_UP + responses {
             if pause {
@@ -210,7 +269,12 @@ fn client(uri: &Uri, protocol: &str, responses: usize, pause: bool) {
             }
             let started = Instant::now();
             let response = client.get(uri.clone()).await.expect("the server answers");
-            let body = response.into_body().collect().await.expect("the body comes").to_bytes();
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .expect("the body comes")
+                .to_bytes();
             latencies.push(started.elapsed());
             assert_eq!(body.len(), 1024);
         }

@@ -21,10 +21,14 @@ use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Supervisor, T
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let (flags, addresses): (Vec<_>, Vec<_>) = env::args().skip(1).partition(|argument| argument == "--once");
+    let (flags, addresses): (Vec<_>, Vec<_>) = env::args()
+        .skip(1)
+        .partition(|argument| argument == "--once");
     let address = addresses.first().map_or("127.0.0.1:0", String::as_str);
 
-    let supervisor = Supervisor::builder().task_timeout(Duration::from_secs(60)).build();
+    let supervisor = Supervisor::builder()
+        .task_timeout(Duration::from_secs(60))
+        .build();
     let clock = Clock::default();
     let app = Router::new()
         .route("/sign-up", post(sign_up))
@@ -32,8 +36,15 @@ async fn main() -> Result<(), BoxError> {
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
 
     let listener = TcpListener::bind(address).await?;
-    let visit = visit(listener.local_addr()?, clock, supervisor.clone(), !flags.is_empty());
-    axum::serve(listener, app).with_graceful_shutdown(visit).await?;
+    let visit = visit(
+        listener.local_addr()?,
+        clock,
+        supervisor.clone(),
+        !flags.is_empty(),
+    );
+    axum::serve(listener, app)
+        .with_graceful_shutdown(visit)
+        .await?;
 
     // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
@@ -44,19 +55,31 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// Answers before the mail is sent. The mail is sent only if the response tells of a success.
-async fn sign_up(State(clock): State<Clock>, tasks: BackgroundTasks, address: String) -> (StatusCode, String) {
+async fn sign_up(
+    State(clock): State<Clock>,
+    tasks: BackgroundTasks,
+    address: String,
+) -> (StatusCode, String) {
     clock.restart();
     let answer = format!("Welcome, {address}! A mail is on its way.\n");
 
     let mail = Task::with_context(move |cx| async move {
         if let Some(end) = cx.end() {
-            clock.tell(format!("task:    starts, the response was {:?} with {} bytes", end.kind(), end.bytes()));
+            clock.tell(format!(
+                "task:    starts, the response was {:?} with {} bytes",
+                end.kind(),
+                end.bytes()
+            ));
         }
         send_mail(&address).await?;
         clock.tell("task:    ends, the mail is sent");
         Ok::<_, BoxError>(())
     });
-    tasks.add(mail.named("welcome-mail").timeout(Duration::from_secs(10)).when(When::Success));
+    tasks.add(
+        mail.named("welcome-mail")
+            .timeout(Duration::from_secs(10))
+            .when(When::Success),
+    );
 
     (StatusCode::ACCEPTED, answer)
 }
@@ -81,13 +104,20 @@ async fn visit(server: SocketAddr, clock: Clock, supervisor: Supervisor, once: b
     println!("\n{:?}", supervisor.stats());
 
     if !once {
-        println!("\nTry it, and stop the server with Ctrl-C:\n\n    curl -i {url} -d you@example.org\n");
+        println!(
+            "\nTry it, and stop the server with Ctrl-C:\n\n    curl -i {url} -d you@example.org\n"
+        );
         signal::ctrl_c().await.expect("Ctrl-C can be listened for");
     }
 }
 
 async fn call(url: &str, clock: &Clock) -> Result<(), BoxError> {
-    let mut response = reqwest::Client::new().post(url).body("ada@example.org").send().await?.error_for_status()?;
+    let mut response = reqwest::Client::new()
+        .post(url)
+        .body("ada@example.org")
+        .send()
+        .await?
+        .error_for_status()?;
     clock.tell(format!("client:  has the head, {}", response.status()));
     while let Some(chunk) = response.chunk().await? {
         clock.tell(format!("client:  has {} bytes", chunk.len()));

@@ -51,10 +51,16 @@ fn count(path: &str) -> Result<(), NotInRequest> {
 async fn main() -> Result<(), BoxError> {
     let once = env::args().any(|argument| argument == "--once");
     let supervisor = Supervisor::new();
-    let service = ServiceBuilder::new().layer(BackgroundLayer::with_supervisor(supervisor.clone())).service_fn(greet);
+    let service = ServiceBuilder::new()
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
+        .service_fn(greet);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let visit = visit(format!("http://{}/", listener.local_addr()?).parse()?, supervisor.clone(), once);
+    let visit = visit(
+        format!("http://{}/", listener.local_addr()?).parse()?,
+        supervisor.clone(),
+        once,
+    );
     pin!(visit);
 
     let connections = GracefulShutdown::new();
@@ -64,7 +70,12 @@ async fn main() -> Result<(), BoxError> {
             result = &mut visit => break result?,
         };
         let server = auto::Builder::new(TokioExecutor::new());
-        let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone())).into_owned();
+        let connection = server
+            .serve_connection(
+                TokioIo::new(stream),
+                TowerToHyperService::new(service.clone()),
+            )
+            .into_owned();
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -89,7 +100,10 @@ async fn visit(url: Uri, supervisor: Supervisor, once: bool) -> Result<(), BoxEr
     let response = client.get(url.clone()).await?;
     tell(format!("client:  has the head, {}", response.status()));
     let body = response.into_body().collect().await?.to_bytes();
-    tell(format!("client:  has the whole response, {} bytes", body.len()));
+    tell(format!(
+        "client:  has the whole response, {} bytes",
+        body.len()
+    ));
 
     supervisor.idle().await;
     println!("\n{:?}", supervisor.stats());

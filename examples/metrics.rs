@@ -13,7 +13,9 @@ use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor, Task, descr
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let buckets = [0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0];
-    let prometheus = PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?;
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets(&buckets)?
+        .install_recorder()?;
     describe_metrics();
     // The recorder keeps all values of a histogram until somebody requests the page. This keeps them small if nobody does.
     let upkeep = prometheus.clone();
@@ -32,7 +34,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let argument = std::env::args().nth(1).unwrap_or_default();
     let once = argument == "--once";
-    let port = if once || argument.is_empty() { 0 } else { argument.parse()? };
+    let port = if once || argument.is_empty() {
+        0
+    } else {
+        argument.parse()?
+    };
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let address = format!("http://{}", listener.local_addr()?);
     let server = async { axum::serve(listener, app).await };
@@ -50,7 +56,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn handler(tasks: BackgroundTasks) -> &'static str {
-    tasks.add(Task::new(async { tokio::time::sleep(Duration::from_millis(20)).await }).named("welcome-mail"));
+    tasks.add(
+        Task::new(async { tokio::time::sleep(Duration::from_millis(20)).await })
+            .named("welcome-mail"),
+    );
     tasks.add(Task::new(async { Err("no such host") }).named("webhook"));
     "done, and more to do\n"
 }
@@ -61,5 +70,9 @@ async fn call(address: &str, supervisor: &Supervisor) -> Result<String, Box<dyn 
         reqwest::get(address).await?.error_for_status()?;
     }
     supervisor.idle().await;
-    Ok(reqwest::get(format!("{address}/metrics")).await?.error_for_status()?.text().await?)
+    Ok(reqwest::get(format!("{address}/metrics"))
+        .await?
+        .error_for_status()?
+        .text()
+        .await?)
 }

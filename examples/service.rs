@@ -11,10 +11,17 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
-use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Supervisor, Task, When, describe_metrics};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BoxError, Supervisor, Task, When, describe_metrics,
+};
 
 async fn sign_up(tasks: BackgroundTasks, address: String) -> StatusCode {
-    tasks.add(Task::new(send_mail(address)).named("welcome-mail").timeout(Duration::from_secs(5)).when(When::Success));
+    tasks.add(
+        Task::new(send_mail(address))
+            .named("welcome-mail")
+            .timeout(Duration::from_secs(5))
+            .when(When::Success),
+    );
     StatusCode::CREATED
 }
 
@@ -26,7 +33,9 @@ async fn send_mail(address: String) -> Result<(), BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let prometheus = PrometheusBuilder::new().set_buckets(&[0.01, 0.1, 1.0, 10.0])?.install_recorder()?;
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets(&[0.01, 0.1, 1.0, 10.0])?
+        .install_recorder()?;
     describe_metrics();
 
     let supervisor = Supervisor::builder()
@@ -41,10 +50,14 @@ async fn main() -> Result<(), BoxError> {
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .route("/metrics", get(async move || prometheus.render()));
 
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let listener = TcpListener::bind(address).await?;
     println!("http://{}", listener.local_addr()?);
-    axum::serve(listener, app).with_graceful_shutdown(stop()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop())
+        .await?;
 
     // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;

@@ -50,9 +50,19 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
 
     println!("{report:?}");
-    let (added, done) = (counts.tasks_added.load(Relaxed), counts.tasks_done.load(Relaxed));
-    println!("handled={} tasks_added={added} tasks_done={done}", counts.handled.load(Relaxed));
-    Ok(if report.is_clean() && added == done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (added, done) = (
+        counts.tasks_added.load(Relaxed),
+        counts.tasks_done.load(Relaxed),
+    );
+    println!(
+        "handled={} tasks_added={added} tasks_done={done}",
+        counts.handled.load(Relaxed)
+    );
+    Ok(if report.is_clean() && added == done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn handler(tasks: BackgroundTasks, State(counts): State<Arc<Counts>>) -> &'static str {
@@ -62,6 +72,8 @@ async fn handler(tasks: BackgroundTasks, State(counts): State<Arc<Counts>>) -> &
         tokio::time::sleep(Duration::from_millis(5)).await;
         counting.tasks_done.fetch_add(1, Relaxed);
     });
-    counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
+    counts
+        .tasks_added
+        .fetch_add(u64::from(added.is_ok()), Relaxed);
     "done, and more to do\n"
 }

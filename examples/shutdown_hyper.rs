@@ -50,7 +50,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let counting = Arc::clone(&counts);
     let service = ServiceBuilder::new()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .service(service_fn(move |request| ready(Ok::<_, Infallible>(handler(&request, &counting)))));
+        .service(service_fn(move |request| {
+            ready(Ok::<_, Infallible>(handler(&request, &counting)))
+        }));
 
     let connections = GracefulShutdown::new();
     loop {
@@ -59,7 +61,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             _ = terminate.recv() => break,
         };
         let builder = auto::Builder::new(TokioExecutor::new());
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()));
+        let connection = builder.serve_connection(
+            TokioIo::new(stream),
+            TowerToHyperService::new(service.clone()),
+        );
         let connection = connections.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -74,19 +79,33 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
 
     println!("{report:?}");
-    let (added, done) = (counts.tasks_added.load(Relaxed), counts.tasks_done.load(Relaxed));
-    println!("handled={} tasks_added={added} tasks_done={done}", counts.handled.load(Relaxed));
-    Ok(if report.is_clean() && added == done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (added, done) = (
+        counts.tasks_added.load(Relaxed),
+        counts.tasks_done.load(Relaxed),
+    );
+    println!(
+        "handled={} tasks_added={added} tasks_done={done}",
+        counts.handled.load(Relaxed)
+    );
+    Ok(if report.is_clean() && added == done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn handler(request: &Request<Incoming>, counts: &Arc<Counts>) -> Response<Full<Bytes>> {
-    let tasks = request.background_tasks().expect("the layer is around this service");
+    let tasks = request
+        .background_tasks()
+        .expect("the layer is around this service");
     counts.handled.fetch_add(1, Relaxed);
     let counting = Arc::clone(counts);
     let added = tasks.try_add(async move {
         tokio::time::sleep(Duration::from_millis(5)).await;
         counting.tasks_done.fetch_add(1, Relaxed);
     });
-    counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
+    counts
+        .tasks_added
+        .fetch_add(u64::from(added.is_ok()), Relaxed);
     Response::new(Full::from("done, and more to do\n"))
 }

@@ -39,20 +39,30 @@ struct Service {
 
 #[tonic::async_trait]
 impl Health for Service {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.counts.handled.fetch_add(1, Relaxed);
         let counting = Arc::clone(&self.counts);
         let added = request.background_tasks()?.try_add(async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
             counting.tasks_done.fetch_add(1, Relaxed);
         });
-        self.counts.tasks_added.fetch_add(u64::from(added.is_ok()), Relaxed);
-        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+        self.counts
+            .tasks_added
+            .fetch_add(u64::from(added.is_ok()), Relaxed);
+        Ok(Response::new(HealthCheckResponse {
+            status: ServingStatus::Serving.into(),
+        }))
     }
 
     type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
 
-    async fn watch(&self, _request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("this example has nothing to watch"))
     }
 }
@@ -71,7 +81,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     // First the server ends. It takes no more requests, and answers those that it has. Then their tasks end.
     Server::builder()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .add_service(HealthServer::new(Service { counts: Arc::clone(&counts) }))
+        .add_service(HealthServer::new(Service {
+            counts: Arc::clone(&counts),
+        }))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             let _ = terminate.recv().await;
         })
@@ -79,7 +91,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
 
     println!("{report:?}");
-    let (added, done) = (counts.tasks_added.load(Relaxed), counts.tasks_done.load(Relaxed));
-    println!("handled={} tasks_added={added} tasks_done={done}", counts.handled.load(Relaxed));
-    Ok(if report.is_clean() && added == done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (added, done) = (
+        counts.tasks_added.load(Relaxed),
+        counts.tasks_done.load(Relaxed),
+    );
+    println!(
+        "handled={} tasks_added={added} tasks_done={done}",
+        counts.handled.load(Relaxed)
+    );
+    Ok(if report.is_clean() && added == done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

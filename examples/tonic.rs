@@ -38,13 +38,21 @@ struct Probe;
 
 #[tonic::async_trait]
 impl Health for Probe {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let tasks = request.background_tasks()?;
         let service = request.into_inner().service;
 
         let audit = Task::with_context(|cx| async move {
             if let Some(end) = cx.end() {
-                tell(format!("audit:   {} was {:?} with gRPC status {:?}", end.path(), end.kind(), end.grpc_status()));
+                tell(format!(
+                    "audit:   {} was {:?} with gRPC status {:?}",
+                    end.path(),
+                    end.kind(),
+                    end.grpc_status()
+                ));
             }
         });
         tasks.add(audit.named("audit"));
@@ -56,16 +64,23 @@ impl Health for Probe {
         };
         tasks.add(Task::new(refresh).named("refresh").when(When::Success));
 
-        tell(format!("service: adds two tasks and answers for {service:?}"));
+        tell(format!(
+            "service: adds two tasks and answers for {service:?}"
+        ));
         if service != "mail" {
             return Err(Status::not_found("there is no such service"));
         }
-        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+        Ok(Response::new(HealthCheckResponse {
+            status: ServingStatus::Serving.into(),
+        }))
     }
 
     type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
 
-    async fn watch(&self, _request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("ask with `Check`"))
     }
 }
@@ -110,10 +125,19 @@ async fn visit(server: SocketAddr, supervisor: Supervisor, once: bool) {
 }
 
 async fn call(server: SocketAddr) -> Result<(), BoxError> {
-    let mut client = HealthClient::new(Channel::from_shared(format!("http://{server}"))?.connect().await?);
+    let mut client = HealthClient::new(
+        Channel::from_shared(format!("http://{server}"))?
+            .connect()
+            .await?,
+    );
     for service in ["mail", "fax"] {
         tell(format!("client:  asks for {service:?}"));
-        let code = match client.check(HealthCheckRequest { service: service.to_owned() }).await {
+        let code = match client
+            .check(HealthCheckRequest {
+                service: service.to_owned(),
+            })
+            .await
+        {
             Ok(_) => Code::Ok,
             Err(status) => status.code(),
         };

@@ -39,10 +39,26 @@ fn files() -> Vec<File> {
                 continue;
             }
             let text = fs::read_to_string(&path).expect("a source file is text");
-            let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-            let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
-            let folder_name = folder.file_name().expect("a folder has a name").to_string_lossy().into_owned();
-            let folder = if folder_name == "src" { name.clone() } else { folder_name };
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            let name = path
+                .file_stem()
+                .expect("a file has a name")
+                .to_string_lossy()
+                .into_owned();
+            let folder_name = folder
+                .file_name()
+                .expect("a folder has a name")
+                .to_string_lossy()
+                .into_owned();
+            let folder = if folder_name == "src" {
+                name.clone()
+            } else {
+                folder_name
+            };
             files.push(File { folder, name, code });
         }
     }
@@ -55,7 +71,12 @@ fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (start, _) in code.match_indices(prefix) {
         let rest = &code[start + prefix.len()..];
-        let name = |text: &str| text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned);
+        let name = |text: &str| {
+            text.trim_start()
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .map(str::to_owned)
+        };
         let Some(list) = rest.strip_prefix('{') else {
             names.extend(name(rest));
             continue;
@@ -87,8 +108,12 @@ fn row(folder: &str) -> Option<usize> {
 fn imports_go_to_the_left() {
     let mut wrong = Vec::new();
     for File { folder, name, code } in files() {
-        let own = row(&folder).unwrap_or_else(|| panic!("{folder}/{name} has no place in the order of the folders"));
-        let code = code.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let own = row(&folder)
+            .unwrap_or_else(|| panic!("{folder}/{name} has no place in the order of the folders"));
+        let code = code
+            .split("\n#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
         for imported in names_after(code, "crate::") {
             // A name that is no folder is an item of the root, which stands right of all.
             let is_left = row(&imported).is_some_and(|imported| imported < own);
@@ -97,7 +122,10 @@ fn imports_go_to_the_left() {
             }
         }
     }
-    assert!(wrong.is_empty(), "these files import from folders that do not stand left of theirs: {wrong:#?}");
+    assert!(
+        wrong.is_empty(),
+        "these files import from folders that do not stand left of theirs: {wrong:#?}"
+    );
 }
 
 #[test]
@@ -105,9 +133,11 @@ fn files_of_a_folder_have_no_circles() {
     let files = files();
     let mut imports = BTreeMap::<_, BTreeSet<_>>::new();
     for File { folder, name, code } in files.iter().filter(|file| file.name != "mod") {
-        let siblings = names_after(code, "super::")
-            .into_iter()
-            .filter(|imported| files.iter().any(|file| file.folder == *folder && file.name == *imported && file.name != *name));
+        let siblings = names_after(code, "super::").into_iter().filter(|imported| {
+            files
+                .iter()
+                .any(|file| file.folder == *folder && file.name == *imported && file.name != *name)
+        });
         imports.insert((folder.clone(), name.clone()), siblings.collect());
     }
     let mut circles = Vec::new();
@@ -125,16 +155,26 @@ fn files_of_a_folder_have_no_circles() {
             }
         }
     }
-    assert!(circles.is_empty(), "these files are in circles of imports: {circles:#?}");
+    assert!(
+        circles.is_empty(),
+        "these files are in circles of imports: {circles:#?}"
+    );
 }
 
 #[test]
 fn a_mod_file_has_no_logic() {
     for File { folder, code, .. } in files().iter().filter(|file| file.name == "mod") {
         for statement in code.split_inclusive(';').map(str::trim) {
-            let item = statement.lines().find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
-            let item = item.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ");
-            let is_allowed = item.is_empty() || item.starts_with("mod ") || item.starts_with("use ");
+            let item = statement
+                .lines()
+                .find(|line| !line.trim_start().starts_with("#["))
+                .unwrap_or_default();
+            let item = item
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ")
+                .trim_start_matches("pub ");
+            let is_allowed =
+                item.is_empty() || item.starts_with("mod ") || item.starts_with("use ");
             assert!(is_allowed, "{folder}/mod.rs has `{statement}`");
         }
     }
@@ -143,15 +183,22 @@ fn a_mod_file_has_no_logic() {
 #[test]
 fn little_is_public_in_the_crate_and_little_lies_in_the_root() {
     let files = files();
-    let public: usize = files.iter().map(|file| file.code.matches("pub(crate)").count()).sum();
-    assert!(public < 240, "`pub(crate)` is used {public} times: make items private, or `pub(super)`");
+    let public: usize = files
+        .iter()
+        .map(|file| file.code.matches("pub(crate)").count())
+        .sum();
+    assert!(
+        public < 240,
+        "`pub(crate)` is used {public} times: make items private, or `pub(super)`"
+    );
     let root = files.iter().filter(|file| file.folder == file.name).count();
     assert!(root <= 8, "{root} files lie in `src/` itself");
 }
 
 #[test]
 fn names_are_found_in_lists() {
-    let code = "use crate::{a::{X, y::Z}, b,\n    c::D};\nfn f() { crate::e::f(); crate::g::<u8>() }";
+    let code =
+        "use crate::{a::{X, y::Z}, b,\n    c::D};\nfn f() { crate::e::f(); crate::g::<u8>() }";
     let names: Vec<_> = names_after(code, "crate::").into_iter().collect();
     assert_eq!(names, ["a", "b", "c", "e", "g"]);
 }

@@ -23,17 +23,24 @@ fn request() -> Request<()> {
 }
 
 /// Calls a service whose handler adds tasks with `add`.
-async fn call(supervisor: &Supervisor, add: impl Fn(&Tasks)) -> Response<impl http_body::Body<Data = Bytes, Error = Infallible>> {
+async fn call(
+    supervisor: &Supervisor,
+    add: impl Fn(&Tasks),
+) -> Response<impl http_body::Body<Data = Bytes, Error = Infallible>> {
     let service = service_fn(|request: Request<()>| {
         add(request.extensions().get().expect("the layer is there"));
         async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello")))) }
     });
-    let Ok(response) = SamePromises::new(service, supervisor.clone()).call(request()).await;
+    let Ok(response) = SamePromises::new(service, supervisor.clone())
+        .call(request())
+        .await;
     response
 }
 
 async fn idle(supervisor: &Supervisor) {
-    timeout(BOUND, supervisor.idle()).await.expect("all tasks end");
+    timeout(BOUND, supervisor.idle())
+        .await
+        .expect("all tasks end");
 }
 
 #[tokio::test]
@@ -47,20 +54,49 @@ async fn a_task_is_listed_until_it_ends() {
     })
     .await;
     let listed = supervisor.tasks();
-    assert_eq!((listed.len(), listed[0].name, &*listed[0].path, listed[0].running), (1, "mail", "/path", false));
+    assert_eq!(
+        (
+            listed.len(),
+            listed[0].name,
+            &*listed[0].path,
+            listed[0].running
+        ),
+        (1, "mail", "/path", false)
+    );
     assert_eq!(supervisor.open_responses(), 1);
-    assert_eq!(supervisor.stats(), Stats { added: 1, deferred: 1, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 1,
+            deferred: 1,
+            ..Stats::default()
+        }
+    );
 
     drop(response);
     assert_eq!(supervisor.open_responses(), 0);
-    assert_eq!(supervisor.stats(), Stats { added: 1, running: 1, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 1,
+            running: 1,
+            ..Stats::default()
+        }
+    );
     let listed = supervisor.tasks();
     assert!(listed[0].running && listed[0].age < BOUND);
 
     finish.send(()).unwrap();
     idle(&supervisor).await;
     assert!(supervisor.tasks().is_empty());
-    assert_eq!(supervisor.stats(), Stats { added: 1, succeeded: 1, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 1,
+            succeeded: 1,
+            ..Stats::default()
+        }
+    );
 }
 
 #[tokio::test]
@@ -68,13 +104,27 @@ async fn failures_and_panics_are_counted() {
     let supervisor = Supervisor::default();
     let response = call(&supervisor, |tasks| {
         tasks.add("fails", async { Err::<(), _>("no") });
-        tasks.add("panics", async { assert!(Tasks::current().is_none(), "this panic is a part of the test") });
+        tasks.add("panics", async {
+            assert!(
+                Tasks::current().is_none(),
+                "this panic is a part of the test"
+            )
+        });
         tasks.add("succeeds", async { Ok::<_, &str>(()) });
     })
     .await;
     drop(response);
     idle(&supervisor).await;
-    assert_eq!(supervisor.stats(), Stats { added: 3, succeeded: 1, failed: 1, panicked: 1, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 3,
+            succeeded: 1,
+            failed: 1,
+            panicked: 1,
+            ..Stats::default()
+        }
+    );
 }
 
 #[tokio::test]
@@ -83,28 +133,62 @@ async fn a_shutdown_aborts_what_is_left() {
     let add = |tasks: &Tasks| assert!(tasks.add("waits", pending::<()>()));
     let open = call(&supervisor, add).await;
     drop(call(&supervisor, add).await);
-    timeout(BOUND, supervisor.shutdown(Duration::ZERO)).await.expect("the shutdown ends");
-    assert_eq!(supervisor.stats(), Stats { added: 2, deferred: 1, aborted: 1, ..Stats::default() });
+    timeout(BOUND, supervisor.shutdown(Duration::ZERO))
+        .await
+        .expect("the shutdown ends");
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 2,
+            deferred: 1,
+            aborted: 1,
+            ..Stats::default()
+        }
+    );
 
     let late = call(&supervisor, |tasks| assert!(!tasks.add("late", async {}))).await;
     drop((open, late));
     idle(&supervisor).await;
-    assert_eq!(supervisor.stats(), Stats { added: 2, aborted: 2, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 2,
+            aborted: 2,
+            ..Stats::default()
+        }
+    );
 }
 
 #[test]
 fn a_body_may_be_dropped_outside_of_a_runtime() {
     let supervisor = Supervisor::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let response = runtime.block_on(call(&supervisor, |tasks| assert!(tasks.add("task", async {}))));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let response = runtime.block_on(call(&supervisor, |tasks| {
+        assert!(tasks.add("task", async {}))
+    }));
     drop(response);
-    assert_eq!(supervisor.stats(), Stats { added: 1, aborted: 1, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 1,
+            aborted: 1,
+            ..Stats::default()
+        }
+    );
 }
 
 #[tokio::test]
 async fn future_body_and_tasks_find_their_request() {
     let supervisor = Supervisor::default();
-    let add = |name| assert!(Tasks::current().expect("this is code of a request").add(name, async {}));
+    let add = |name| {
+        assert!(
+            Tasks::current()
+                .expect("this is code of a request")
+                .add(name, async {})
+        )
+    };
     let service = service_fn(|_: Request<()>| async move {
         yield_now().await;
         add("of the handler");
@@ -114,9 +198,15 @@ async fn future_body_and_tasks_find_their_request() {
         });
         Ok::<_, Infallible>(Response::new(StreamBody::new(Box::pin(frames))))
     });
-    let Ok(response) = SamePromises::new(service, supervisor.clone()).call(request()).await;
+    let Ok(response) = SamePromises::new(service, supervisor.clone())
+        .call(request())
+        .await;
     assert!(Tasks::current().is_none());
-    let body = response.into_body().collect().await.expect("the body is whole");
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body is whole");
     assert_eq!(body.to_bytes(), "hello");
     idle(&supervisor).await;
 
@@ -129,28 +219,53 @@ async fn future_body_and_tasks_find_their_request() {
     .await;
     drop(response);
     idle(&supervisor).await;
-    assert_eq!(supervisor.stats(), Stats { added: 4, succeeded: 4, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 4,
+            succeeded: 4,
+            ..Stats::default()
+        }
+    );
 }
 
 /// Returns how a response with these frames ended after so many polls, and how many bytes its body yielded.
 async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
     let supervisor = Supervisor::default();
     let (tell, told) = oneshot::channel();
-    let (tell, chunks) = (std::sync::Mutex::new(Some(tell)), std::sync::Mutex::new(Some(chunks)));
+    let (tell, chunks) = (
+        std::sync::Mutex::new(Some(tell)),
+        std::sync::Mutex::new(Some(chunks)),
+    );
     let service = service_fn(|request: Request<()>| {
         let tell = tell.lock().unwrap().take().unwrap();
-        let tasks = request.extensions().get::<Tasks>().expect("the layer is there");
-        tasks.add("reports", async move { tell.send(Tasks::current().unwrap().response_end().unwrap()).unwrap() });
+        let tasks = request
+            .extensions()
+            .get::<Tasks>()
+            .expect("the layer is there");
+        tasks.add("reports", async move {
+            tell.send(Tasks::current().unwrap().response_end().unwrap())
+                .unwrap()
+        });
         let chunks = chunks.lock().unwrap().take().unwrap();
-        async { Ok::<_, Infallible>(Response::new(StreamBody::new(futures_util::stream::iter(chunks)))) }
+        async {
+            Ok::<_, Infallible>(Response::new(StreamBody::new(futures_util::stream::iter(
+                chunks,
+            ))))
+        }
     });
-    let Ok(response) = SamePromises::new(service, supervisor.clone()).call(request()).await;
+    let Ok(response) = SamePromises::new(service, supervisor.clone())
+        .call(request())
+        .await;
     let mut body = response.into_body();
     for _ in 0..polls {
         let _ = body.frame().await;
     }
     drop(body);
-    let end = timeout(BOUND, told).await.expect("the task runs").expect("the task sends");
+    let end = timeout(BOUND, told)
+        .await
+        .expect("the task runs")
+        .expect("the task sends");
     let head = end.head.expect("there was a head");
     assert!(end.status == Some(http::StatusCode::OK) && end.started <= head && head <= end.ended);
     (end.kind, end.bytes)
@@ -160,9 +275,18 @@ async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
 async fn the_end_of_a_response_is_known() {
     let data = || Chunk::Ok(Frame::data(Bytes::from_static(b"hello")));
     assert_eq!(end(vec![data(), data()], 3).await, (EndKind::Complete, 10));
-    assert_eq!(end(vec![data(), data()], 1).await, (EndKind::Interrupted, 5));
-    assert_eq!(end(vec![data(), Err("broken")], 2).await, (EndKind::Error, 5));
-    assert_eq!(end(vec![data(), Ok(Frame::trailers(http::HeaderMap::new()))], 2).await, (EndKind::Complete, 5));
+    assert_eq!(
+        end(vec![data(), data()], 1).await,
+        (EndKind::Interrupted, 5)
+    );
+    assert_eq!(
+        end(vec![data(), Err("broken")], 2).await,
+        (EndKind::Error, 5)
+    );
+    assert_eq!(
+        end(vec![data(), Ok(Frame::trailers(http::HeaderMap::new()))], 2).await,
+        (EndKind::Complete, 5)
+    );
 }
 
 #[tokio::test]
@@ -171,29 +295,53 @@ async fn a_service_that_fails_or_is_dropped_ends_the_response() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(|request: Request<()>| {
         let tell = tell.clone();
-        let tasks = request.extensions().get::<Tasks>().expect("the layer is there");
-        tasks.add("reports", async move { tell.send(Tasks::current().unwrap().response_end().unwrap()).unwrap() });
+        let tasks = request
+            .extensions()
+            .get::<Tasks>()
+            .expect("the layer is there");
+        tasks.add("reports", async move {
+            tell.send(Tasks::current().unwrap().response_end().unwrap())
+                .unwrap()
+        });
         async { Err::<Response<Full<Bytes>>, _>("broken") }
     });
     let mut service = SamePromises::new(service, supervisor.clone());
     assert!(service.call(request()).await.is_err());
     drop(service.call(request()));
     idle(&supervisor).await;
-    let kinds = [told.recv().await.unwrap(), told.recv().await.unwrap()].map(|end| (end.kind, end.status.is_none()));
-    assert_eq!(kinds, [(EndKind::Error, true), (EndKind::Interrupted, true)]);
+    let kinds = [told.recv().await.unwrap(), told.recv().await.unwrap()]
+        .map(|end| (end.kind, end.status.is_none()));
+    assert_eq!(
+        kinds,
+        [(EndKind::Error, true), (EndKind::Interrupted, true)]
+    );
     assert_eq!(supervisor.open_responses(), 0);
 }
 
 #[test]
 fn counts_agree_on_several_workers() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let supervisor = Supervisor::default();
     runtime.block_on(async {
         for _ in 0..500 {
-            let response = call(&supervisor, |tasks| (0..4).for_each(|_| assert!(tasks.add("task", async {})))).await;
+            let response = call(&supervisor, |tasks| {
+                (0..4).for_each(|_| assert!(tasks.add("task", async {})))
+            })
+            .await;
             drop(response);
         }
         idle(&supervisor).await;
     });
-    assert_eq!(supervisor.stats(), Stats { added: 2000, succeeded: 2000, ..Stats::default() });
+    assert_eq!(
+        supervisor.stats(),
+        Stats {
+            added: 2000,
+            succeeded: 2000,
+            ..Stats::default()
+        }
+    );
 }

@@ -7,5 +7,10 @@ pub(crate) fn cpu_time() -> Option<Duration> {
     // Linux brings the time of a running thread up to date when the thread yields.
     thread::yield_now();
     let times = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    times.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    times
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
 }

@@ -21,7 +21,10 @@ pub(crate) struct Tasks(Arc<Mutex<Vec<Task>>>);
 
 impl Tasks {
     pub(crate) fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.lock().expect("no one panics with it").push(Box::pin(task));
+        self.0
+            .lock()
+            .expect("no one panics with it")
+            .push(Box::pin(task));
     }
 }
 
@@ -45,7 +48,10 @@ where
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let tasks = Tasks::default();
         request.extensions_mut().insert(tasks.clone());
-        PlainFuture { inner: self.0.call(request), tasks }
+        PlainFuture {
+            inner: self.0.call(request),
+            tasks,
+        }
     }
 }
 
@@ -66,7 +72,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        this.inner.poll(cx).map_ok(|response| response.map(|body| SpawnOnDrop(body, this.tasks.clone())))
+        this.inner
+            .poll(cx)
+            .map_ok(|response| response.map(|body| SpawnOnDrop(body, this.tasks.clone())))
     }
 }
 
@@ -85,7 +93,10 @@ impl<B: Body + Unpin> Body for SpawnOnDrop<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.0).poll_frame(cx)
     }
 

@@ -7,7 +7,10 @@
 //! leaves out what the crate does beyond that: limits, timeouts, orders, conditions, observers, logs, and a start after the last
 //! byte. `tests/same_promises.rs` checks the promises.
 
-#![allow(dead_code, reason = "the benchmarks only run tasks, and the test checks the rest")]
+#![allow(
+    dead_code,
+    reason = "the benchmarks only run tasks, and the test checks the rest"
+)]
 
 mod supervisor;
 mod tasks;
@@ -63,7 +66,10 @@ where
         let tasks = Tasks::new(self.supervisor.clone(), request.uri().clone());
         request.extensions_mut().insert(tasks.clone());
         let tracker = ResponseTracker::new(tasks.clone());
-        TrackedFuture { inner: CURRENT.scope(tasks, self.inner.call(request)), tracker: Some(tracker) }
+        TrackedFuture {
+            inner: CURRENT.scope(tasks, self.inner.call(request)),
+            tracker: Some(tracker),
+        }
     }
 }
 
@@ -86,11 +92,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        let mut tracker = this.tracker.take().expect("a future is not polled after its end");
+        let mut tracker = this
+            .tracker
+            .take()
+            .expect("a future is not polled after its end");
         match result {
             Ok(response) => {
                 tracker.head(&response);
-                Poll::Ready(Ok(response.map(|inner| TrackedBody { inner, tracker: Some(tracker) })))
+                Poll::Ready(Ok(response.map(|inner| TrackedBody {
+                    inner,
+                    tracker: Some(tracker),
+                })))
             }
             Err(error) => {
                 tracker.failed();
@@ -114,10 +126,17 @@ impl<B: Body> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Some(tracker) = this.tracker else { return this.inner.poll_frame(cx) };
-        let polled = CURRENT.sync_scope(tracker.tasks().clone(), || this.inner.as_mut().poll_frame(cx));
+        let Some(tracker) = this.tracker else {
+            return this.inner.poll_frame(cx);
+        };
+        let polled = CURRENT.sync_scope(tracker.tasks().clone(), || {
+            this.inner.as_mut().poll_frame(cx)
+        });
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {

@@ -115,7 +115,11 @@ impl Supervisor {
         let handles: Vec<_> = {
             let mut table = self.table();
             table.closed = true;
-            table.entries.iter().filter_map(|(_, entry)| entry.abort.clone()).collect()
+            table
+                .entries
+                .iter()
+                .filter_map(|(_, entry)| entry.abort.clone())
+                .collect()
         };
         handles.iter().for_each(AbortHandle::abort);
         // A deferred task is aborted when its response ends. This does not wait for it.
@@ -142,15 +146,31 @@ impl Supervisor {
         table.stats.added += 1;
         table.stats.deferred += 1;
         let serial = table.stats.added;
-        let index = table.entries.insert(Entry { serial, name, request, added, running: false, abort: None });
+        let index = table.entries.insert(Entry {
+            serial,
+            name,
+            request,
+            added,
+            running: false,
+            abort: None,
+        });
         Some(Key { index, serial })
     }
 
     /// Notes that a task was spawned, unless the task has ended already.
     pub(super) fn started(&self, key: Key, abort: AbortHandle) {
         let mut table = self.table();
-        let Table { entries, stats, closed } = &mut *table;
-        let Some(entry) = entries.get_mut(key.index).filter(|entry| entry.serial == key.serial) else { return };
+        let Table {
+            entries,
+            stats,
+            closed,
+        } = &mut *table;
+        let Some(entry) = entries
+            .get_mut(key.index)
+            .filter(|entry| entry.serial == key.serial)
+        else {
+            return;
+        };
         entry.running = true;
         stats.deferred -= 1;
         stats.running += 1;
@@ -167,7 +187,11 @@ impl Supervisor {
         let mut table = self.table();
         let entry = table.entries.remove(key.index);
         let stats = &mut table.stats;
-        *(if entry.running { &mut stats.running } else { &mut stats.deferred }) -= 1;
+        *(if entry.running {
+            &mut stats.running
+        } else {
+            &mut stats.deferred
+        }) -= 1;
         *match outcome {
             Outcome::Succeeded => &mut stats.succeeded,
             Outcome::Failed => &mut stats.failed,

@@ -64,7 +64,11 @@ struct Deferred {
 
 impl Tasks {
     pub(crate) fn new(supervisor: Supervisor, uri: Uri) -> Self {
-        Self(Arc::new(Inner { supervisor, uri, state: Mutex::default() }))
+        Self(Arc::new(Inner {
+            supervisor,
+            uri,
+            state: Mutex::default(),
+        }))
     }
 
     /// Returns the request whose future, body or task is polled.
@@ -91,7 +95,9 @@ impl Tasks {
         F: Future<Output: Output> + Send + 'static,
     {
         let work: Work = Box::pin(async move { work.await.is_success() });
-        let Some(key) = self.supervisor().insert(name, self.clone()) else { return false };
+        let Some(key) = self.supervisor().insert(name, self.clone()) else {
+            return false;
+        };
         let task = Deferred { key, work };
         let mut state = self.state();
         if state.end.is_none() {
@@ -118,7 +124,11 @@ impl Tasks {
         // A body can be dropped outside of a runtime. Its tasks are then dropped, and counted as aborted.
         let runtime = Handle::try_current();
         for Deferred { key, work } in tasks {
-            let guard = Guard { request: self.clone(), key, outcome: Outcome::Aborted };
+            let guard = Guard {
+                request: self.clone(),
+                key,
+                outcome: Outcome::Aborted,
+            };
             let task = Task { work, guard };
             if let Ok(runtime) = &runtime {
                 let abort = runtime.spawn(task.run()).abort_handle();

@@ -25,7 +25,9 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, Observer, ResponseEnd, Supervisor, report::TaskReport};
+use tower_background::{
+    BackgroundLayer, BackgroundTasksExt, Observer, ResponseEnd, Supervisor, report::TaskReport,
+};
 
 use crate::{
     figures::Figures,
@@ -45,7 +47,13 @@ const BARE_WITH_HEADERS: &str = "bare, headers";
 const HEADERS: &str = ", headers";
 
 /// The first two ways spawn in the handler.
-const WAYS: &[&str] = &["tokio::spawn", "TaskTracker::spawn", PLAIN, SAME_PROMISES, LAYER];
+const WAYS: &[&str] = &[
+    "tokio::spawn",
+    "TaskTracker::spawn",
+    PLAIN,
+    SAME_PROMISES,
+    LAYER,
+];
 /// Responses with headers, as the responses of a router, a supervisor with options, and a subscriber that wants all spans.
 const MORE_WAYS: &[&str] = &[
     "hand-written, plain, headers",
@@ -69,27 +77,57 @@ pub(crate) struct Setting {
     pub(crate) workers: usize,
 }
 
-pub(crate) const CURRENT_THREAD: [Setting; 2] =
-    [Setting { name: "ready", waits: false, workers: 1 }, Setting { name: "waiting once", waits: true, workers: 1 }];
+pub(crate) const CURRENT_THREAD: [Setting; 2] = [
+    Setting {
+        name: "ready",
+        waits: false,
+        workers: 1,
+    },
+    Setting {
+        name: "waiting once",
+        waits: true,
+        workers: 1,
+    },
+];
 pub(crate) const TWO_WORKERS: [Setting; 2] = [
-    Setting { name: "ready, 2 workers", waits: false, workers: 2 },
-    Setting { name: "waiting once, 2 workers", waits: true, workers: 2 },
+    Setting {
+        name: "ready, 2 workers",
+        waits: false,
+        workers: 2,
+    },
+    Setting {
+        name: "waiting once, 2 workers",
+        waits: true,
+        workers: 2,
+    },
 ];
 
 impl Setting {
     fn tasks(self) -> &'static [usize] {
-        if self.waits { &[1, 4, 16] } else { &[0, 1, 4, 16] }
+        if self.waits {
+            &[1, 4, 16]
+        } else {
+            &[0, 1, 4, 16]
+        }
     }
 
     /// The ways that are measured in this setting.
     fn ways(self) -> Vec<&'static str> {
-        let more = if self == CURRENT_THREAD[0] { MORE_WAYS } else { &[] };
+        let more = if self == CURRENT_THREAD[0] {
+            MORE_WAYS
+        } else {
+            &[]
+        };
         [WAYS, more].concat()
     }
 
     /// The name of a figure in this setting. The plot reads the figures of the first setting, whose names are short.
     fn figure(self, what: &str) -> String {
-        if self == CURRENT_THREAD[0] { what.to_owned() } else { format!("{what}, {}", self.name) }
+        if self == CURRENT_THREAD[0] {
+            what.to_owned()
+        } else {
+            format!("{what}, {}", self.name)
+        }
     }
 }
 
@@ -104,8 +142,16 @@ pub(crate) struct Case {
 impl Case {
     /// The service alone.
     fn bare(self) -> Self {
-        let way = if self.has_headers() { BARE_WITH_HEADERS } else { BARE };
-        Self { way, tasks: 0, ..self }
+        let way = if self.has_headers() {
+            BARE_WITH_HEADERS
+        } else {
+            BARE
+        };
+        Self {
+            way,
+            tasks: 0,
+            ..self
+        }
     }
 
     fn has_headers(self) -> bool {
@@ -117,9 +163,21 @@ impl Case {
 pub(crate) fn cases(setting: Setting) -> Vec<Case> {
     let ways = setting.ways();
     let has_headers = ways.iter().any(|way| way.ends_with(HEADERS));
-    let bare = [BARE].into_iter().chain(has_headers.then_some(BARE_WITH_HEADERS));
-    let bare = bare.map(|way| Case { setting, way, tasks: 0 });
-    let others = ways.into_iter().flat_map(|way| setting.tasks().iter().map(move |tasks| Case { setting, way, tasks: *tasks }));
+    let bare = [BARE]
+        .into_iter()
+        .chain(has_headers.then_some(BARE_WITH_HEADERS));
+    let bare = bare.map(|way| Case {
+        setting,
+        way,
+        tasks: 0,
+    });
+    let others = ways.into_iter().flat_map(|way| {
+        setting.tasks().iter().map(move |tasks| Case {
+            setting,
+            way,
+            tasks: *tasks,
+        })
+    });
     bare.chain(others).collect()
 }
 
@@ -183,7 +241,11 @@ impl<W: Work> Counted<W> {
 
 /// Makes requests, and returns how far they moved the counter that `probe` reads.
 pub(crate) fn run(case: &Case, requests: usize, probe: impl Fn() -> u64) -> u64 {
-    if case.setting.waits { run_with(Waiting, case, requests, probe) } else { run_with(Ready, case, requests, probe) }
+    if case.setting.waits {
+        run_with(Waiting, case, requests, probe)
+    } else {
+        run_with(Ready, case, requests, probe)
+    }
 }
 
 fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> u64) -> u64 {
@@ -191,7 +253,13 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
     let headers = case.has_headers();
     let way = case.way.strip_suffix(HEADERS).unwrap_or(case.way);
     let response = move || std::future::ready(Ok::<_, Infallible>(answer(headers)));
-    let driver = Driver { work, tasks, requests, workers: case.setting.workers, probe };
+    let driver = Driver {
+        work,
+        tasks,
+        requests,
+        workers: case.setting.workers,
+        probe,
+    };
     match way {
         BARE => driver.run(|_| service_fn(move |_: Request<()>| response())),
         "tokio::spawn" => driver.run(|counted| {
@@ -212,7 +280,10 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
         }
         PLAIN => driver.run(|counted| {
             PlainLayer(service_fn(move |request: Request<()>| {
-                let list = request.extensions().get::<plain_layer::Tasks>().expect("the layer is there");
+                let list = request
+                    .extensions()
+                    .get::<plain_layer::Tasks>()
+                    .expect("the layer is there");
                 (0..tasks).for_each(|_| list.add(counted.task()));
                 response()
             }))
@@ -221,7 +292,10 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
             let supervisor = same_promises::Supervisor::default();
             driver.run(|counted| {
                 let service = service_fn(move |request: Request<()>| {
-                    let list = request.extensions().get::<same_promises::Tasks>().expect("the layer is there");
+                    let list = request
+                        .extensions()
+                        .get::<same_promises::Tasks>()
+                        .expect("the layer is there");
                     assert!((0..tasks).all(|_| list.add("task", counted.task())));
                     response()
                 });
@@ -230,12 +304,16 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
         }
         layer => {
             let supervisor = match layer {
-                "layer, limits" => Supervisor::builder().max_concurrent(1 << 20).max_pending(1 << 20).build(),
+                "layer, limits" => Supervisor::builder()
+                    .max_concurrent(1 << 20)
+                    .max_pending(1 << 20)
+                    .build(),
                 "layer, observer" => Supervisor::builder().observer(Count::default()).build(),
                 _ => Supervisor::new(),
             };
             let layer = BackgroundLayer::with_supervisor(supervisor);
-            let _guard = (case.way == "layer, subscriber").then(|| tracing::subscriber::set_default(Spans));
+            let _guard =
+                (case.way == "layer, subscriber").then(|| tracing::subscriber::set_default(Spans));
             driver.run(|counted| {
                 layer.layer(service_fn(move |request: Request<()>| {
                     let list = request.background_tasks().expect("the layer is there");
@@ -254,8 +332,13 @@ fn run_with<W: Work>(work: W, case: &Case, requests: usize, probe: impl Fn() -> 
 fn answer(headers: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
     if headers {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
     }
     response
 }
@@ -272,35 +355,54 @@ struct Driver<W, P> {
 impl<W: Work, P: Fn() -> u64> Driver<W, P> {
     fn run<S, B>(self, service: impl Fn(Counted<W>) -> S) -> u64
     where
-        S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Send + 'static,
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send>
+            + Send
+            + 'static,
         B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
     {
         let caller = || {
-            let counted = Counted { done: Arc::default(), work: self.work };
-            Caller { done: Arc::clone(&counted.done), service: service(counted), tasks: self.tasks, calls: 0 }
+            let counted = Counted {
+                done: Arc::default(),
+                work: self.work,
+            };
+            Caller {
+                done: Arc::clone(&counted.done),
+                service: service(counted),
+                tasks: self.tasks,
+                calls: 0,
+            }
         };
         if self.workers == 1 {
-            return Builder::new_current_thread().build().expect("a runtime").block_on(async {
-                let caller = caller().call(WARM_UP).await;
-                let before = (self.probe)();
-                caller.call(self.requests).await;
-                (self.probe)() - before
-            });
+            return Builder::new_current_thread()
+                .build()
+                .expect("a runtime")
+                .block_on(async {
+                    let caller = caller().call(WARM_UP).await;
+                    let before = (self.probe)();
+                    caller.call(self.requests).await;
+                    (self.probe)() - before
+                });
         }
-        Builder::new_multi_thread().worker_threads(self.workers).build().expect("a runtime").block_on(async {
-            let callers = (0..self.workers).map(|_| caller()).collect();
-            let callers = together(callers, WARM_UP).await;
-            let before = (self.probe)();
-            together(callers, self.requests / self.workers).await;
-            (self.probe)() - before
-        })
+        Builder::new_multi_thread()
+            .worker_threads(self.workers)
+            .build()
+            .expect("a runtime")
+            .block_on(async {
+                let callers = (0..self.workers).map(|_| caller()).collect();
+                let callers = together(callers, WARM_UP).await;
+                let before = (self.probe)();
+                together(callers, self.requests / self.workers).await;
+                (self.probe)() - before
+            })
     }
 }
 
 /// Lets each caller make this many calls in a tokio task of its own.
 async fn together<S, B>(callers: Vec<Caller<S>>, calls: usize) -> Vec<Caller<S>>
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Send + 'static,
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Send
+        + 'static,
     B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
     let calls = callers.into_iter().map(|caller| caller.call(calls));
@@ -346,7 +448,8 @@ impl Observer for Count {
     }
 
     fn on_task_end(&self, report: &TaskReport) {
-        self.0.fetch_add(usize::from(report.ran().is_some()), Relaxed);
+        self.0
+            .fetch_add(usize::from(report.ran().is_some()), Relaxed);
     }
 }
 
@@ -373,49 +476,109 @@ impl tracing::Subscriber for Spans {
 pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
-    let (program, arguments) = program.split_first().map_or((this, vec![]), |(first, rest)| (*first, [rest, &[this]].concat()));
+    let (program, arguments) = program
+        .split_first()
+        .map_or((this, vec![]), |(first, rest)| {
+            (*first, [rest, &[this]].concat())
+        });
     let output = Command::new(program)
         .args(arguments)
-        .args(["one", case.setting.name, case.way, &case.tasks.to_string(), &requests.to_string()])
+        .args([
+            "one",
+            case.setting.name,
+            case.way,
+            &case.tasks.to_string(),
+            &requests.to_string(),
+        ])
         .output()
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output
 }
 
 /// The case and the number of requests that [`alone`] gave to this process, if it started this process.
 pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let [one, setting, way, tasks, requests] = &arguments[..] else { return None };
+    let [one, setting, way, tasks, requests] = &arguments[..] else {
+        return None;
+    };
     assert_eq!(one, "one");
-    let all = [CURRENT_THREAD, TWO_WORKERS].concat().into_iter().flat_map(cases);
-    let mut wanted = all.filter(|case| case.setting.name == setting && case.way == way && case.tasks.to_string() == *tasks);
-    Some((wanted.next().expect("a case"), requests.parse().expect("a number")))
+    let all = [CURRENT_THREAD, TWO_WORKERS]
+        .concat()
+        .into_iter()
+        .flat_map(cases);
+    let mut wanted = all.filter(|case| {
+        case.setting.name == setting && case.way == way && case.tasks.to_string() == *tasks
+    });
+    Some((
+        wanted.next().expect("a case"),
+        requests.parse().expect("a number"),
+    ))
 }
 
 /// Prints and notes what each way costs beyond the bare service in a setting. `figure` measures a case.
-pub(crate) fn table(figures: &mut Figures, what: &str, setting: Setting, figure: impl Fn(&Case) -> f64) {
-    let all: Vec<_> = cases(setting).into_iter().map(|case| (case, figure(&case))).collect();
-    let of = |case: Case| all.iter().find(|(other, _)| *other == case).expect("it was measured").1;
+pub(crate) fn table(
+    figures: &mut Figures,
+    what: &str,
+    setting: Setting,
+    figure: impl Fn(&Case) -> f64,
+) {
+    let all: Vec<_> = cases(setting)
+        .into_iter()
+        .map(|case| (case, figure(&case)))
+        .collect();
+    let of = |case: Case| {
+        all.iter()
+            .find(|(other, _)| *other == case)
+            .expect("it was measured")
+            .1
+    };
     let more = |way, tasks| {
-        let case = Case { setting, way, tasks };
+        let case = Case {
+            setting,
+            way,
+            tasks,
+        };
         of(case) - of(case.bare())
     };
-    println!("Tasks that are {}. A request of the bare service: {:.1} {what}.", setting.name, all[0].1);
+    println!(
+        "Tasks that are {}. A request of the bare service: {:.1} {what}.",
+        setting.name, all[0].1
+    );
     println!("More than that, by number of tasks:\n");
     let row = |name: &str, cells: Vec<String>| println!("| {name} | {} |", cells.join(" | "));
-    row(what, setting.tasks().iter().map(ToString::to_string).collect());
+    row(
+        what,
+        setting.tasks().iter().map(ToString::to_string).collect(),
+    );
     println!("|---|{}", "---:|".repeat(setting.tasks().len()));
     figures.note(&setting.figure(what), BARE, 0, all[0].1);
     for way in setting.ways() {
-        row(way, setting.tasks().iter().map(|tasks| format!("{:.1}", more(way, *tasks))).collect());
+        row(
+            way,
+            setting
+                .tasks()
+                .iter()
+                .map(|tasks| format!("{:.1}", more(way, *tasks)))
+                .collect(),
+        );
         for tasks in setting.tasks() {
             figures.note(&setting.figure(what), way, *tasks, more(way, *tasks));
         }
     }
     if WAYS.contains(&SAME_PROMISES) {
-        let ratios = setting.tasks().iter().map(|tasks| more(LAYER, *tasks) / more(SAME_PROMISES, *tasks));
-        row("layer : same promises", ratios.map(|ratio| format!("{ratio:.3}")).collect());
+        let ratios = setting
+            .tasks()
+            .iter()
+            .map(|tasks| more(LAYER, *tasks) / more(SAME_PROMISES, *tasks));
+        row(
+            "layer : same promises",
+            ratios.map(|ratio| format!("{ratio:.3}")).collect(),
+        );
     }
     println!();
 }

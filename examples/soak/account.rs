@@ -41,7 +41,9 @@ impl Condition {
     /// Returns whether the task should run. This repeats the rule of the crate in other words.
     fn holds(self, end: &ResponseEnd) -> bool {
         let complete = end.kind() == EndKind::Complete;
-        let good = end.status().is_some_and(|status| !status.is_client_error() && !status.is_server_error());
+        let good = end
+            .status()
+            .is_some_and(|status| !status.is_client_error() && !status.is_server_error());
         let broken = matches!(end.kind(), EndKind::Failed | EndKind::Panicked);
         match self {
             Self::Responded => end.time_to_head().is_some(),
@@ -102,7 +104,10 @@ struct Reported {
 
 impl Account {
     pub fn new(observed: bool) -> Arc<Self> {
-        Arc::new(Self { observed: observed.then(Observed::default), ..Self::default() })
+        Arc::new(Self {
+            observed: observed.then(Observed::default),
+            ..Self::default()
+        })
     }
 
     pub const fn is_observed(&self) -> bool {
@@ -110,13 +115,30 @@ impl Account {
     }
 
     /// Adds a task, and returns the record that the task must own.
-    pub fn record(self: &Arc<Self>, condition: Condition, fail_fast: bool, blocking: bool) -> TaskRecord {
+    pub fn record(
+        self: &Arc<Self>,
+        condition: Condition,
+        fail_fast: bool,
+        blocking: bool,
+    ) -> TaskRecord {
         let number = self.created.fetch_add(1, SeqCst);
         if let Some(observed) = &self.observed {
-            let entry = Entry { condition, fail_fast, blocking, end: None, fallback: None, reported: None };
+            let entry = Entry {
+                condition,
+                fail_fast,
+                blocking,
+                end: None,
+                fallback: None,
+                reported: None,
+            };
             observed.shard(number).lock().unwrap().insert(number, entry);
         }
-        TaskRecord { account: Arc::clone(self), number, blocking, end: TaskEnd::DroppedUnstarted }
+        TaskRecord {
+            account: Arc::clone(self),
+            number,
+            blocking,
+            end: TaskEnd::DroppedUnstarted,
+        }
     }
 
     /// Returns how many records still exist.
@@ -125,7 +147,10 @@ impl Account {
     }
 
     pub fn end(&self, end: TaskEnd) -> u64 {
-        self.ends_of_tasks.iter().map(|ends_of_tasks| ends_of_tasks[end as usize].load(SeqCst)).sum()
+        self.ends_of_tasks
+            .iter()
+            .map(|ends_of_tasks| ends_of_tasks[end as usize].load(SeqCst))
+            .sum()
     }
 
     /// Returns how many shutdown fallbacks ended like this.
@@ -137,7 +162,11 @@ impl Account {
     pub fn refuse(&self, number: u64) {
         self.refused.fetch_add(1, SeqCst);
         if let Some(observed) = &self.observed {
-            let reported = Reported { outcome: "refused", ran: false, holds: None };
+            let reported = Reported {
+                outcome: "refused",
+                ran: false,
+                holds: None,
+            };
             observed.note(number, |entry| entry.reported.replace(reported).is_some());
         }
     }
@@ -153,27 +182,47 @@ impl Account {
 
     /// Returns how often each own end came together with each reported outcome. The last value says whether the task blocks.
     pub fn pairs(&self) -> BTreeMap<(TaskEnd, &'static str, bool), u64> {
-        self.observed.as_ref().map(|observed| observed.closed.lock().unwrap().clone()).unwrap_or_default()
+        self.observed
+            .as_ref()
+            .map(|observed| observed.closed.lock().unwrap().clone())
+            .unwrap_or_default()
     }
 
     pub fn ends(&self) -> BTreeMap<String, u64> {
-        self.observed.as_ref().map(|observed| observed.ends.lock().unwrap().clone()).unwrap_or_default()
+        self.observed
+            .as_ref()
+            .map(|observed| observed.ends.lock().unwrap().clone())
+            .unwrap_or_default()
     }
 
     /// Returns everything that does not agree.
     pub fn disagreements(&self) -> Vec<String> {
-        let Some(observed) = &self.observed else { return Vec::new() };
+        let Some(observed) = &self.observed else {
+            return Vec::new();
+        };
         let mut wrong = observed.wrong.lock().unwrap().clone();
         for shard in &observed.open {
-            wrong.extend(shard.lock().unwrap().iter().map(|(number, entry)| format!("task {number} has no end: {entry:?}")));
+            wrong.extend(
+                shard
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .map(|(number, entry)| format!("task {number} has no end: {entry:?}")),
+            );
         }
-        let (reported, created, refused) = (self.reported.load(SeqCst), self.created.load(SeqCst), self.refused.load(SeqCst));
+        let (reported, created, refused) = (
+            self.reported.load(SeqCst),
+            self.created.load(SeqCst),
+            self.refused.load(SeqCst),
+        );
         if reported != created - refused {
             wrong.push(format!("{reported} tasks in reports of requests, but {created} created and {refused} refused"));
         }
         let (responses, calls) = (self.responses.load(SeqCst), self.calls.load(SeqCst));
         if responses != calls {
-            wrong.push(format!("{responses} responses ended, but {calls} requests came"));
+            wrong.push(format!(
+                "{responses} responses ended, but {calls} requests came"
+            ));
         }
         wrong
     }
@@ -190,17 +239,34 @@ impl Observed {
     fn note(&self, number: u64, half: impl FnOnce(&mut Entry) -> bool) {
         let mut shard = self.shard(number).lock().unwrap();
         let Some(entry) = shard.get_mut(&number) else {
-            return self.wrong.lock().unwrap().push(format!("task {number} was reported after its end"));
+            return self
+                .wrong
+                .lock()
+                .unwrap()
+                .push(format!("task {number} was reported after its end"));
         };
         if half(entry) {
-            self.wrong.lock().unwrap().push(format!("task {number} was reported twice: {entry:?}"));
+            self.wrong
+                .lock()
+                .unwrap()
+                .push(format!("task {number} was reported twice: {entry:?}"));
         }
-        let (Some(end), Some(reported)) = (entry.end, entry.reported) else { return };
+        let (Some(end), Some(reported)) = (entry.end, entry.reported) else {
+            return;
+        };
         let entry = shard.remove(&number).expect("it was there");
         drop(shard);
-        *self.closed.lock().unwrap().entry((end, reported.outcome, entry.blocking)).or_default() += 1;
+        *self
+            .closed
+            .lock()
+            .unwrap()
+            .entry((end, reported.outcome, entry.blocking))
+            .or_default() += 1;
         if !entry.agrees(end, reported) {
-            self.wrong.lock().unwrap().push(format!("task {number}: {entry:?}"));
+            self.wrong
+                .lock()
+                .unwrap()
+                .push(format!("task {number}: {entry:?}"));
         }
     }
 }
@@ -211,7 +277,8 @@ impl Entry {
         let possible = match reported.outcome {
             // The work was dropped before the fallback ran. A blocking function may still run.
             outcome if self.fallback.is_some() => {
-                let dropped = self.blocking || matches!(end, TaskEnd::DroppedUnstarted | TaskEnd::DroppedUnfinished);
+                let dropped = self.blocking
+                    || matches!(end, TaskEnd::DroppedUnstarted | TaskEnd::DroppedUnfinished);
                 let expected = match self.fallback {
                     Some(TaskEnd::Returned) => "fell_back",
                     Some(TaskEnd::Failed) => "failed",
@@ -228,7 +295,10 @@ impl Entry {
             "refused" | "removed" => end == TaskEnd::DroppedUnstarted,
             // A blocking function may go on after it was reported, and end in any way.
             "timed_out" => reported.ran && (self.blocking || end == TaskEnd::DroppedUnfinished),
-            "aborted" => self.blocking || matches!(end, TaskEnd::DroppedUnstarted | TaskEnd::DroppedUnfinished),
+            "aborted" => {
+                self.blocking
+                    || matches!(end, TaskEnd::DroppedUnstarted | TaskEnd::DroppedUnfinished)
+            }
             _ => false,
         };
         let started = end != TaskEnd::DroppedUnstarted;
@@ -240,20 +310,42 @@ impl Observer for Account {
     fn on_response_end(&self, end: &ResponseEnd) {
         self.responses.fetch_add(1, SeqCst);
         if let Some(observed) = &self.observed {
-            *observed.ends.lock().unwrap().entry(format!("{:?}", end.kind())).or_default() += 1;
+            *observed
+                .ends
+                .lock()
+                .unwrap()
+                .entry(format!("{:?}", end.kind()))
+                .or_default() += 1;
         }
     }
 
     fn on_task_end(&self, report: &TaskReport) {
-        let Some(observed) = &self.observed else { return };
-        let number = report.name().and_then(|name| name.parse().ok()).expect("each task is named by its number");
+        let Some(observed) = &self.observed else {
+            return;
+        };
+        let number = report
+            .name()
+            .and_then(|name| name.parse().ok())
+            .expect("each task is named by its number");
         observed.note(number, |entry| {
             let holds = report.end().map(|end| entry.condition.holds(end));
-            let reported = Reported { outcome: Outcome::label(report.outcome()), ran: report.ran().is_some(), holds };
+            let reported = Reported {
+                outcome: Outcome::label(report.outcome()),
+                ran: report.ran().is_some(),
+                holds,
+            };
             entry.reported.replace(reported).is_some()
         });
-        if report.end().is_some_and(|end| end.kind() == EndKind::Unfinished) {
-            *observed.ends.lock().unwrap().entry("(tasks) Unfinished".to_owned()).or_default() += 1;
+        if report
+            .end()
+            .is_some_and(|end| end.kind() == EndKind::Unfinished)
+        {
+            *observed
+                .ends
+                .lock()
+                .unwrap()
+                .entry("(tasks) Unfinished".to_owned())
+                .or_default() += 1;
         }
     }
 
@@ -273,7 +365,11 @@ pub struct Fallback {
 impl Fallback {
     /// Notes that the fallback of a task runs.
     pub const fn start(account: Arc<Account>, number: u64) -> Self {
-        Self { account, number, end: TaskEnd::DroppedUnfinished }
+        Self {
+            account,
+            number,
+            end: TaskEnd::DroppedUnfinished,
+        }
     }
 
     /// Notes how the fallback ends, just before it does.
@@ -286,7 +382,9 @@ impl Drop for Fallback {
     fn drop(&mut self) {
         self.account.fallbacks[self.end as usize].fetch_add(1, SeqCst);
         if let Some(observed) = &self.account.observed {
-            observed.note(self.number, |entry| entry.fallback.replace(self.end).is_some());
+            observed.note(self.number, |entry| {
+                entry.fallback.replace(self.end).is_some()
+            });
         }
     }
 }

@@ -75,13 +75,19 @@ async fn exchange(shared: &Shared, connection: &mut Connection, dice: &mut Dice)
 
 /// Whether a client that reads gets a whole response, where no other request can have spoilt the connection.
 fn must_come(shared: &Shared, plan: &Plan) -> bool {
-    let reads = matches!(plan.client, Client::Reads | Client::ReadsSlowly | Client::Stalls | Client::LeavesAfter);
+    let reads = matches!(
+        plan.client,
+        Client::Reads | Client::ReadsSlowly | Client::Stalls | Client::LeavesAfter
+    );
     reads && plan.whole(false).is_some() && !shared.stopping.load(SeqCst)
 }
 
 fn request(plan: &Plan) -> String {
     let method = if plan.head_only { "HEAD" } else { "GET" };
-    format!("{method} /{:x} HTTP/1.1\r\nhost: localhost\r\n\r\n", plan.seed)
+    format!(
+        "{method} /{:x} HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        plan.seed
+    )
 }
 
 struct Connection {
@@ -102,7 +108,12 @@ impl Connection {
         }
         let stream = socket.connect(shared.address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new(), fresh: true, keeps: true })
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            fresh: true,
+            keeps: true,
+        })
     }
 
     async fn send(&mut self, request: &str) -> io::Result<()> {
@@ -181,11 +192,22 @@ impl Connection {
     }
 
     async fn head(&mut self) -> io::Result<HeadLines> {
-        let status = self.line().await?.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let mut head = HeadLines { status: status.ok_or(io::ErrorKind::InvalidData)?, length: None, closes: false };
+        let status = self
+            .line()
+            .await?
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let mut head = HeadLines {
+            status: status.ok_or(io::ErrorKind::InvalidData)?,
+            length: None,
+            closes: false,
+        };
         loop {
             let line = self.line().await?;
-            let Some((name, value)) = line.split_once(": ") else { return Ok(head) };
+            let Some((name, value)) = line.split_once(": ") else {
+                return Ok(head);
+            };
             match name {
                 "content-length" => head.length = value.parse().ok(),
                 "connection" => head.closes = value == "close",
@@ -195,7 +217,13 @@ impl Connection {
     }
 
     /// Reads this much, or up to where the client leaves. Returns whether it read all.
-    async fn data(&mut self, mut left: usize, reading: &mut Reading, limit: Option<usize>, slowly: bool) -> io::Result<bool> {
+    async fn data(
+        &mut self,
+        mut left: usize,
+        reading: &mut Reading,
+        limit: Option<usize>,
+        slowly: bool,
+    ) -> io::Result<bool> {
         while left > 0 {
             if limit.is_some_and(|limit| reading.position >= limit) {
                 return Ok(false);
@@ -213,9 +241,15 @@ impl Connection {
         Ok(true)
     }
 
-    async fn chunks(&mut self, reading: &mut Reading, limit: Option<usize>, slowly: bool) -> io::Result<bool> {
+    async fn chunks(
+        &mut self,
+        reading: &mut Reading,
+        limit: Option<usize>,
+        slowly: bool,
+    ) -> io::Result<bool> {
         loop {
-            let size = usize::from_str_radix(&self.line().await?, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+            let size = usize::from_str_radix(&self.line().await?, 16)
+                .map_err(|_| io::ErrorKind::InvalidData)?;
             if size == 0 {
                 // Trailers, and the empty line.
                 while !self.line().await?.is_empty() {}

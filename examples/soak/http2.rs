@@ -40,21 +40,31 @@ async fn connection(shared: &Shared, dice: &mut Dice) -> Option<()> {
         stream.set_zero_linger().ok()?;
     }
     let window = dice.among(&[(78, 65_535), (20, 4_000), (2, 100)]);
-    let (requests, connection) = Builder::new().initial_window_size(window).handshake::<_, Bytes>(stream).await.ok()?;
+    let (requests, connection) = Builder::new()
+        .initial_window_size(window)
+        .handshake::<_, Bytes>(stream)
+        .await
+        .ok()?;
     let connection = tokio::spawn(connection);
     // Side by side, so that a slow stream holds up no other.
     let streams = join_all((0..=dice.below(8)).map(|_| {
         let (requests, count) = (requests.clone(), dice.below(20));
         async move {
             for _ in 0..=count {
-                if shared.stop.is_cancelled() || exchange(shared, requests.clone()).await == Seen::Unsent {
+                if shared.stop.is_cancelled()
+                    || exchange(shared, requests.clone()).await == Seen::Unsent
+                {
                     break;
                 }
             }
         }
     }));
     // At times the connection ends in the middle of its streams; in any case before a small window has made it last for long.
-    let cut = Duration::from_millis(if dice.percent(40) { dice.below(60) } else { 1_000 });
+    let cut = Duration::from_millis(if dice.percent(40) {
+        dice.below(60)
+    } else {
+        1_000
+    });
     let _ = timeout(cut, streams).await;
     connection.abort();
     let _ = connection.await;
@@ -63,7 +73,10 @@ async fn connection(shared: &Shared, dice: &mut Dice) -> Option<()> {
 
 async fn exchange(shared: &Shared, requests: SendRequest<Bytes>) -> Seen {
     let plan = shared.draw();
-    let mut noted = Noted { shared, seen: Seen::Left };
+    let mut noted = Noted {
+        shared,
+        seen: Seen::Left,
+    };
     noted.seen = tokio::select! {
         seen = timeout(patience(&plan), one(plan, requests)) => match seen {
             Ok(seen) => seen,
@@ -89,10 +102,22 @@ impl Drop for Noted<'_> {
 
 async fn one(plan: Plan, requests: SendRequest<Bytes>) -> Seen {
     let uri = format!("http://localhost/{:x}", plan.seed);
-    let method = if plan.head_only { Method::HEAD } else { Method::GET };
-    let request = Request::builder().method(method).uri(uri).body(()).expect("it is one");
-    let Ok(mut requests) = requests.ready().await else { return Seen::Unsent };
-    let Ok((response, mut stream)) = requests.send_request(request, true) else { return Seen::Unsent };
+    let method = if plan.head_only {
+        Method::HEAD
+    } else {
+        Method::GET
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .body(())
+        .expect("it is one");
+    let Ok(mut requests) = requests.ready().await else {
+        return Seen::Unsent;
+    };
+    let Ok((response, mut stream)) = requests.send_request(request, true) else {
+        return Seen::Unsent;
+    };
     match plan.client {
         Client::LeavesBeforeHead | Client::HalfCloses => {
             tokio::task::yield_now().await;
@@ -133,7 +158,10 @@ async fn read(plan: Plan, response: ResponseFuture) -> Option<Seen> {
         return Some(Seen::Left);
     }
     body.trailers().await.ok()?;
-    let as_planned = status == plan.status && plan.whole(true).is_none_or(|bytes| bytes == reading.position);
+    let as_planned = status == plan.status
+        && plan
+            .whole(true)
+            .is_none_or(|bytes| bytes == reading.position);
     Some(if as_planned { Seen::Whole } else { Seen::Wrong })
 }
 

@@ -43,7 +43,11 @@ static UNEXPECTED_PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// How long a client waits: very long if a response must come, and only shortly if none will.
 pub(crate) const fn patience(plan: &Plan) -> Duration {
-    if plan.hangs() { plan.wait } else { Duration::from_secs(30) }
+    if plan.hangs() {
+        plan.wait
+    } else {
+        Duration::from_secs(30)
+    }
 }
 
 fn main() -> ExitCode {
@@ -60,16 +64,29 @@ fn main() -> ExitCode {
         UNEXPECTED_PANICS.fetch_add(1, SeqCst);
         default(panic);
     }));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let failed = runtime.block_on(run(&options));
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 async fn run(options: &Options) -> bool {
     let begun = Instant::now();
-    let deadline = options.seconds.map(|seconds| begun + Duration::from_secs(seconds));
+    let deadline = options
+        .seconds
+        .map(|seconds| begun + Duration::from_secs(seconds));
     let rounds = (options.requests / 50_000).max(6);
-    println!("soak: {} requests in {rounds} rounds, --seed {}", options.requests, options.seed);
+    println!(
+        "soak: {} requests in {rounds} rounds, --seed {}",
+        options.requests, options.seed
+    );
     let mut total = Total::default();
     let mut warm = None;
     for number in 0..rounds {
@@ -93,7 +110,9 @@ async fn run(options: &Options) -> bool {
     let now = memory::resident();
     match warm.zip(now) {
         Some((warm, now)) => {
-            println!("memory: {warm} kB after the first quarter, {now} kB at the end, {GROWTH} kB more would be allowed");
+            println!(
+                "memory: {warm} kB after the first quarter, {now} kB at the end, {GROWTH} kB more would be allowed"
+            );
             if now > warm + GROWTH {
                 total.wrong.push("memory grew".to_owned());
             }
@@ -101,16 +120,29 @@ async fn run(options: &Options) -> bool {
         None => println!("memory: unknown on this system"),
     }
     if UNEXPECTED_PANICS.load(SeqCst) > 0 {
-        total.wrong.push(format!("{} panics that were not planned", UNEXPECTED_PANICS.load(SeqCst)));
+        total.wrong.push(format!(
+            "{} panics that were not planned",
+            UNEXPECTED_PANICS.load(SeqCst)
+        ));
     }
     if options.requests >= 10_000 && deadline.is_none() {
         total.check_variety();
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{} requests in {seconds:.1} s, --seed {}", total.calls, options.seed);
+    println!(
+        "{} requests in {seconds:.1} s, --seed {}",
+        total.calls, options.seed
+    );
     for wrong in total.wrong.iter().take(50) {
         println!("WRONG: {wrong}");
     }
-    println!("{}", if total.wrong.is_empty() { "all numbers agree" } else { "the numbers do NOT agree" });
+    println!(
+        "{}",
+        if total.wrong.is_empty() {
+            "all numbers agree"
+        } else {
+            "the numbers do NOT agree"
+        }
+    );
     !total.wrong.is_empty()
 }

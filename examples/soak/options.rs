@@ -11,7 +11,11 @@ pub struct Options {
 
 impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { requests: 0, seconds: None, seed: 0 };
+        let mut options = Self {
+            requests: 0,
+            seconds: None,
+            seed: 0,
+        };
         let (mut requests, mut seed) = (None, None);
         while let Some(name) = arguments.next() {
             let value = arguments.next().and_then(|value| value.parse().ok());
@@ -24,8 +28,13 @@ impl Options {
             }
         }
         // With a time alone, the time ends it.
-        options.requests = requests.unwrap_or(if options.seconds.is_some() { 1_000_000_000 } else { 20_000 });
-        options.seed = seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
+        options.requests = requests.unwrap_or(if options.seconds.is_some() {
+            1_000_000_000
+        } else {
+            20_000
+        });
+        options.seed =
+            seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
         Ok(options)
     }
 }

@@ -102,7 +102,9 @@ impl Plan {
                 (5, StatusCode::NOT_FOUND),
                 (4, StatusCode::INTERNAL_SERVER_ERROR),
             ]),
-            think: dice.percent(10).then(|| Duration::from_millis(dice.below(4))),
+            think: dice
+                .percent(10)
+                .then(|| Duration::from_millis(dice.below(4))),
             order: dice.among(&[
                 (80, None),
                 (10, Some(Order::Concurrent)),
@@ -111,7 +113,9 @@ impl Plan {
             ]),
             bytes: usize::try_from(bytes).expect("it is small"),
             // Few frames, so that the load consists of many requests.
-            chunk: usize::try_from(chunk.max(bytes / 8)).expect("it is small").max(1),
+            chunk: usize::try_from(chunk.max(bytes / 8))
+                .expect("it is small")
+                .max(1),
             pauses: dice.among(&[(90, 0), (10, 40)]),
             body_end: dice.among(&[
                 (20, BodyEnd::Ends),
@@ -156,7 +160,9 @@ impl Plan {
 
     /// Returns how many bytes a client gets that reads to the end. `None` if there is no regular end.
     pub fn whole(&self, multiplexed: bool) -> Option<usize> {
-        let bodyless = self.head_only || self.status == StatusCode::NO_CONTENT || self.status == StatusCode::NOT_MODIFIED;
+        let bodyless = self.head_only
+            || self.status == StatusCode::NO_CONTENT
+            || self.status == StatusCode::NOT_MODIFIED;
         match self.body_end {
             _ if self.head != Head::Answers => None,
             _ if bodyless && multiplexed => None,
@@ -173,7 +179,9 @@ impl Plan {
     pub fn fits(&self, bytes: usize) -> bool {
         match self.whole(false) {
             Some(whole) => bytes == whole,
-            None => self.head == Head::Answers && self.body_end == BodyEnd::Hangs && bytes == self.bytes,
+            None => {
+                self.head == Head::Answers && self.body_end == BodyEnd::Hangs && bytes == self.bytes
+            }
         }
     }
 }
@@ -181,7 +189,8 @@ impl Plan {
 const PERIOD: usize = 251;
 const LONGEST: usize = 1 << 17;
 
-static PATTERN: LazyLock<Bytes> = LazyLock::new(|| (0..=250_u8).cycle().take(PERIOD + LONGEST).collect());
+static PATTERN: LazyLock<Bytes> =
+    LazyLock::new(|| (0..=250_u8).cycle().take(PERIOD + LONGEST).collect());
 
 /// Returns the data of a body from this position on.
 pub fn data(position: usize, length: usize) -> Bytes {

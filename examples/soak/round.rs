@@ -86,14 +86,28 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     };
     let account = Account::new(number % 2 == 0);
     let watch = Arc::new(Watch(Arc::clone(&account)));
-    let doomed = (number % 6 == 4)
-        .then(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
-    let supervisor = supervisor(order, account.is_observed().then(|| Arc::clone(&watch)), doomed.as_ref());
+    let doomed = (number % 6 == 4).then(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    });
+    let supervisor = supervisor(
+        order,
+        account.is_observed().then(|| Arc::clone(&watch)),
+        doomed.as_ref(),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let (shared, mut helped) = Shared::new(Arc::clone(&account), address, order, seed, requests);
     let stopping = Arc::new(Notify::new());
-    let mut server = tokio::spawn(server::serve(listener, supervisor.clone(), Arc::clone(&shared), Arc::clone(&stopping)));
+    let mut server = tokio::spawn(server::serve(
+        listener,
+        supervisor.clone(),
+        Arc::clone(&shared),
+        Arc::clone(&stopping),
+    ));
     let mut clients = JoinSet::new();
     let mut dice = Dice::new(seed);
     for _ in 0..24 {
@@ -134,7 +148,11 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
         stop(&shared, &mut server, &stopping).await;
         report
     } else {
-        tokio::join!(supervisor.shutdown(grace), stop(&shared, &mut server, &stopping)).0
+        tokio::join!(
+            supervisor.shutdown(grace),
+            stop(&shared, &mut server, &stopping)
+        )
+        .0
     };
     shared.stop.cancel();
     let stopped = async { while clients.join_next().await.is_some() {} };
@@ -146,17 +164,25 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
         wrong.push("late adds hang".to_owned());
     }
     let settled = async {
-        while supervisor.open_responses() > 0 || supervisor.stats().pending() > 0 || account.alive() > 0 {
+        while supervisor.open_responses() > 0
+            || supervisor.stats().pending() > 0
+            || account.alive() > 0
+        {
             sleep(Duration::from_millis(1)).await;
         }
     };
     if timeout(PATIENCE, settled).await.is_err() {
         let (open, stats) = (supervisor.open_responses(), supervisor.stats());
-        wrong.push(format!("{open} responses open, {} tasks alive, {stats:?}", account.alive()));
+        wrong.push(format!(
+            "{open} responses open, {} tasks alive, {stats:?}",
+            account.alive()
+        ));
     }
     let again = supervisor.shutdown(Duration::ZERO).await;
     if format!("{again:?}") != format!("{report:?}") {
-        wrong.push(format!("a second shutdown reports {again:?}, the first {report:?}"));
+        wrong.push(format!(
+            "a second shutdown reports {again:?}, the first {report:?}"
+        ));
     }
     let stats = supervisor.stats();
     drop(supervisor);
@@ -168,7 +194,16 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     if timeout(PATIENCE, freed).await.is_err() {
         wrong.push("something holds the supervisor: a request was leaked".to_owned());
     }
-    let mut round = Round { number, account, stats, seen: shared.seen(), wrong, report, peaks, time: begun.elapsed() };
+    let mut round = Round {
+        number,
+        account,
+        stats,
+        seen: shared.seen(),
+        wrong,
+        report,
+        peaks,
+        time: begun.elapsed(),
+    };
     round.check();
     round
 }
@@ -201,14 +236,20 @@ async fn more_requests(shared: &Shared) -> Option<String> {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, more).await.err().map(|_| "requests hang".to_owned())
+    timeout(PATIENCE, more)
+        .await
+        .err()
+        .map(|_| "requests hang".to_owned())
 }
 
 /// Shuts the server down, and aborts it if it does not end.
 async fn stop(shared: &Shared, server: &mut JoinHandle<()>, stopping: &Notify) {
     shared.stopping.store(true, SeqCst);
     stopping.notify_one();
-    if timeout(Duration::from_millis(500), &mut *server).await.is_err() {
+    if timeout(Duration::from_millis(500), &mut *server)
+        .await
+        .is_err()
+    {
         server.abort();
         let _ = server.await;
     }
@@ -235,32 +276,67 @@ async fn standstill(shared: &Shared) {
 impl Round {
     /// Compares what the tasks have counted with the statistics of the supervisor.
     fn check(&mut self) {
-        let Self { account, stats, seen, .. } = &*self;
+        let Self {
+            account,
+            stats,
+            seen,
+            ..
+        } = &*self;
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(SeqCst);
-        let (returned, failed) =
-            (account.end(TaskEnd::Returned), account.end(TaskEnd::Failed) + account.fallback(TaskEnd::Failed));
-        let panicked = account.end(TaskEnd::Panicked) + account.fallback(TaskEnd::Panicked) + count(&account.condition_panics);
+        let (returned, failed) = (
+            account.end(TaskEnd::Returned),
+            account.end(TaskEnd::Failed) + account.fallback(TaskEnd::Failed),
+        );
+        let panicked = account.end(TaskEnd::Panicked)
+            + account.fallback(TaskEnd::Panicked)
+            + count(&account.condition_panics);
         // Most cancelled functions had timed out before. A shutdown can cancel one that then succeeds. Only observed rounds have them.
-        let cancelled_in_time = account.pairs().get(&(TaskEnd::Cancelled, "succeeded", true)).copied().unwrap_or_default();
-        let ran = [TaskEnd::DroppedUnfinished, TaskEnd::Returned, TaskEnd::Failed, TaskEnd::Panicked, TaskEnd::Cancelled];
+        let cancelled_in_time = account
+            .pairs()
+            .get(&(TaskEnd::Cancelled, "succeeded", true))
+            .copied()
+            .unwrap_or_default();
+        let ran = [
+            TaskEnd::DroppedUnfinished,
+            TaskEnd::Returned,
+            TaskEnd::Failed,
+            TaskEnd::Panicked,
+            TaskEnd::Cancelled,
+        ];
         let started: u64 = ran.into_iter().map(|end| account.end(end)).sum();
         // A shutdown does not wait for the blocking functions that run, of which there are at most `MAX_BLOCKING`.
         let most = |figure: u64, own: u64| figure <= own && own <= figure + MAX_BLOCKING;
         let [concurrent, blocking] = account.most_running();
         let checks = [
-            ("every task has one state or outcome", stats.added() + stats.refused == count(&account.created)),
+            (
+                "every task has one state or outcome",
+                stats.added() + stats.refused == count(&account.created),
+            ),
             ("nothing is pending", stats.pending() == 0),
             ("no task started twice", account.started_twice() == 0),
             ("each start has one end", started == count(&account.started)),
             ("every task was dropped", account.alive() == 0),
             ("refused", stats.refused == count(&account.refused)),
-            ("succeeded", most(stats.succeeded, returned + cancelled_in_time)),
+            (
+                "succeeded",
+                most(stats.succeeded, returned + cancelled_in_time),
+            ),
             ("failed", most(stats.failed, failed)),
             ("panicked", most(stats.panicked, panicked)),
-            ("fell back", stats.fell_back == account.fallback(TaskEnd::Returned)),
-            ("the limit of what runs at once", concurrent <= MAX_CONCURRENT && blocking <= MAX_BLOCKING),
+            (
+                "fell back",
+                stats.fell_back == account.fallback(TaskEnd::Returned),
+            ),
+            (
+                "the limit of what runs at once",
+                concurrent <= MAX_CONCURRENT && blocking <= MAX_BLOCKING,
+            ),
         ];
-        let mut wrong: Vec<_> = checks.iter().filter(|(_, holds)| !holds).map(|(what, _)| format!("{what}: {self}")).collect();
+        let mut wrong: Vec<_> = checks
+            .iter()
+            .filter(|(_, holds)| !holds)
+            .map(|(what, _)| format!("{what}: {self}"))
+            .collect();
         wrong.extend(account.disagreements());
         for ((protocol, seen), count) in seen {
             if matches!(seen, Seen::Wrong | Seen::Stuck) {
@@ -273,13 +349,24 @@ impl Round {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, account, report, peaks, time, .. } = self;
+        let Self {
+            number,
+            account,
+            report,
+            peaks,
+            time,
+            ..
+        } = self;
         let [concurrent, blocking] = account.most_running();
         write!(
             f,
             "round {number}, {}: {} requests, {} tasks in {:.1} s; at most {} open, {} pending, {} running (by own count {concurrent}, and {blocking} that block); \
              shutdown: {} finished, {} cancelled, {} abandoned, {} open",
-            if account.is_observed() { "observed" } else { "not observed" },
+            if account.is_observed() {
+                "observed"
+            } else {
+                "not observed"
+            },
             account.calls.load(SeqCst),
             account.created.load(SeqCst),
             time.as_secs_f64(),

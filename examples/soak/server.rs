@@ -45,9 +45,15 @@ impl fmt::Display for Planned {
 impl std::error::Error for Planned {}
 
 /// Serves until it is notified. Then it waits for the connections to end.
-pub async fn serve(listener: TcpListener, supervisor: Supervisor, shared: Arc<Shared>, stopping: Arc<Notify>) {
-    let service = BackgroundLayer::with_supervisor(supervisor)
-        .layer(service_fn(move |request: Request<Incoming>| answer(&request, &shared)));
+pub async fn serve(
+    listener: TcpListener,
+    supervisor: Supervisor,
+    shared: Arc<Shared>,
+    stopping: Arc<Notify>,
+) {
+    let service = BackgroundLayer::with_supervisor(supervisor).layer(service_fn(
+        move |request: Request<Incoming>| answer(&request, &shared),
+    ));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -73,7 +79,10 @@ pub async fn serve(listener: TcpListener, supervisor: Supervisor, shared: Arc<Sh
 }
 
 /// The handler. One part runs inside the call of the service, and the other in the returned future.
-fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> impl Future<Output = Result<Response<Flow>, Planned>> + use<> {
+fn answer(
+    request: &Request<Incoming>,
+    shared: &Arc<Shared>,
+) -> impl Future<Output = Result<Response<Flow>, Planned>> + use<> {
     shared.arrived();
     let tasks = request.background_tasks().expect("the layer is there");
     let seed = u64::from_str_radix(&request.uri().path()[1..], 16).expect("clients ask for seeds");
@@ -114,8 +123,12 @@ fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> impl Future<Outp
         }
         let mut response = Response::new(Flow::new(plan, shared, dice));
         *response.status_mut() = plan.status;
-        if let (Some(declared), BodyEnd::Declared | BodyEnd::Short | BodyEnd::Long) = (plan.declared(), plan.body_end) {
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(declared));
+        if let (Some(declared), BodyEnd::Declared | BodyEnd::Short | BodyEnd::Long) =
+            (plan.declared(), plan.body_end)
+        {
+            response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(declared));
         }
         Ok(response)
     }
@@ -123,7 +136,9 @@ fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> impl Future<Outp
 
 /// Adds tasks from outside the request: before, at, or after the end of the response.
 fn add_later(shared: &Arc<Shared>, tasks: &BackgroundTasks, plan: Plan, dice: &mut Dice) {
-    let Some(helper) = shared.helper() else { return };
+    let Some(helper) = shared.helper() else {
+        return;
+    };
     let (shared, tasks, mut dice) = (Arc::clone(shared), tasks.clone(), dice.fork());
     tokio::spawn(async move {
         match dice.below(3) {
@@ -152,7 +167,14 @@ pub struct Flow {
 
 impl Flow {
     const fn new(plan: Plan, shared: Arc<Shared>, dice: Dice) -> Self {
-        Self { plan, shared, dice, position: 0, over: false, pause: None }
+        Self {
+            plan,
+            shared,
+            dice,
+            position: 0,
+            over: false,
+            pause: None,
+        }
     }
 
     fn leave(&mut self, percent: u64) {
@@ -167,7 +189,10 @@ impl Body for Flow {
     type Data = Bytes;
     type Error = Planned;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Planned>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Planned>>> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
@@ -189,7 +214,10 @@ impl Body for Flow {
         }
         match self.plan.body_end {
             BodyEnd::Trailers => {
-                let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-end"), HeaderValue::from_static("1"))]);
+                let trailers = HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-end"),
+                    HeaderValue::from_static("1"),
+                )]);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             BodyEnd::Fails => Poll::Ready(Some(Err(Planned))),
@@ -205,7 +233,8 @@ impl Body for Flow {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.position == self.plan.bytes && matches!(self.plan.body_end, BodyEnd::TellsEnd | BodyEnd::Sized)
+        self.position == self.plan.bytes
+            && matches!(self.plan.body_end, BodyEnd::TellsEnd | BodyEnd::Sized)
     }
 
     fn size_hint(&self) -> SizeHint {

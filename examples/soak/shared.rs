@@ -105,7 +105,12 @@ impl Shared {
     }
 
     pub fn saw(&self, protocol: &'static str, seen: Seen) {
-        *self.seen.lock().unwrap().entry((protocol, seen)).or_default() += 1;
+        *self
+            .seen
+            .lock()
+            .unwrap()
+            .entry((protocol, seen))
+            .or_default() += 1;
     }
 
     pub fn seen(&self) -> BTreeMap<(&'static str, Seen), u64> {

@@ -65,12 +65,25 @@ impl Total {
         total.skipped += stats.skipped;
         total.fell_back += stats.fell_back;
         total.refused += stats.refused;
-        self.wrong.extend(round.wrong.into_iter().map(|wrong| format!("round {}: {wrong}", round.number)));
+        self.wrong.extend(
+            round
+                .wrong
+                .into_iter()
+                .map(|wrong| format!("round {}: {wrong}", round.number)),
+        );
     }
 
     /// Checks that each kind of end occurred. Otherwise the run has tested less than it should.
     pub fn check_variety(&mut self) {
-        for end in ["Complete", "Interrupted", "Failed", "ServiceError", "NoResponse", "Panicked", "(tasks) Unfinished"] {
+        for end in [
+            "Complete",
+            "Interrupted",
+            "Failed",
+            "ServiceError",
+            "NoResponse",
+            "Panicked",
+            "(tasks) Unfinished",
+        ] {
             if !self.ends.contains_key(end) {
                 self.wrong.push(format!("no response ended as {end}"));
             }
@@ -99,20 +112,59 @@ const fn outcomes(stats: &Stats) -> [(&'static str, u64); 9] {
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "counted by the tasks", "", "counted by supervisors", "")?;
-        writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "created", self.created, "added", self.stats.added())?;
-        writeln!(f, "{:<30}{:>12}   {:<20}{:>12}", "started", self.started, "pending", self.stats.pending())?;
-        let own = TASK_ENDS.iter().map(|(end, label)| (*label, self.ends_of_tasks.get(end).copied().unwrap_or_default()));
-        let fell_back = self.fallbacks.get(&TaskEnd::Returned).copied().unwrap_or_default();
-        let more = [("(refused)", self.refused), ("(conditions that panicked)", self.condition_panics)];
-        let own = own.chain(more).chain([("(fallbacks that succeeded)", fell_back)]);
+        writeln!(
+            f,
+            "{:<30}{:>12}   {:<20}{:>12}",
+            "counted by the tasks", "", "counted by supervisors", ""
+        )?;
+        writeln!(
+            f,
+            "{:<30}{:>12}   {:<20}{:>12}",
+            "created",
+            self.created,
+            "added",
+            self.stats.added()
+        )?;
+        writeln!(
+            f,
+            "{:<30}{:>12}   {:<20}{:>12}",
+            "started",
+            self.started,
+            "pending",
+            self.stats.pending()
+        )?;
+        let own = TASK_ENDS.iter().map(|(end, label)| {
+            (
+                *label,
+                self.ends_of_tasks.get(end).copied().unwrap_or_default(),
+            )
+        });
+        let fell_back = self
+            .fallbacks
+            .get(&TaskEnd::Returned)
+            .copied()
+            .unwrap_or_default();
+        let more = [
+            ("(refused)", self.refused),
+            ("(conditions that panicked)", self.condition_panics),
+        ];
+        let own = own
+            .chain(more)
+            .chain([("(fallbacks that succeeded)", fell_back)]);
         for ((label, count), (outcome, reported)) in own.zip(outcomes(&self.stats)) {
             writeln!(f, "{label:<30}{count:>12}   {outcome:<20}{reported:>12}")?;
         }
         writeln!(f, "how shutdown fallbacks ended: {:?}", self.fallbacks)?;
-        writeln!(f, "\nown ends and reported outcomes, in the rounds with an observer:")?;
+        writeln!(
+            f,
+            "\nown ends and reported outcomes, in the rounds with an observer:"
+        )?;
         for ((end, outcome, blocking), count) in &self.pairs {
-            writeln!(f, "  {end:?}{}: {outcome}, {count}", if *blocking { ", blocking" } else { "" })?;
+            writeln!(
+                f,
+                "  {end:?}{}: {outcome}, {count}",
+                if *blocking { ", blocking" } else { "" }
+            )?;
         }
         writeln!(f, "how responses ended, in these rounds: {:?}", self.ends)?;
         writeln!(f, "what clients saw: {:?}", self.seen)

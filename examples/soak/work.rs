@@ -60,7 +60,13 @@ impl Drop for Bomb {
 
 impl Shared {
     /// Adds a task, which may add further tasks.
-    pub fn leave(self: &Arc<Self>, tasks: &BackgroundTasks, plan: Plan, dice: &mut Dice, depth: u8) -> u64 {
+    pub fn leave(
+        self: &Arc<Self>,
+        tasks: &BackgroundTasks,
+        plan: Plan,
+        dice: &mut Dice,
+        depth: u8,
+    ) -> u64 {
         let does = match dice.among(&[
             (400, Does::Return),
             (100, Does::Yield),
@@ -91,13 +97,22 @@ impl Shared {
             (20, Condition::Always),
             (1, Condition::Panics),
         ]);
-        let blocking = matches!(does, Does::BlockAndReturn | Does::BlockAndFail | Does::BlockAndPanic | Does::Overblock);
+        let blocking = matches!(
+            does,
+            Does::BlockAndReturn | Does::BlockAndFail | Does::BlockAndPanic | Does::Overblock
+        );
         let fail_fast = plan.order.unwrap_or(self.order) == Order::FailFast;
         let record = self.account.record(condition, fail_fast, blocking);
         let number = record.number;
-        let bomb = Bomb { armed: dice.percent(1) };
+        let bomb = Bomb {
+            armed: dice.percent(1),
+        };
         let inner = Dice::new(dice.roll());
-        let task = if blocking { block(does, record, bomb, inner) } else { self.run(does, record, bomb, inner, plan, depth) };
+        let task = if blocking {
+            block(does, record, bomb, inner)
+        } else {
+            self.run(does, record, bomb, inner, plan, depth)
+        };
         let task = match does {
             Does::Await if self.may_stay() => task.timeout(Duration::from_secs(600)),
             Does::Oversleep | Does::Await => task.timeout(Duration::from_millis(1 + dice.below(8))),
@@ -108,7 +123,11 @@ impl Shared {
             }
             _ => task,
         };
-        let task = if dice.percent(10) { fall_back(task, Arc::clone(&self.account), number, dice) } else { task };
+        let task = if dice.percent(10) {
+            fall_back(task, Arc::clone(&self.account), number, dice)
+        } else {
+            task
+        };
         let task = task.named(number.to_string()).when(self.when(condition));
         let aborts = dice.percent(1);
         match tasks.try_add(task) {
@@ -139,7 +158,15 @@ impl Shared {
         }
     }
 
-    fn run(self: &Arc<Self>, does: Does, mut record: TaskRecord, bomb: Bomb, mut dice: Dice, plan: Plan, depth: u8) -> Task {
+    fn run(
+        self: &Arc<Self>,
+        does: Does,
+        mut record: TaskRecord,
+        bomb: Bomb,
+        mut dice: Dice,
+        plan: Plan,
+        depth: u8,
+    ) -> Task {
         let shared = Arc::clone(self);
         Task::with_context(move |cx: TaskContext| async move {
             record.start();
@@ -182,8 +209,12 @@ impl Shared {
 
 /// Gives a task a shutdown fallback, which may fail, panic or hang.
 fn fall_back(task: Task, account: Arc<Account>, number: u64, dice: &mut Dice) -> Task {
-    let end =
-        dice.among(&[(70, TaskEnd::Returned), (10, TaskEnd::Failed), (10, TaskEnd::Panicked), (10, TaskEnd::DroppedUnfinished)]);
+    let end = dice.among(&[
+        (70, TaskEnd::Returned),
+        (10, TaskEnd::Failed),
+        (10, TaskEnd::Panicked),
+        (10, TaskEnd::DroppedUnfinished),
+    ]);
     task.shutdown_fallback(async move {
         let mut fallback = Fallback::start(account, number);
         tokio::task::yield_now().await;

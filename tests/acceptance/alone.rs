@@ -16,7 +16,9 @@ pub(crate) fn run(path: &str, body: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return body();
     }
-    let (_, test) = path.split_once("::").expect("the path starts with the crate");
+    let (_, test) = path
+        .split_once("::")
+        .expect("the path starts with the crate");
     let output = one_thread().block_on(async {
         let child = Command::new(env::current_exe().expect("a test knows its file"))
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
@@ -26,11 +28,20 @@ pub(crate) fn run(path: &str, body: impl FnOnce()) {
             .kill_on_drop(true)
             .output();
         let ended = tokio::time::timeout(PATIENCE, child).await;
-        ended.expect("the process of the test should end").expect("the process of the test can be run")
+        ended
+            .expect("the process of the test should end")
+            .expect("the process of the test can be run")
     });
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    assert!(output.status.success(), "the process of the test ended with {}\n{out}\n{err}", output.status);
-    assert!(out.contains("1 passed"), "the process ran another test\n{out}");
+    assert!(
+        output.status.success(),
+        "the process of the test ended with {}\n{out}\n{err}",
+        output.status
+    );
+    assert!(
+        out.contains("1 passed"),
+        "the process ran another test\n{out}"
+    );
 }
 
 /// `alone!(test, body)`: runs the body of this test in a separate process.
@@ -43,16 +54,25 @@ pub(crate) use alone;
 
 /// A runtime on the thread of the test.
 pub(crate) fn one_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be built")
 }
 
 /// A runtime with so many workers, none of which is the thread of the test.
 pub(crate) fn workers(count: usize) -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(count).enable_all().build().expect("a runtime can be built")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count)
+        .enable_all()
+        .build()
+        .expect("a runtime can be built")
 }
 
 /// How many bytes are allocated now.
 pub(crate) fn allocated() -> usize {
     let stats = crate::ALLOCATOR.stats();
-    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
+    stats
+        .bytes_allocated
+        .saturating_sub(stats.bytes_deallocated)
 }

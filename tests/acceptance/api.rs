@@ -12,7 +12,9 @@ use tower_background::{
 
 pub(crate) use tower_background::{
     EndKind,
-    EndKind::{Complete as COMPLETE, Failed as FAILED, Interrupted as INTERRUPTED, Panicked as PANICKED},
+    EndKind::{
+        Complete as COMPLETE, Failed as FAILED, Interrupted as INTERRUPTED, Panicked as PANICKED,
+    },
 };
 
 pub(crate) fn layer(supervisor: &Supervisor) -> BackgroundLayer {
@@ -60,19 +62,27 @@ pub(crate) struct Watch {
 impl Watch {
     /// Whether the end of a task with this name was reported.
     pub(crate) fn has_ended(&self, name: &str) -> bool {
-        self.ended.lock().expect("no observer panics").iter().any(|ended| ended == name)
+        self.ended
+            .lock()
+            .expect("no observer panics")
+            .iter()
+            .any(|ended| ended == name)
     }
 }
 
 impl Observer for Watch {
     fn on_task_end(&self, report: &TaskReport) {
         if let Some(name) = report.name() {
-            self.ended.lock().expect("no observer panics").push(name.to_owned());
+            self.ended
+                .lock()
+                .expect("no observer panics")
+                .push(name.to_owned());
         }
     }
 
     fn on_request_done(&self, report: &RequestReport) {
         self.reports.fetch_add(1, Ordering::SeqCst);
-        self.reported_failures.fetch_add(report.failures().len(), Ordering::SeqCst);
+        self.reported_failures
+            .fetch_add(report.failures().len(), Ordering::SeqCst);
     }
 }

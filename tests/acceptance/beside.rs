@@ -61,17 +61,29 @@ impl Pair {
             // Nobody need listen.
             let _ = computing.send(());
             // Holds its worker, as a computation does.
-            waiting.recv().expect("the quick task is not dropped unpolled");
+            waiting
+                .recv()
+                .expect("the quick task is not dropped unpolled");
             let _ = ending.send(());
         });
         let quick = Box::pin(async move { quick_started.send(()).expect("the first task waits") });
-        Self { first, quick, computes, ended }
+        Self {
+            first,
+            quick,
+            computes,
+            ended,
+        }
     }
 }
 
 /// Starts both by `start`, one right after the other.
 async fn start_both(start: impl Fn(Work)) {
-    let Pair { first, quick, ended, .. } = Pair::new();
+    let Pair {
+        first,
+        quick,
+        ended,
+        ..
+    } = Pair::new();
     start(first);
     start(quick);
     soon(ended).await.expect("the first task ends");
@@ -80,7 +92,12 @@ async fn start_both(start: impl Fn(Work)) {
 /// Starts the quick task when the other task computes. A worker must not call this: the first task would wake the caller on the
 /// worker that it blocks.
 async fn start_behind(start: impl Fn(Work)) {
-    let Pair { first, quick, computes, ended } = Pair::new();
+    let Pair {
+        first,
+        quick,
+        computes,
+        ended,
+    } = Pair::new();
     start(first);
     soon(computes).await.expect("the first task starts");
     start(quick);
@@ -101,7 +118,8 @@ fn a_spawned_task_starts_behind_a_computing_one() {
         runtime.block_on(async {
             start_both(|work| drop(tracker.spawn(work))).await;
             start_behind(|work| drop(tracker.spawn(work))).await;
-            let worker = tokio::spawn(async move { start_both(|work| drop(spawning.spawn(work))).await });
+            let worker =
+                tokio::spawn(async move { start_both(|work| drop(spawning.spawn(work))).await });
             soon(worker).await.expect("it does not panic");
             tracker.close();
             soon(tracker.wait()).await;
@@ -171,7 +189,10 @@ async fn a_task_keeps_its_id_and_shares_it_with_no_other() {
     let ids = ids.lock().unwrap();
     assert_eq!(ids.len(), 32);
     for [first, second, third] in &*ids {
-        assert!(first == second && second == third, "the id of a task changed: {first}, {second}, {third}");
+        assert!(
+            first == second && second == third,
+            "the id of a task changed: {first}, {second}, {third}"
+        );
     }
     let different: BTreeSet<_> = ids.iter().map(|[first, ..]| first.to_string()).collect();
     assert_eq!(different.len(), ids.len(), "tasks share an id");
@@ -185,9 +206,14 @@ fn block_in_place_blocks_no_other_task() {
             let call = Call::new(&supervisor, "/");
             let (ran, waiting) = mpsc::channel();
             call.tasks.add(async move {
-                tokio::task::block_in_place(|| waiting.recv().expect("the other task is not dropped unpolled"));
+                tokio::task::block_in_place(|| {
+                    waiting
+                        .recv()
+                        .expect("the other task is not dropped unpolled")
+                });
             });
-            call.tasks.add(async move { ran.send(()).expect("the first task waits") });
+            call.tasks
+                .add(async move { ran.send(()).expect("the first task waits") });
             call.finish().await;
             soon(supervisor.idle()).await;
             assert_eq!(supervisor.stats().succeeded, 2);

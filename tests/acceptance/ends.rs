@@ -34,17 +34,26 @@ impl Body for Panics {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(None)
     }
 
     fn size_hint(&self) -> SizeHint {
-        assert!(!matches!(self, Self::SizeHint), "the body does not tell its size");
+        assert!(
+            !matches!(self, Self::SizeHint),
+            "the body does not tell its size"
+        );
         SizeHint::default()
     }
 
     fn is_end_stream(&self) -> bool {
-        assert!(!matches!(self, Self::IsEndStream), "the body does not tell its end");
+        assert!(
+            !matches!(self, Self::IsEndStream),
+            "the body does not tell its end"
+        );
         false
     }
 }
@@ -58,7 +67,11 @@ async fn a_body_that_panics_at_the_head() {
             witness.watch(&request.background_tasks().expect("the layer is there"));
             ready(Ok::<_, Infallible>(Response::new(body)))
         });
-        let mut future = Box::pin(api::layer(&supervisor).layer(service).call(Request::new(())));
+        let mut future = Box::pin(
+            api::layer(&supervisor)
+                .layer(service)
+                .call(Request::new(())),
+        );
         let mut cx = Context::from_waker(Waker::noop());
         let polled = catch_unwind(AssertUnwindSafe(|| drop(future.as_mut().poll(&mut cx))));
         assert!(polled.is_err(), "{body:?} should panic at the head");
@@ -74,14 +87,17 @@ async fn a_body_that_panics_at_the_head_under_catch_panic() {
     for body in [Panics::SizeHint, Panics::IsEndStream] {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
         let watching = witness.clone();
-        let service = ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(api::layer(&supervisor)).service_fn(
-            move |request: Request<Incoming>| {
+        let service = ServiceBuilder::new()
+            .layer(CatchPanicLayer::new())
+            .layer(api::layer(&supervisor))
+            .service_fn(move |request: Request<Incoming>| {
                 watching.watch(&request.background_tasks().expect("the layer is there"));
                 ready(Ok::<_, Infallible>(Response::new(body)))
-            },
-        );
+            });
         let server = Server::serve(service, supervisor.clone(), witness.clone()).await;
-        let response = soon(get(&server, "/").send()).await.expect("the server answers");
+        let response = soon(get(&server, "/").send())
+            .await
+            .expect("the server answers");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(witness.next().await.end.kind(), api::PANICKED, "{body:?}");
         soon(supervisor.idle()).await;
@@ -95,7 +111,11 @@ where
 {
     let respond = move |request: Request<Incoming>, _| {
         let tasks = request.background_tasks().expect("the layer is there");
-        tasks.add(Task::new(async {}).named("after success").when(When::Success));
+        tasks.add(
+            Task::new(async {})
+                .named("after success")
+                .when(When::Success),
+        );
         respond()
     };
     Server::new(respond).await
@@ -134,7 +154,10 @@ async fn an_informational_status_over_http2() {
         let mut client = Multiplexed::connect(&server).await;
         let (response, _stream) = client.send(Method::GET, "/").await;
         let answer = soon(response).await;
-        assert!(answer.is_err(), "the client should take no answer of status {status}: {answer:?}");
+        assert!(
+            answer.is_err(),
+            "the client should take no answer of status {status}: {answer:?}"
+        );
         assert_failed(&server, &format!("{status} over HTTP/2")).await;
     }
 }
@@ -144,7 +167,10 @@ async fn a_length_that_is_no_number_over_http2() {
     for length in ["ten", "1e1", "+5", "-5", "5 5", ""] {
         let server = serve(move || {
             let body = Script::new([Step::data("hello")]);
-            Response::builder().header(CONTENT_LENGTH, length).body(body).expect("the header is valid")
+            Response::builder()
+                .header(CONTENT_LENGTH, length)
+                .body(body)
+                .expect("the header is valid")
         })
         .await;
         let mut client = Multiplexed::connect(&server).await;
@@ -153,7 +179,10 @@ async fn a_length_that_is_no_number_over_http2() {
             let (_, mut body) = soon(response).await?.into_parts();
             rest(&mut body).await
         };
-        assert!(answer.await.is_err(), "the client should take no answer of length {length:?}");
+        assert!(
+            answer.await.is_err(),
+            "the client should take no answer of length {length:?}"
+        );
         assert_failed(&server, &format!("length {length:?} over HTTP/2")).await;
     }
 }
@@ -161,7 +190,11 @@ async fn a_length_that_is_no_number_over_http2() {
 /// A response of ten declared bytes that says another version, and does not end by itself after them.
 fn of_ten_bytes(version: Version) -> Response<Script> {
     let body = Script::new([Step::data("0123456789"), Step::Hang]);
-    Response::builder().version(version).header(CONTENT_LENGTH, 10).body(body).expect("the header is valid")
+    Response::builder()
+        .version(version)
+        .header(CONTENT_LENGTH, 10)
+        .body(body)
+        .expect("the header is valid")
 }
 
 /// The end that a service's response has when it is dropped after its first frame.
@@ -173,10 +206,16 @@ async fn end_after_first_frame(request: Version, response: Version) -> (api::End
         witness.watch(&tasks);
         ready(Ok::<_, Infallible>(of_ten_bytes(response)))
     }));
-    let request = Request::builder().version(request).body(()).expect("the request is valid");
+    let request = Request::builder()
+        .version(request)
+        .body(())
+        .expect("the request is valid");
     let Ok(response) = service.oneshot(request).await;
     let mut body = response.into_body();
-    body.frame().await.expect("there is a frame").expect("the body does not fail");
+    body.frame()
+        .await
+        .expect("there is a frame")
+        .expect("the body does not fail");
     drop(body);
     let end = witness.next().await.end;
     soon(supervisor.idle()).await;
@@ -187,10 +226,22 @@ async fn end_after_first_frame(request: Version, response: Version) -> (api::End
 async fn the_version_of_the_request_counts() {
     let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
     // (version of request, version of response): HTTP/1 is complete with the declared bytes, HTTP/2 with the end of the body.
-    assert_eq!(end_after_first_frame(http1, http1).await, (api::COMPLETE, 1));
-    assert_eq!(end_after_first_frame(http1, http2).await, (api::COMPLETE, 1));
-    assert_eq!(end_after_first_frame(http2, http1).await, (api::INTERRUPTED, 0));
-    assert_eq!(end_after_first_frame(http2, http2).await, (api::INTERRUPTED, 0));
+    assert_eq!(
+        end_after_first_frame(http1, http1).await,
+        (api::COMPLETE, 1)
+    );
+    assert_eq!(
+        end_after_first_frame(http1, http2).await,
+        (api::COMPLETE, 1)
+    );
+    assert_eq!(
+        end_after_first_frame(http2, http1).await,
+        (api::INTERRUPTED, 0)
+    );
+    assert_eq!(
+        end_after_first_frame(http2, http2).await,
+        (api::INTERRUPTED, 0)
+    );
 }
 
 #[tokio::test]
@@ -202,5 +253,8 @@ async fn a_response_that_says_http2_over_http1() {
     drop(client);
     let seen = server.witness.next().await;
     soon(server.supervisor.idle()).await;
-    assert_eq!((seen.cell().as_str(), server.supervisor.stats().succeeded), ("Complete, 10 B", 2));
+    assert_eq!(
+        (seen.cell().as_str(), server.supervisor.stats().succeeded),
+        ("Complete, 10 B", 2)
+    );
 }

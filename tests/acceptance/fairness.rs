@@ -58,8 +58,13 @@ impl Turns {
         let timer_turns = fired.load(SeqCst) - before;
         timer.abort();
         stop.store(true, SeqCst);
-        let requests = tokio::task::spawn_blocking(|| client.join()).await.expect("it is not aborted");
-        Self { timer: timer_turns, requests: requests.expect("the client does not panic") }
+        let requests = tokio::task::spawn_blocking(|| client.join())
+            .await
+            .expect("it is not aborted");
+        Self {
+            timer: timer_turns,
+            requests: requests.expect("the client does not panic"),
+        }
     }
 }
 
@@ -67,10 +72,14 @@ impl Turns {
 fn ask_until(address: SocketAddr, stopped: &AtomicBool) -> usize {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_nodelay(true).expect("it is a TCP stream");
-    stream.set_read_timeout(Some(PATIENCE)).expect("the time is not zero");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("the time is not zero");
     let mut answered = 0;
     while !stopped.load(SeqCst) {
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("the server reads");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .expect("the server reads");
         let mut read = Vec::new();
         while !read.ends_with(b"\r\n\r\nhello") {
             let mut bytes = [0; 1024];
@@ -100,7 +109,11 @@ async fn compare() -> [Turns; 2] {
         let tracker = TaskTracker::new();
         let spawning = tracker.clone();
         // From a worker, as the tasks of a request are.
-        tokio::spawn(async move { (0..TASKS).for_each(|_| drop(spawning.spawn(async { compute() }))) }).await.expect("no panic");
+        tokio::spawn(
+            async move { (0..TASKS).for_each(|_| drop(spawning.spawn(async { compute() }))) },
+        )
+        .await
+        .expect("no panic");
         tracker.close();
         tracker.wait().await;
     });
@@ -121,13 +134,18 @@ fn many_tasks_leave_others_their_turns() {
         let mut compared = Vec::new();
         while compared.len() < 3 {
             let [spawned, ours] = workers(1).block_on(compare());
-            assert!(spawned.timer >= 10 && spawned.requests >= 10, "too few turns to compare: {spawned:?}");
+            assert!(
+                spawned.timer >= 10 && spawned.requests >= 10,
+                "too few turns to compare: {spawned:?}"
+            );
             compared.push((spawned, ours));
             if ours.timer * 2 >= spawned.timer && ours.requests * 2 >= spawned.requests {
                 return;
             }
         }
-        panic!("turns of others beside spawned tasks, and beside tasks of a request: {compared:#?}");
+        panic!(
+            "turns of others beside spawned tasks, and beside tasks of a request: {compared:#?}"
+        );
     });
 }
 
@@ -157,21 +175,32 @@ fn an_endless_chain_leaves_others_their_turns(order: Order) {
             tokio::time::sleep(Duration::from_millis(1)).await;
             let other = Call::new(&supervisor, "/other");
             let (ran, runs) = tokio::sync::oneshot::channel();
-            other.tasks.add(async move { ran.send(()).expect("the test waits") });
+            other
+                .tasks
+                .add(async move { ran.send(()).expect("the test waits") });
             other.finish().await;
-            soon(runs).await.expect("the task of the other request runs");
+            soon(runs)
+                .await
+                .expect("the task of the other request runs");
         }
-        assert!(!stop.swap(true, SeqCst), "the chain had {LONGEST} tasks before others got five turns");
+        assert!(
+            !stop.swap(true, SeqCst),
+            "the chain had {LONGEST} tasks before others got five turns"
+        );
         soon(supervisor.idle()).await;
     });
 }
 
 #[test]
 fn a_sequential_chain() {
-    alone!(a_sequential_chain, || an_endless_chain_leaves_others_their_turns(Order::Sequential));
+    alone!(a_sequential_chain, || {
+        an_endless_chain_leaves_others_their_turns(Order::Sequential)
+    });
 }
 
 #[test]
 fn a_concurrent_chain() {
-    alone!(a_concurrent_chain, || an_endless_chain_leaves_others_their_turns(Order::Concurrent));
+    alone!(a_concurrent_chain, || {
+        an_endless_chain_leaves_others_their_turns(Order::Concurrent)
+    });
 }

@@ -50,7 +50,11 @@ impl Drop for Captured {
 
 impl Counts {
     /// A future that counts its end in `ended`, and its drop.
-    fn count(&self, ended: &Arc<AtomicUsize>, before: impl Future<Output = ()> + Send + 'static) -> BoxFuture<'static, ()> {
+    fn count(
+        &self,
+        ended: &Arc<AtomicUsize>,
+        before: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'static, ()> {
         let (ended, captured) = (ended.clone(), Captured(self.dropped.clone()));
         Box::pin(async move {
             let _captured = captured;
@@ -78,7 +82,11 @@ impl Counts {
 /// Checks that one task was added and fell back, and that nothing of it is left.
 fn assert_fell_back(supervisor: &Supervisor, counts: &Counts) {
     let stats = supervisor.stats();
-    assert_eq!((stats.added(), stats.pending(), fell_back(&stats)), (1, 0, 1), "{stats:?}");
+    assert_eq!(
+        (stats.added(), stats.pending(), fell_back(&stats)),
+        (1, 0, 1),
+        "{stats:?}"
+    );
     assert_eq!((counts.ends(), counts.dropped()), ((0, 1), 2));
 }
 
@@ -112,7 +120,10 @@ async fn a_task_without_fallback_is_refused_when_the_supervisor_is_closed() {
     assert!(supervisor.shutdown(PATIENCE).await.is_clean());
     tasks.add(async {});
     let stats = supervisor.stats();
-    assert_eq!((fell_back(&stats), stats.succeeded, stats.pending()), (0, 0, 0));
+    assert_eq!(
+        (fell_back(&stats), stats.succeeded, stats.pending()),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test]
@@ -131,7 +142,10 @@ async fn the_grace_ends_while_the_task_runs() {
 
 #[tokio::test]
 async fn the_grace_ends_while_the_task_waits_for_a_permit() {
-    let supervisor = Supervisor::builder().max_concurrent(1).abort_after(PATIENCE).build();
+    let supervisor = Supervisor::builder()
+        .max_concurrent(1)
+        .abort_after(PATIENCE)
+        .build();
     let counts = Counts::default();
     let tasks = answered(&supervisor, "/").await;
     // Holds the permit until the fallback of the other task has run.
@@ -144,11 +158,18 @@ async fn the_grace_ends_while_the_task_waits_for_a_permit() {
     }));
     soon(running).await.expect("the first task runs");
     let fallback = async move { falls_back.send(()).expect("the first task waits") };
-    tasks.add(Task::new(counts.count(&counts.worked, ready(()))).shutdown_fallback(counts.count(&counts.fell_back, fallback)));
+    tasks.add(
+        Task::new(counts.count(&counts.worked, ready(())))
+            .shutdown_fallback(counts.count(&counts.fell_back, fallback)),
+    );
     settle().await;
     soon(supervisor.shutdown(GRACE)).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, fell_back(&stats), stats.added()), (1, 1, 2), "{stats:?}");
+    assert_eq!(
+        (stats.succeeded, fell_back(&stats), stats.added()),
+        (1, 1, 2),
+        "{stats:?}"
+    );
     assert_eq!((counts.ends(), counts.dropped()), ((0, 1), 2));
 }
 
@@ -169,10 +190,17 @@ async fn the_grace_ends_while_the_task_waits_for_the_one_before() {
 }
 
 /// A response with this status, whose head is there and whose body is open.
-async fn open(supervisor: &Supervisor, status: StatusCode, task: Task) -> Response<impl http_body::Body + use<>> {
+async fn open(
+    supervisor: &Supervisor,
+    status: StatusCode,
+    task: Task,
+) -> Response<impl http_body::Body + use<>> {
     let mut task = Some(task);
     let service = api::layer(supervisor).layer(service_fn(move |request: Request<()>| {
-        request.background_tasks().expect("the layer is there").add(task.take().expect("there is one request"));
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(task.take().expect("there is one request"));
         let mut response = Response::new(Full::<Bytes>::from("hello"));
         *response.status_mut() = status;
         ready(Ok::<_, Infallible>(response))
@@ -185,7 +213,12 @@ async fn open(supervisor: &Supervisor, status: StatusCode, task: Task) -> Respon
 async fn the_grace_ends_while_the_response_is_open() {
     for when in [When::Responded, When::Success, When::Always] {
         let (supervisor, counts) = (Supervisor::new(), Counts::default());
-        let response = open(&supervisor, StatusCode::OK, counts.task(ready(())).when(when)).await;
+        let response = open(
+            &supervisor,
+            StatusCode::OK,
+            counts.task(ready(())).when(when),
+        )
+        .await;
         soon(supervisor.shutdown(GRACE)).await;
         assert_fell_back(&supervisor, &counts);
         // Its end starts nothing any more.
@@ -217,7 +250,16 @@ async fn the_condition_holds_for_the_fallback() {
     drop(response);
     soon(supervisor.idle()).await;
     let stats = supervisor.stats();
-    assert_eq!((counts.ends(), counts.dropped(), fell_back(&stats), stats.pending()), ((0, 0), 2, 0, 0), "{stats:?}");
+    assert_eq!(
+        (
+            counts.ends(),
+            counts.dropped(),
+            fell_back(&stats),
+            stats.pending()
+        ),
+        ((0, 0), 2, 0, 0),
+        "{stats:?}"
+    );
     assert_eq!(stats.skipped, 1, "{stats:?}");
 }
 
@@ -228,31 +270,72 @@ async fn a_fallback_fails() {
     tasks.add(Task::new(pending::<()>()).shutdown_fallback(async { Err::<(), _>("as it should") }));
     soon(supervisor.shutdown(GRACE)).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.failed, fell_back(&stats), stats.pending(), stats.added()), (1, 0, 0, 1), "{stats:?}");
+    assert_eq!(
+        (
+            stats.failed,
+            fell_back(&stats),
+            stats.pending(),
+            stats.added()
+        ),
+        (1, 0, 0, 1),
+        "{stats:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_fallback_panics() {
     let supervisor = Supervisor::new();
     let tasks = answered(&supervisor, "/").await;
-    tasks.add(Task::new(pending::<()>()).shutdown_fallback(async { assert_eq!(1, 2, "as it should") }));
+    tasks.add(
+        Task::new(pending::<()>()).shutdown_fallback(async { assert_eq!(1, 2, "as it should") }),
+    );
     soon(supervisor.shutdown(GRACE)).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.failed + stats.panicked, fell_back(&stats), stats.pending(), stats.added()), (1, 0, 0, 1), "{stats:?}");
+    assert_eq!(
+        (
+            stats.failed + stats.panicked,
+            fell_back(&stats),
+            stats.pending(),
+            stats.added()
+        ),
+        (1, 0, 0, 1),
+        "{stats:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_fallback_takes_longer_than_abort_after() {
-    let supervisor = Supervisor::builder().abort_after(Duration::from_millis(20)).build();
+    let supervisor = Supervisor::builder()
+        .abort_after(Duration::from_millis(20))
+        .build();
     let counts = Counts::default();
     let tasks = answered(&supervisor, "/").await;
     let fallback = counts.count(&counts.fell_back, pending());
-    tasks.add(Task::new(counts.count(&counts.worked, pending())).named("late").shutdown_fallback(fallback));
+    tasks.add(
+        Task::new(counts.count(&counts.worked, pending()))
+            .named("late")
+            .shutdown_fallback(fallback),
+    );
     let report = soon(supervisor.shutdown(GRACE)).await;
     assert!(!report.is_clean());
-    assert!(report.abandoned().iter().any(|task| task.name() == Some("late")), "{report:?}");
+    assert!(
+        report
+            .abandoned()
+            .iter()
+            .any(|task| task.name() == Some("late")),
+        "{report:?}"
+    );
     let stats = supervisor.stats();
-    assert_eq!((aborted(&stats), fell_back(&stats), stats.pending(), stats.added()), (1, 0, 0, 1), "{stats:?}");
+    assert_eq!(
+        (
+            aborted(&stats),
+            fell_back(&stats),
+            stats.pending(),
+            stats.added()
+        ),
+        (1, 0, 0, 1),
+        "{stats:?}"
+    );
     assert_eq!((counts.ends(), counts.dropped()), ((0, 0), 2));
 }
 
@@ -269,7 +352,11 @@ async fn work_that_ends_within_the_grace_needs_no_fallback() {
     go.send(()).expect("the task waits");
     assert!(soon(shutdown).await.expect("it does not panic").is_clean());
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, fell_back(&stats), stats.added()), (1, 0, 1), "{stats:?}");
+    assert_eq!(
+        (stats.succeeded, fell_back(&stats), stats.added()),
+        (1, 0, 1),
+        "{stats:?}"
+    );
     assert_eq!((counts.ends(), counts.dropped()), ((1, 0), 2));
 }
 
@@ -302,7 +389,15 @@ async fn of_a_blocking_task_that_waits() {
 #[test]
 fn the_cost_of_a_shutdown_with_fallbacks_is_linear() {
     alone!(the_cost_of_a_shutdown_with_fallbacks_is_linear, || {
-        let task = || Task::new(pending::<()>()).when(When::Always).shutdown_fallback(ready(()));
-        assert_linear(Case { task, abort_after: PATIENCE, ended: fell_back });
+        let task = || {
+            Task::new(pending::<()>())
+                .when(When::Always)
+                .shutdown_fallback(ready(()))
+        };
+        assert_linear(Case {
+            task,
+            abort_after: PATIENCE,
+            ended: fell_back,
+        });
     });
 }

@@ -27,21 +27,32 @@ use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Sup
 const HALF: usize = 500;
 
 async fn soon<F: Future>(event: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(30), event).await.expect("the event that the test waits for should come")
+    tokio::time::timeout(Duration::from_secs(30), event)
+        .await
+        .expect("the event that the test waits for should come")
 }
 
 /// Makes a request whose handler uses the registry, to the end of its response.
-async fn request(supervisor: &Supervisor, handler: impl FnOnce(&BackgroundTasks)) -> BackgroundTasks {
+async fn request(
+    supervisor: &Supervisor,
+    handler: impl FnOnce(&BackgroundTasks),
+) -> BackgroundTasks {
     let (mut handler, mut registry) = (Some(handler), None);
     let service = service_fn(|request: Request<()>| {
         let tasks = request.background_tasks().expect("the layer is there");
         handler.take().expect("there is one request")(&tasks);
         registry = Some(tasks);
-        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))))
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+            "hello",
+        ))))
     });
     let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service);
     let Ok(response) = service.oneshot(Request::new(())).await;
-    response.into_body().collect().await.expect("the body does not fail");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body does not fail");
     registry.expect("the handler was called")
 }
 
@@ -64,8 +75,15 @@ impl Starts {
     async fn assert_in_order(&self, supervisor: &Supervisor, count: usize) {
         soon(supervisor.idle()).await;
         let starts = self.0.lock().unwrap();
-        let wrong = starts.iter().enumerate().find(|(place, number)| place != *number);
-        assert_eq!((wrong, starts.len()), (None, count), "(place, number) of the first wrong start, and all starts");
+        let wrong = starts
+            .iter()
+            .enumerate()
+            .find(|(place, number)| place != *number);
+        assert_eq!(
+            (wrong, starts.len()),
+            (None, count),
+            "(place, number) of the first wrong start, and all starts"
+        );
     }
 }
 
@@ -109,15 +127,24 @@ fn use_up_budget() {
 fn runtimes() -> [Runtime; 2] {
     let built = "a runtime can be built";
     [
-        Builder::new_current_thread().enable_all().build().expect(built),
-        Builder::new_multi_thread().worker_threads(2).enable_all().build().expect(built),
+        Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect(built),
+        Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect(built),
     ]
 }
 
 /// Runs the test in a tokio task: what `block_on` polls has no budget that ends, on some runtimes.
 fn on_each_runtime<Fut: Future<Output = ()> + Send + 'static>(test: impl Fn() -> Fut) {
     for runtime in runtimes() {
-        runtime.block_on(runtime.spawn(test())).expect("the test holds");
+        runtime
+            .block_on(runtime.spawn(test()))
+            .expect("the test holds");
     }
 }
 
@@ -190,7 +217,10 @@ fn of_late_tasks_of_two_requests_in_turn() {
     on_each_runtime(|| async {
         let (supervisor, release) = with_held_permit().await;
         let starts = Starts::default();
-        let requests = [request(&supervisor, |_| ()).await, request(&supervisor, |_| ()).await];
+        let requests = [
+            request(&supervisor, |_| ()).await,
+            request(&supervisor, |_| ()).await,
+        ];
         use_up_budget();
         for number in 0..2 * HALF {
             starts.add(&requests[number % 2], [number]);

@@ -35,8 +35,13 @@ async fn serve_large_heads(supervisor: &Supervisor, go: &Arc<Semaphore>) -> Serv
     let service = service_fn(move |request: Request<Incoming>| {
         let go = go.clone();
         let waiting = async move { drop(go.acquire().await) };
-        request.background_tasks().expect("the layer is there").add(Task::new(waiting).when(When::Always));
-        std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))))
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(Task::new(waiting).when(When::Always));
+        std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+            "hello",
+        ))))
     });
     let service = api::layer(supervisor).layer(service);
     Server::each(supervisor.clone(), Witness::new(), move |stream| {
@@ -52,7 +57,9 @@ async fn serve_large_heads(supervisor: &Supervisor, go: &Arc<Semaphore>) -> Serv
 /// Makes requests with heads of 384 kB, each on a connection that is closed afterwards.
 async fn send_large_heads(server: &Server, count: usize) {
     let filler = "x".repeat(384_000);
-    let head = format!("GET /path HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-request-id: 7\r\nx-filler: {filler}\r\n\r\n");
+    let head = format!(
+        "GET /path HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-request-id: 7\r\nx-filler: {filler}\r\n\r\n"
+    );
     for _ in 0..count {
         let mut client = Raw::connect(server.address).await;
         client.send(&head).await;
@@ -85,8 +92,15 @@ fn waiting_tasks_hold_no_head() {
 
 /// The text that a task, a report or a log line may have of a longer one: its first 1024 bytes, up to a whole character.
 fn assert_cut(kept: &str, text: &str) {
-    assert!(kept.len() <= 1_024, "{} bytes of a text from the request are kept", kept.len());
-    assert!(kept.len() > 1_000 && text.starts_with(kept), "it is cut too short, or changed: {kept}");
+    assert!(
+        kept.len() <= 1_024,
+        "{} bytes of a text from the request are kept",
+        kept.len()
+    );
+    assert!(
+        kept.len() > 1_000 && text.starts_with(kept),
+        "it is cut too short, or changed: {kept}"
+    );
 }
 
 /// The path has characters of two bytes, one of which lies on the limit.
@@ -94,7 +108,10 @@ fn assert_cut(kept: &str, text: &str) {
 /// The event of the failure has them only if there is no span.
 #[tokio::test]
 async fn path_and_request_id_are_cut() {
-    for (level, name) in [(LevelFilter::TRACE, "the span"), (LevelFilter::WARN, "the event")] {
+    for (level, name) in [
+        (LevelFilter::TRACE, "the span"),
+        (LevelFilter::WARN, "the event"),
+    ] {
         let (with_path, with_id) = cut(level).await;
         assert!(with_path >= 1, "{name} has the path");
         assert!(with_id >= 1, "{name} has the request's id");
@@ -122,12 +139,20 @@ async fn cut(level: LevelFilter) -> (usize, usize) {
         tasks.add(task.named("fails"));
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
     }));
-    let request = Request::get(&path).header("x-request-id", &id).body(()).expect("the path is valid");
+    let request = Request::get(&path)
+        .header("x-request-id", &id)
+        .body(())
+        .expect("the path is valid");
     let Ok(response) = service.oneshot(request).await;
     response.into_body().collect().await.expect("a whole body");
     until(async || supervisor.stats().running == 1).await;
     assert_eq!(api::tasks(&supervisor).len(), 1);
-    assert_cut(api::tasks(&supervisor)[0].path().expect("it is a task of a request"), &path);
+    assert_cut(
+        api::tasks(&supervisor)[0]
+            .path()
+            .expect("it is a task of a request"),
+        &path,
+    );
     go.add_permits(1);
     soon(supervisor.idle()).await;
 
@@ -160,25 +185,43 @@ fn hand_on(requests: usize, mut extensions: Extensions) -> Extensions {
         let left = Mutex::new(Extensions::new());
         let service = service_fn(|mut request: Request<()>| {
             *left.lock().unwrap() = std::mem::take(request.extensions_mut());
-            std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))))
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+                "hello",
+            ))))
         });
         let mut request = Request::new(());
         *request.extensions_mut() = extensions;
         let layer = api::layer(&supervisors[nth % 2]);
-        let Ok(response) = layer.layer(service).oneshot(request).now_or_never().expect("the handler does not wait");
-        response.into_body().collect().now_or_never().expect("the body does not wait").expect("the body does not fail");
+        let Ok(response) = layer
+            .layer(service)
+            .oneshot(request)
+            .now_or_never()
+            .expect("the handler does not wait");
+        response
+            .into_body()
+            .collect()
+            .now_or_never()
+            .expect("the body does not wait")
+            .expect("the body does not fail");
         extensions = left.into_inner().unwrap();
     }
-    assert!(supervisors.iter().all(|supervisor| supervisor.open_responses() == 0));
+    assert!(
+        supervisors
+            .iter()
+            .all(|supervisor| supervisor.open_responses() == 0)
+    );
     extensions
 }
 
 #[test]
 fn dropping_extensions_that_were_handed_on_needs_little_stack() {
-    alone!(dropping_extensions_that_were_handed_on_needs_little_stack, || {
-        let dropping = thread::spawn(|| drop(hand_on(400_000, Extensions::new())));
-        dropping.join().expect("it does not panic");
-    });
+    alone!(
+        dropping_extensions_that_were_handed_on_needs_little_stack,
+        || {
+            let dropping = thread::spawn(|| drop(hand_on(400_000, Extensions::new())));
+            dropping.join().expect("it does not panic");
+        }
+    );
 }
 
 #[test]
@@ -226,20 +269,31 @@ fn assert_bounded(runtime: &tokio::runtime::Runtime) {
         while supervisor.stats().pending() > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        let grown = chain.most.load(SeqCst).saturating_sub(chain.least.load(SeqCst));
+        let grown = chain
+            .most
+            .load(SeqCst)
+            .saturating_sub(chain.least.load(SeqCst));
         assert_eq!(supervisor.stats().succeeded, 1_010_002);
-        assert!(grown < MB, "a request whose tasks add 1,000,000 tasks grows by {grown} bytes");
+        assert!(
+            grown < MB,
+            "a request whose tasks add 1,000,000 tasks grows by {grown} bytes"
+        );
     });
 }
 
 #[test]
 fn an_observed_chain_of_tasks_keeps_nothing() {
-    alone!(an_observed_chain_of_tasks_keeps_nothing, || assert_bounded(&one_thread()));
+    alone!(an_observed_chain_of_tasks_keeps_nothing, || assert_bounded(
+        &one_thread()
+    ));
 }
 
 #[test]
 fn an_observed_chain_of_tasks_keeps_nothing_on_two_workers() {
-    alone!(an_observed_chain_of_tasks_keeps_nothing_on_two_workers, || assert_bounded(&workers(2)));
+    alone!(
+        an_observed_chain_of_tasks_keeps_nothing_on_two_workers,
+        || assert_bounded(&workers(2))
+    );
 }
 
 /// The report of a request with 150 failures has the first 100 of them.
@@ -254,6 +308,15 @@ async fn a_report_has_the_first_failures() {
     call.tasks.add(async {});
     call.finish().await;
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().failed, supervisor.stats().succeeded), (150, 1));
-    assert_eq!((watch.reports.load(SeqCst), watch.reported_failures.load(SeqCst)), (1, 100));
+    assert_eq!(
+        (supervisor.stats().failed, supervisor.stats().succeeded),
+        (150, 1)
+    );
+    assert_eq!(
+        (
+            watch.reports.load(SeqCst),
+            watch.reported_failures.load(SeqCst)
+        ),
+        (1, 100)
+    );
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata as MetricMetadata, Recorder, SharedString,
-    Unit,
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName,
+    Metadata as MetricMetadata, Recorder, SharedString, Unit,
 };
 use tower_background::{Supervisor, Task};
 use tracing::{
@@ -57,7 +57,8 @@ fn assert_all_run() {
         };
         let [succeeds, fails, panics, blocks] = [note(), note(), note(), note()];
         tracing::info_span!("request").in_scope(|| {
-            call.tasks.add(Task::new(async move { succeeds() }).named("succeeds"));
+            call.tasks
+                .add(Task::new(async move { succeeds() }).named("succeeds"));
             call.tasks.add(
                 Task::new(async move {
                     fails();
@@ -77,10 +78,20 @@ fn assert_all_run() {
         soon(supervisor.idle()).await;
         let stats = supervisor.stats();
         assert_eq!(ran.load(SeqCst), 4, "{stats:?}");
-        let outcomes = (stats.succeeded, stats.failed, stats.panicked, stats.pending(), stats.added());
+        let outcomes = (
+            stats.succeeded,
+            stats.failed,
+            stats.panicked,
+            stats.pending(),
+            stats.added(),
+        );
         assert_eq!(outcomes, (2, 1, 1, 0, 4), "{stats:?}");
         assert_eq!(supervisor.open_responses(), 0);
-        assert!(soon(supervisor.shutdown(crate::common::PATIENCE)).await.is_clean());
+        assert!(
+            soon(supervisor.shutdown(crate::common::PATIENCE))
+                .await
+                .is_clean()
+        );
     });
 }
 
@@ -105,7 +116,8 @@ struct Panicking(Callback);
 
 impl Panicking {
     fn reached(&self, callback: Callback, metadata: Option<&Metadata<'_>>) {
-        let ours = metadata.is_some_and(|metadata| metadata.target().starts_with("tower_background"));
+        let ours =
+            metadata.is_some_and(|metadata| metadata.target().starts_with("tower_background"));
         if ours && (self.0 == callback || self.0 == Callback::All) {
             panic_on_purpose();
         }
@@ -163,7 +175,11 @@ fn assert_all_run_under(callback: Callback) {
     let subscriber = tracing_subscriber::registry().with(Panicking(callback));
     tracing::subscriber::set_global_default(subscriber).expect("there is none in this process");
     assert_all_run();
-    assert_ne!(PANICS.load(SeqCst), 0, "the layer should have panicked in {callback:?}");
+    assert_ne!(
+        PANICS.load(SeqCst),
+        0,
+        "the layer should have panicked in {callback:?}"
+    );
 }
 
 macro_rules! callbacks {
@@ -256,17 +272,27 @@ impl Recorder for PanickingRecorder {
 }
 
 fn assert_all_run_with(recorder: PanickingRecorder) {
-    metrics::set_global_recorder(recorder).map_err(|_| ()).expect("there is none in this process");
+    metrics::set_global_recorder(recorder)
+        .map_err(|_| ())
+        .expect("there is none in this process");
     assert_all_run();
     assert_ne!(PANICS.load(SeqCst), 0, "the recorder should have panicked");
 }
 
 #[test]
 fn a_recorder_panics_at_registration() {
-    alone!(a_recorder_panics_at_registration, || assert_all_run_with(PanickingRecorder { at_registration: true }));
+    alone!(a_recorder_panics_at_registration, || assert_all_run_with(
+        PanickingRecorder {
+            at_registration: true
+        }
+    ));
 }
 
 #[test]
 fn a_recorder_panics_when_a_metric_changes() {
-    alone!(a_recorder_panics_when_a_metric_changes, || assert_all_run_with(PanickingRecorder { at_registration: false }));
+    alone!(a_recorder_panics_when_a_metric_changes, || {
+        assert_all_run_with(PanickingRecorder {
+            at_registration: false,
+        })
+    });
 }

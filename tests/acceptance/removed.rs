@@ -10,7 +10,9 @@ use std::{
 };
 
 use futures_util::future::poll_immediate;
-use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 use tower_background::{BackgroundTasks, Supervisor, Task};
 
 use crate::{
@@ -41,7 +43,10 @@ impl Scene {
     /// The first task has timed out and holds the only permit, for which the second one waits.
     async fn new() -> Self {
         let watch = Watch::default();
-        let supervisor = Supervisor::builder().max_blocking(1).observer(watch.clone()).build();
+        let supervisor = Supervisor::builder()
+            .max_blocking(1)
+            .observer(watch.clone())
+            .build();
         let tasks = answered(&supervisor, "/").await;
         let (end_first, waiting) = mpsc::channel::<()>();
         let first = blocking(move || {
@@ -53,15 +58,34 @@ impl Scene {
         let held = Dropped(second_dropped.clone());
         tasks.add(blocking(move || drop(held)).named("second"));
         settle().await;
-        assert!(!second_dropped.load(SeqCst) && queued(&supervisor.stats()) == 1, "the second task waits");
-        Self { supervisor, tasks, watch, end_first, second_dropped }
+        assert!(
+            !second_dropped.load(SeqCst) && queued(&supervisor.stats()) == 1,
+            "the second task waits"
+        );
+        Self {
+            supervisor,
+            tasks,
+            watch,
+            end_first,
+            second_dropped,
+        }
     }
 
     fn assert_second_is_over(&self) {
-        assert!(self.second_dropped.load(SeqCst), "the removed task should have been dropped");
-        assert!(self.watch.has_ended("second"), "the observer should know of the removed task");
+        assert!(
+            self.second_dropped.load(SeqCst),
+            "the removed task should have been dropped"
+        );
+        assert!(
+            self.watch.has_ended("second"),
+            "the observer should know of the removed task"
+        );
         let stats = self.supervisor.stats();
-        assert_eq!((stats.pending(), removed(&stats), stats.added()), (0, 1, 2), "{stats:?}");
+        assert_eq!(
+            (stats.pending(), removed(&stats), stats.added()),
+            (0, 1, 2),
+            "{stats:?}"
+        );
         assert_eq!((deferred(&stats), queued(&stats), stats.running), (0, 0, 0));
     }
 }
@@ -78,11 +102,24 @@ async fn idle_waits_for_the_drop_of_a_removed_task() {
     if poll_immediate(scene.supervisor.idle()).await.is_some() {
         scene.assert_second_is_over();
     }
-    let Scene { supervisor, tasks, watch, end_first, second_dropped } = scene;
+    let Scene {
+        supervisor,
+        tasks,
+        watch,
+        end_first,
+        second_dropped,
+    } = scene;
     drop(end_first);
     soon(supervisor.idle()).await;
     let (end_first, _) = mpsc::channel();
-    Scene { supervisor, tasks, watch, end_first, second_dropped }.assert_second_is_over();
+    Scene {
+        supervisor,
+        tasks,
+        watch,
+        end_first,
+        second_dropped,
+    }
+    .assert_second_is_over();
 }
 
 #[tokio::test]
@@ -95,11 +132,24 @@ async fn a_clean_shutdown_waits_for_the_drop_of_a_removed_task() {
     if shutdown.is_finished() {
         scene.assert_second_is_over();
     }
-    let Scene { supervisor, tasks, watch, end_first, second_dropped } = scene;
+    let Scene {
+        supervisor,
+        tasks,
+        watch,
+        end_first,
+        second_dropped,
+    } = scene;
     drop(end_first);
     assert!(soon(shutdown).await.expect("it does not panic").is_clean());
     let (end_first, _) = mpsc::channel();
-    Scene { supervisor, tasks, watch, end_first, second_dropped }.assert_second_is_over();
+    Scene {
+        supervisor,
+        tasks,
+        watch,
+        end_first,
+        second_dropped,
+    }
+    .assert_second_is_over();
 }
 
 /// The least value that each gauge had.
@@ -113,7 +163,10 @@ struct Least {
 }
 
 impl Least {
-    #[expect(clippy::cast_possible_truncation, reason = "gauges of this crate count tasks")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "gauges of this crate count tasks"
+    )]
     fn change(&self, by: f64) {
         let value = self.value.fetch_add(by as i64, SeqCst) + by as i64;
         self.least.fetch_min(value, SeqCst);
@@ -129,7 +182,10 @@ impl GaugeFn for Least {
         self.change(-value);
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "gauges of this crate count tasks")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "gauges of this crate count tasks"
+    )]
     fn set(&self, value: f64) {
         self.value.store(value as i64, SeqCst);
         self.least.fetch_min(value as i64, SeqCst);
@@ -148,7 +204,10 @@ impl Recorder for &'static Gauges {
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
         let mut gauges = self.0.lock().expect("no gauge panics");
         let name = key.to_string();
-        let found = gauges.iter().find(|(other, _)| *other == name).map(|(_, least)| least.clone());
+        let found = gauges
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, least)| least.clone());
         let least = found.unwrap_or_else(|| {
             let least = Arc::new(Least::default());
             gauges.push((name, least.clone()));
@@ -193,12 +252,19 @@ fn no_gauge_is_ever_below_zero() {
             let scene = Scene::new().await;
             assert_eq!(scene.tasks.remove("second"), 1);
             settle().await;
-            let Scene { supervisor, end_first, .. } = scene;
+            let Scene {
+                supervisor,
+                end_first,
+                ..
+            } = scene;
             drop(end_first);
             soon(supervisor.idle()).await;
         });
         let runtime = workers(2);
-        let supervisor = Supervisor::builder().max_concurrent(1).max_blocking(1).build();
+        let supervisor = Supervisor::builder()
+            .max_concurrent(1)
+            .max_blocking(1)
+            .build();
         let (polled, done) = (supervisor.clone(), Arc::new(AtomicBool::new(false)));
         let ended = done.clone();
         let polling = std::thread::spawn(move || {
@@ -220,7 +286,11 @@ fn no_gauge_is_ever_below_zero() {
         let gauges = gauges.0.lock().expect("no gauge panics");
         assert!(gauges.len() >= 3, "{gauges:?}");
         for (name, gauge) in &*gauges {
-            assert_eq!((gauge.least.load(SeqCst), gauge.value.load(SeqCst)), (0, 0), "least and last value of {name}");
+            assert_eq!(
+                (gauge.least.load(SeqCst), gauge.value.load(SeqCst)),
+                (0, 0),
+                "least and last value of {name}"
+            );
         }
     });
 }

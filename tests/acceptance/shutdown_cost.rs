@@ -59,13 +59,20 @@ pub(crate) fn assert_linear(case: Case) {
                 break;
             }
         }
-        assert!(many <= few * 16, "a shutdown takes {few:?} with {count} tasks, and {many:?} with eight times as many");
+        assert!(
+            many <= few * 16,
+            "a shutdown takes {few:?} with {count} tasks, and {many:?} with eight times as many"
+        );
     }
 }
 
 #[test]
 fn of_deferred_tasks() {
     alone!(of_deferred_tasks, || {
-        assert_linear(Case { task: || Task::new(pending::<()>()), abort_after: MILLISECOND, ended: aborted });
+        assert_linear(Case {
+            task: || Task::new(pending::<()>()),
+            abort_after: MILLISECOND,
+            ended: aborted,
+        });
     });
 }

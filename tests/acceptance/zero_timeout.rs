@@ -25,7 +25,11 @@ async fn as_that_of_tokio() {
     call.finish().await;
     soon(supervisor.idle()).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, stats.timed_out, stats.added()), (1, 1, 2), "{stats:?}");
+    assert_eq!(
+        (stats.succeeded, stats.timed_out, stats.added()),
+        (1, 1, 2),
+        "{stats:?}"
+    );
 }
 
 /// A blocking closure cannot be dropped once it runs, so it times out only if it has not ended by then.

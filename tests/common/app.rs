@@ -15,8 +15,13 @@ impl Server {
 
     /// Gets a path, to the end of its body.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
-        let response = soon(reqwest::get(format!("http://{}{path}", self.address))).await.expect("the server answers");
+        let response = soon(reqwest::get(format!("http://{}{path}", self.address)))
+            .await
+            .expect("the server answers");
         let status = response.status();
-        (status, soon(response.text()).await.expect("the body ends well"))
+        (
+            status,
+            soon(response.text()).await.expect("the body ends well"),
+        )
     }
 }

@@ -17,7 +17,10 @@ pub struct Around<B> {
 
 impl<B> Around<B> {
     pub fn new(inner: B, course: &Course) -> Self {
-        Self { inner: Box::pin(inner), course: course.expect_body() }
+        Self {
+            inner: Box::pin(inner),
+            course: course.expect_body(),
+        }
     }
 }
 
@@ -25,9 +28,13 @@ impl<B: Body> Body for Around<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = ready!(self.inner.as_mut().poll_frame(cx));
-        let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !self.inner.is_end_stream();
+        let goes_on =
+            matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !self.inner.is_end_stream();
         self.course.polled(!goes_on);
         Poll::Ready(frame)
     }

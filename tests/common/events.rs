@@ -24,11 +24,31 @@ pub type Fields = BTreeMap<&'static str, String>;
 /// What a subscriber was told. Spans are named by their number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
-    New { span: u64, name: &'static str, parent: Option<u64>, fields: Fields },
-    Record { span: u64, fields: Fields },
-    Follows { span: u64, from: u64 },
-    Close { span: u64, name: &'static str },
-    Event { level: Level, target: String, span: Option<u64>, fields: Fields, text: String },
+    New {
+        span: u64,
+        name: &'static str,
+        parent: Option<u64>,
+        fields: Fields,
+    },
+    Record {
+        span: u64,
+        fields: Fields,
+    },
+    Follows {
+        span: u64,
+        from: u64,
+    },
+    Close {
+        span: u64,
+        name: &'static str,
+    },
+    Event {
+        level: Level,
+        target: String,
+        span: Option<u64>,
+        fields: Fields,
+        text: String,
+    },
 }
 
 impl Entry {
@@ -63,23 +83,35 @@ impl Events {
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
         LazyLock::force(&SECOND);
         let events = Self::default();
-        let guard = tracing::subscriber::set_default(Registry::default().with(level).with(events.clone()));
+        let guard =
+            tracing::subscriber::set_default(Registry::default().with(level).with(events.clone()));
         (events, guard)
     }
 
     pub fn all(&self) -> Vec<Entry> {
-        self.0.lock().expect("no test panics while it records").clone()
+        self.0
+            .lock()
+            .expect("no test panics while it records")
+            .clone()
     }
 
     /// The events with this message.
     pub fn with_message(&self, message: &str) -> Vec<Entry> {
-        self.all().into_iter().filter(|entry| entry.message() == Some(message)).collect()
+        self.all()
+            .into_iter()
+            .filter(|entry| entry.message() == Some(message))
+            .collect()
     }
 
     /// The events of this crate, as level and text.
     pub fn ours(&self) -> Vec<(Level, String)> {
         let ours = self.all().into_iter().filter_map(|entry| match entry {
-            Entry::Event { level, target, text, .. } if target.starts_with("tower_background") => Some((level, text)),
+            Entry::Event {
+                level,
+                target,
+                text,
+                ..
+            } if target.starts_with("tower_background") => Some((level, text)),
             _ => None,
         });
         ours.collect()
@@ -89,8 +121,11 @@ impl Events {
     pub fn of_task(&self, name: &str) -> Vec<Entry> {
         let all = self.all();
         let is_of_task = |entry: &Entry| entry.field("task") == Some(name);
-        let is_its_span =
-            |id: u64| all.iter().any(|entry| matches!(entry, Entry::New { span, .. } if *span == id) && is_of_task(entry));
+        let is_its_span = |id: u64| {
+            all.iter().any(|entry| {
+                matches!(entry, Entry::New { span, .. } if *span == id) && is_of_task(entry)
+            })
+        };
         let is_ours = |entry: &Entry| match entry {
             Entry::Event { target, span, .. } if target.starts_with("tower_background") => {
                 is_of_task(entry) || span.is_some_and(is_its_span)
@@ -101,7 +136,10 @@ impl Events {
     }
 
     fn push(&self, entry: Entry) {
-        self.0.lock().expect("no test panics while it records").push(entry);
+        self.0
+            .lock()
+            .expect("no test panics while it records")
+            .push(entry);
     }
 }
 
@@ -110,17 +148,30 @@ where
     S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
-        let parent = cx.span(id).and_then(|span| span.parent().map(|parent| parent.id().into_u64()));
+        let parent = cx
+            .span(id)
+            .and_then(|span| span.parent().map(|parent| parent.id().into_u64()));
         let fields = read(|visit| attributes.record(visit));
-        self.push(Entry::New { span: id.into_u64(), name: attributes.metadata().name(), parent, fields });
+        self.push(Entry::New {
+            span: id.into_u64(),
+            name: attributes.metadata().name(),
+            parent,
+            fields,
+        });
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, _cx: Context<'_, S>) {
-        self.push(Entry::Record { span: id.into_u64(), fields: read(|visit| values.record(visit)) });
+        self.push(Entry::Record {
+            span: id.into_u64(),
+            fields: read(|visit| values.record(visit)),
+        });
     }
 
     fn on_follows_from(&self, id: &Id, follows: &Id, _cx: Context<'_, S>) {
-        self.push(Entry::Follows { span: id.into_u64(), from: follows.into_u64() });
+        self.push(Entry::Follows {
+            span: id.into_u64(),
+            from: follows.into_u64(),
+        });
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
@@ -136,7 +187,10 @@ where
 
     fn on_close(&self, id: Id, cx: Context<'_, S>) {
         let name = cx.metadata(&id).map_or("", |metadata| metadata.name());
-        self.push(Entry::Close { span: id.into_u64(), name });
+        self.push(Entry::Close {
+            span: id.into_u64(),
+            name,
+        });
     }
 }
 

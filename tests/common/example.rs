@@ -14,7 +14,10 @@ use tokio::{
 /// The built example. Cargo builds them for `cargo test`, but not for a single test.
 async fn example(name: &str, features: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows its file");
-    let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile's folder");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("it is in `deps` of its profile's folder");
     let file = profile.join("examples").join(name);
     if !file.exists() {
         let target = profile.parent().expect("a profile is in the target folder");
@@ -23,13 +26,26 @@ async fn example(name: &str, features: &str) -> PathBuf {
             Some(profile) => profile,
         };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--features", features, "--example", name, "--profile", profile, "--target-dir"])
+            .args([
+                "build",
+                "--quiet",
+                "--features",
+                features,
+                "--example",
+                name,
+                "--profile",
+                profile,
+                "--target-dir",
+            ])
             .arg(target)
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
             .status()
             .await
             .expect("cargo is there");
-        assert!(built.success() && file.exists(), "cargo should build the example {name}");
+        assert!(
+            built.success() && file.exists(),
+            "cargo should build the example {name}"
+        );
     }
     file
 }
@@ -40,7 +56,11 @@ pub async fn start(name: &str, features: &str) -> (Child, String, Lines<BufReade
 }
 
 /// The same, with arguments. What it prints first may be something else than an address.
-pub async fn start_with(name: &str, features: &str, arguments: &[&str]) -> (Child, String, Lines<BufReader<ChildStdout>>) {
+pub async fn start_with(
+    name: &str,
+    features: &str,
+    arguments: &[&str],
+) -> (Child, String, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(example(name, features).await)
         .args(arguments)
         .stdin(Stdio::null())
@@ -49,13 +69,20 @@ pub async fn start_with(name: &str, features: &str, arguments: &[&str]) -> (Chil
         .spawn()
         .expect("the example can be run");
     let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let address = lines.next_line().await.expect("it prints text").expect("it prints its address first");
+    let address = lines
+        .next_line()
+        .await
+        .expect("it prints text")
+        .expect("it prints its address first");
     (child, address, lines)
 }
 
 /// What an example prints that comes to its end by itself.
 pub async fn output(name: &str, features: &str) -> String {
-    let output = Command::new(example(name, features).await).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = Command::new(example(name, features).await)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
     let output = super::soon(output).await.expect("the example can be run");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("it prints text")

@@ -19,7 +19,11 @@ pub struct Held {
 impl Held {
     pub fn new() -> Self {
         let (started, starts) = mpsc::unbounded_channel();
-        Self { started, starts: Arc::new(Mutex::new(starts)), go: Arc::new(Semaphore::new(0)) }
+        Self {
+            started,
+            starts: Arc::new(Mutex::new(starts)),
+            go: Arc::new(Semaphore::new(0)),
+        }
     }
 
     /// An asynchronous task.
@@ -50,7 +54,9 @@ impl Held {
 
     /// The next task that has started.
     pub async fn started(&self) -> String {
-        soon(self.starts.lock().await.recv()).await.expect("this holds a sender")
+        soon(self.starts.lock().await.recv())
+            .await
+            .expect("this holds a sender")
     }
 
     /// Whether a task has started that `started` has not given.

@@ -1,6 +1,11 @@
 //! What the tests share: services that record how their responses end, servers on free ports, and bodies that follow a script.
 
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test file uses a part of it"
+)]
 
 #[cfg(feature = "axum")]
 mod app;
@@ -41,7 +46,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Awaits an event that must come.
 pub async fn soon<F: Future>(event: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, event).await.expect("the event that the test waits for should come")
+    tokio::time::timeout(PATIENCE, event)
+        .await
+        .expect("the event that the test waits for should come")
 }
 
 /// Awaits a state that must come and that nobody tells of, by asking for it.

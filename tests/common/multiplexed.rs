@@ -23,7 +23,9 @@ impl Multiplexed {
     }
 
     pub async fn with(server: &Server, builder: &Builder) -> Self {
-        let stream = TcpStream::connect(server.address).await.expect("the server listens");
+        let stream = TcpStream::connect(server.address)
+            .await
+            .expect("the server listens");
         let (requests, mut connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
         let (windows, mut wanted) = mpsc::unbounded_channel();
         let connection = tokio::spawn(async move {
@@ -34,34 +36,69 @@ impl Multiplexed {
                 }
             }
         });
-        Self { requests, windows, connection }
+        Self {
+            requests,
+            windows,
+            connection,
+        }
     }
 
     /// Sends a request without a body; the stream is there for resets.
-    pub async fn send(&mut self, method: Method, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
         self.request(Request::builder().method(method), path).await
     }
 
     /// Sends a `GET` that has this header.
-    pub async fn ask(&mut self, path: &str, name: &str, value: &str) -> (ResponseFuture, SendStream<Bytes>) {
-        self.request(Request::builder().header(name, value), path).await
+    pub async fn ask(
+        &mut self,
+        path: &str,
+        name: &str,
+        value: &str,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        self.request(Request::builder().header(name, value), path)
+            .await
     }
 
     /// Calls a method of gRPC with this message, and returns the head of the answer.
     pub async fn call(&mut self, path: &str, message: &'static [u8]) -> Response<RecvStream> {
-        let request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
-        let request = request.header("te", "trailers").body(()).expect("the tests ask for what there is");
-        let mut requests = soon(self.requests.clone().ready()).await.expect("the connection is open");
-        let (response, mut stream) = requests.send_request(request, false).expect("the connection is open");
-        stream.send_data(Bytes::from_static(message), true).expect("the server has a window");
+        let request = Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc");
+        let request = request
+            .header("te", "trailers")
+            .body(())
+            .expect("the tests ask for what there is");
+        let mut requests = soon(self.requests.clone().ready())
+            .await
+            .expect("the connection is open");
+        let (response, mut stream) = requests
+            .send_request(request, false)
+            .expect("the connection is open");
+        stream
+            .send_data(Bytes::from_static(message), true)
+            .expect("the server has a window");
         soon(response).await.expect("there is a head")
     }
 
-    async fn request(&mut self, request: request::Builder, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
+    async fn request(
+        &mut self,
+        request: request::Builder,
+        path: &str,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
         let uri = format!("http://localhost{path}");
-        let request = request.uri(uri).body(()).expect("the tests ask for what there is");
-        let mut requests = soon(self.requests.clone().ready()).await.expect("the connection is open");
-        requests.send_request(request, true).expect("the connection is open")
+        let request = request
+            .uri(uri)
+            .body(())
+            .expect("the tests ask for what there is");
+        let mut requests = soon(self.requests.clone().ready())
+            .await
+            .expect("the connection is open");
+        requests
+            .send_request(request, true)
+            .expect("the connection is open")
     }
 
     /// The head of the answer to a `GET`, and what is to be read.
@@ -89,12 +126,19 @@ impl Multiplexed {
     /// Closes the socket without a word.
     pub async fn leave(self) {
         self.connection.abort();
-        assert!(self.connection.await.is_err_and(|error| error.is_cancelled()), "the connection was open");
+        assert!(
+            self.connection
+                .await
+                .is_err_and(|error| error.is_cancelled()),
+            "the connection was open"
+        );
     }
 
     /// Waits until the server has closed the connection.
     pub async fn closed(self) -> Result<(), h2::Error> {
-        soon(self.connection).await.expect("the connection does not panic")
+        soon(self.connection)
+            .await
+            .expect("the connection does not panic")
     }
 }
 
@@ -102,7 +146,9 @@ impl Multiplexed {
 pub async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     let data = soon(body.data()).await;
     if let Some(Ok(data)) = &data {
-        body.flow_control().release_capacity(data.len()).expect("it was received");
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("it was received");
     }
     data
 }

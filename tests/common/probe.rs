@@ -52,7 +52,11 @@ impl Taken {
         // A response of HTTP/1 begins with its version; so long a frame there is not.
         let multiplexed = *state.multiplexed.get_or_insert(*first != b'H');
         state.open.extend_from_slice(bytes);
-        while let Some(length) = if multiplexed { state.frame() } else { state.response() } {
+        while let Some(length) = if multiplexed {
+            state.frame()
+        } else {
+            state.response()
+        } {
             state.open.drain(..length);
         }
     }
@@ -69,7 +73,10 @@ impl State {
         } else {
             (rest.get(..NUMBERED)?, NUMBERED)
         };
-        let (number, length) = (number(&body.as_bytes()[body.find("hello")?..]), head.len() + 4 + end);
+        let (number, length) = (
+            number(&body.as_bytes()[body.find("hello")?..]),
+            head.len() + 4 + end,
+        );
         self.whole.insert(number);
         Some(length)
     }
@@ -78,12 +85,19 @@ impl State {
     fn frame(&mut self) -> Option<usize> {
         let (header, rest) = self.open.split_first_chunk::<9>()?;
         let [_, _, _, kind, flags, id @ ..] = header;
-        let payload = rest.get(..header[..3].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))?;
+        let payload = rest.get(
+            ..header[..3]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        )?;
         let (stream, ends) = (u32::from_be_bytes(*id), *kind <= 1 && flags & 1 == 1);
         let length = 9 + payload.len();
         if *kind == 0 {
             self.data.push((ends, payload.len()));
-            self.bodies.entry(stream).or_default().extend_from_slice(payload);
+            self.bodies
+                .entry(stream)
+                .or_default()
+                .extend_from_slice(payload);
         }
         if ends {
             let body = self.bodies.remove(&stream).unwrap_or_default();
@@ -95,17 +109,23 @@ impl State {
 
 fn number(body: &[u8]) -> usize {
     match body.strip_prefix(b"hello") {
-        Some(digits) => {
-            std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).expect("the body is one that is numbered")
-        }
+        Some(digits) => std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .expect("the body is one that is numbered"),
         None => in_a_message(body),
     }
 }
 
 /// The first message of gRPC: after 5 bytes of framing the only field, whose key is one byte, as a number of 7 bits a byte.
 fn in_a_message(body: &[u8]) -> usize {
-    let digits = body[6..].iter().scan(true, |more, byte| std::mem::replace(more, byte & 0x80 != 0).then_some(byte & 0x7f));
-    digits.enumerate().map(|(place, digit)| usize::from(digit) << (7 * place)).sum()
+    let digits = body[6..].iter().scan(true, |more, byte| {
+        std::mem::replace(more, byte & 0x80 != 0).then_some(byte & 0x7f)
+    });
+    digits
+        .enumerate()
+        .map(|(place, digit)| usize::from(digit) << (7 * place))
+        .sum()
 }
 
 /// A stream whose writes are noted.
@@ -119,13 +139,21 @@ pub const fn probed(inner: TcpStream, taken: Arc<Taken>) -> Probed {
 }
 
 impl AsyncRead for Probed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Probed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         if let Poll::Ready(Ok(length)) = written {
             self.taken.note(&bytes[..length]);
@@ -141,7 +169,11 @@ impl AsyncWrite for Probed {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         if let Poll::Ready(Ok(mut length)) = written {
             for slice in slices {

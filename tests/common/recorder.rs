@@ -19,7 +19,11 @@ impl Recorder {
 
     /// The events so far that start with this word.
     pub fn lines_of(&self, word: &str) -> Vec<String> {
-        self.events().iter().filter(|line| line.split(' ').next() == Some(word)).cloned().collect()
+        self.events()
+            .iter()
+            .filter(|line| line.split(' ').next() == Some(word))
+            .cloned()
+            .collect()
     }
 
     fn events(&self) -> MutexGuard<'_, Vec<String>> {
@@ -29,24 +33,40 @@ impl Recorder {
 
 impl Observer for Recorder {
     fn on_response_end(&self, end: &ResponseEnd) {
-        self.events().push(format!("response {} {} {:?}", end.method(), end.path(), end.kind()));
+        self.events().push(format!(
+            "response {} {} {:?}",
+            end.method(),
+            end.path(),
+            end.kind()
+        ));
     }
 
     fn on_task_start(&self, task: &TaskInfo) {
-        self.events().push(format!("started {}", task.name().unwrap_or("-")));
+        self.events()
+            .push(format!("started {}", task.name().unwrap_or("-")));
     }
 
     fn on_task_end(&self, report: &TaskReport) {
-        self.events().push(format!("ended {} {}", report.name().unwrap_or("-"), report.outcome()));
+        self.events().push(format!(
+            "ended {} {}",
+            report.name().unwrap_or("-"),
+            report.outcome()
+        ));
     }
 
     fn on_request_done(&self, report: &RequestReport) {
         let path = report.end().map_or("-", ResponseEnd::path);
-        self.events().push(format!("done {path} {}", outcomes(report.stats())));
+        self.events()
+            .push(format!("done {path} {}", outcomes(report.stats())));
     }
 
     fn on_shutdown(&self, report: &ShutdownReport) {
-        self.events().push(format!("shutdown {} {} {}", report.finished(), report.cancelled(), report.abandoned().len()));
+        self.events().push(format!(
+            "shutdown {} {} {}",
+            report.finished(),
+            report.cancelled(),
+            report.abandoned().len()
+        ));
     }
 }
 
@@ -62,6 +82,9 @@ pub fn outcomes(stats: &Stats) -> String {
         ("skipped", stats.skipped),
         ("fell_back", stats.fell_back),
     ];
-    let counts = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name}={count}"));
+    let counts = counts
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name}={count}"));
     counts.collect::<Vec<_>>().join(",")
 }

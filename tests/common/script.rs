@@ -37,7 +37,14 @@ impl Step {
     }
 
     pub fn trailer(name: &'static str, value: &'static str) -> Self {
-        Self::Trailers([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))].into_iter().collect())
+        Self::Trailers(
+            [(
+                http::HeaderName::from_static(name),
+                http::HeaderValue::from_static(value),
+            )]
+            .into_iter()
+            .collect(),
+        )
     }
 }
 
@@ -65,7 +72,13 @@ pub struct Script {
 
 impl Script {
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { steps: steps.into_iter().collect(), waiting: None, hint: SizeHint::default(), tells_end: false, course: None }
+        Self {
+            steps: steps.into_iter().collect(),
+            waiting: None,
+            hint: SizeHint::default(),
+            tells_end: false,
+            course: None,
+        }
     }
 
     /// States an exact size, true or not.
@@ -91,7 +104,10 @@ impl Body for Script {
     type Data = Bytes;
     type Error = Scripted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Scripted>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Scripted>>> {
         let this = &mut *self;
         loop {
             if let Some(waiting) = &mut this.waiting {

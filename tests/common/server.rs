@@ -51,7 +51,12 @@ impl Server {
             let response = respond(request, watching.watch(&tasks));
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        Self::serve(BackgroundLayer::with_supervisor(supervisor.clone()).layer(service), supervisor, witness).await
+        Self::serve(
+            BackgroundLayer::with_supervisor(supervisor.clone()).layer(service),
+            supervisor,
+            witness,
+        )
+        .await
     }
 
     /// Serves what `answer` comes to, below the layer: for handlers that wait, or fail.
@@ -68,7 +73,12 @@ impl Server {
             let tasks = request.background_tasks().expect("the layer is there");
             answer(request, watching.watch(&tasks))
         });
-        Self::serve(BackgroundLayer::with_supervisor(supervisor.clone()).layer(service), supervisor, witness).await
+        Self::serve(
+            BackgroundLayer::with_supervisor(supervisor.clone()).layer(service),
+            supervisor,
+            witness,
+        )
+        .await
     }
 
     /// Serves a router by axum's own server.
@@ -78,17 +88,28 @@ impl Server {
         let stopping = Arc::new(Notify::new());
         let stopped = stopping.clone();
         let accept = tokio::spawn(async move {
-            let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stopped.notified().await });
+            let serving = axum::serve(listener, router)
+                .with_graceful_shutdown(async move { stopped.notified().await });
             serving.await.expect("it serves until it is stopped");
         });
-        Self { address, supervisor, witness, stopping, accept }
+        Self {
+            address,
+            supervisor,
+            witness,
+            stopping,
+            accept,
+        }
     }
 
     /// Serves any service.
     pub async fn serve<S, B>(service: S, supervisor: Supervisor, witness: Witness) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<Box<dyn Error + Send + Sync>>, Future: Send>
-            + Clone
+        S: Service<
+                Request<Incoming>,
+                Response = Response<B>,
+                Error: Into<Box<dyn Error + Send + Sync>>,
+                Future: Send,
+            > + Clone
             + Send
             + 'static,
         B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
@@ -108,7 +129,9 @@ impl Server {
                 let _ = stream.set_nodelay(true);
                 let builder = auto::Builder::new(TokioExecutor::new());
                 let service = TowerToHyperService::new(service.clone());
-                let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+                let connection = builder
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .into_owned();
                 let connection = graceful.watch(connection);
                 connections.spawn(async move {
                     // How a connection ends is for the client of the test to look at.
@@ -117,7 +140,13 @@ impl Server {
             }
             graceful.shutdown().await;
         });
-        Self { address, supervisor, witness, stopping, accept }
+        Self {
+            address,
+            supervisor,
+            witness,
+            stopping,
+            accept,
+        }
     }
 
     /// Serves each connection as the test does.
@@ -140,8 +169,19 @@ impl Server {
     }
 
     /// A server that the test has started itself, which this stops.
-    pub fn running(address: SocketAddr, accept: JoinHandle<()>, supervisor: Supervisor, witness: Witness) -> Self {
-        Self { address, supervisor, witness, stopping: Arc::default(), accept }
+    pub fn running(
+        address: SocketAddr,
+        accept: JoinHandle<()>,
+        supervisor: Supervisor,
+        witness: Witness,
+    ) -> Self {
+        Self {
+            address,
+            supervisor,
+            witness,
+            stopping: Arc::default(),
+            accept,
+        }
     }
 
     /// Cuts all connections, as the end of the process would. axum's own server keeps those that are open.

@@ -21,7 +21,11 @@ pub struct Seen {
 impl Seen {
     /// As `tests/README.md` writes it.
     pub fn cell(&self) -> String {
-        let grpc = self.end.grpc_status().map(|status| format!(", gRPC {status}")).unwrap_or_default();
+        let grpc = self
+            .end
+            .grpc_status()
+            .map(|status| format!(", gRPC {status}"))
+            .unwrap_or_default();
         format!("{:?}, {} B{grpc}", self.end.kind(), self.end.bytes())
     }
 }
@@ -69,7 +73,11 @@ pub struct Witness {
 impl Witness {
     pub fn new() -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Self { sender, receiver: Arc::new(Mutex::new(receiver)), watched: Arc::default() }
+        Self {
+            sender,
+            receiver: Arc::new(Mutex::new(receiver)),
+            watched: Arc::default(),
+        }
     }
 
     /// Leaves a task that reports the end of the response, and checks that the body was over before it started (unless
@@ -84,8 +92,16 @@ impl Witness {
             Task::with_context(move |cx| async move {
                 let end = cx.end().expect("it is a task of a request").clone();
                 let in_time = end.kind() == EndKind::Unfinished || watched.may_start();
-                assert!(in_time, "the task started before its response was over: {end:?}");
-                sender.send(Seen { end, nth: started.fetch_add(1, SeqCst) }).expect("the test is there");
+                assert!(
+                    in_time,
+                    "the task started before its response was over: {end:?}"
+                );
+                sender
+                    .send(Seen {
+                        end,
+                        nth: started.fetch_add(1, SeqCst),
+                    })
+                    .expect("the test is there");
             })
             .named("witness")
             .when(When::Always),
@@ -103,6 +119,9 @@ impl Witness {
 
     /// Checks that nothing was seen but what `next` gave.
     pub async fn nothing_else(&self) {
-        assert!(self.receiver.lock().await.try_recv().is_err(), "a response ended that the test did not expect");
+        assert!(
+            self.receiver.lock().await.try_recv().is_err(),
+            "a response ended that the test did not expect"
+        );
     }
 }

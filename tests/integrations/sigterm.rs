@@ -36,12 +36,18 @@ impl Load {
 
     /// Checks that a server fails a request only when it is to stop.
     fn failed(&self, error: &dyn std::error::Error) {
-        assert!(self.signalled.load(SeqCst), "a request failed before the signal: {error:?}");
+        assert!(
+            self.signalled.load(SeqCst),
+            "a request failed before the signal: {error:?}"
+        );
     }
 }
 
 /// Sends SIGTERM in the middle of the load that `connect` puts on the example, and compares what both sides have counted.
-async fn survives<C: Future<Output = ()> + Send + 'static>(name: &str, connect: impl Fn(String, Arc<Load>) -> C) {
+async fn survives<C: Future<Output = ()> + Send + 'static>(
+    name: &str,
+    connect: impl Fn(String, Arc<Load>) -> C,
+) {
     let (mut child, address, mut lines) = start(name, "axum,tonic").await;
     let load = Arc::<Load>::default();
     let mut clients = JoinSet::new();
@@ -54,7 +60,11 @@ async fn survives<C: Future<Output = ()> + Send + 'static>(name: &str, connect: 
     }
     load.signalled.store(true, SeqCst);
     let pid = child.id().expect("it runs").to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status().await.expect("`kill` is there");
+    let killed = Command::new("kill")
+        .args(["-TERM", &pid])
+        .status()
+        .await
+        .expect("`kill` is there");
     assert!(killed.success());
 
     let mut printed = Vec::new();
@@ -71,11 +81,21 @@ async fn survives<C: Future<Output = ()> + Send + 'static>(name: &str, connect: 
     let counts: Vec<u64> = last
         .split(' ')
         .zip(["handled=", "tasks_added=", "tasks_done="])
-        .map(|(count, name)| count.strip_prefix(name).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{told}")))
+        .map(|(count, name)| {
+            count
+                .strip_prefix(name)
+                .and_then(|count| count.parse().ok())
+                .unwrap_or_else(|| panic!("{told}"))
+        })
         .collect();
-    let [handled, added, done] = counts[..] else { panic!("{told}") };
+    let [handled, added, done] = counts[..] else {
+        panic!("{told}")
+    };
     assert!(status.success(), "{told}");
-    assert!(done >= answers, "a request was answered and its task not done: {told}");
+    assert!(
+        done >= answers,
+        "a request was answered and its task not done: {told}"
+    );
     assert_eq!((added, done), (handled, handled), "{told}");
 }
 
@@ -84,7 +104,15 @@ async fn http1(address: String, load: Arc<Load>) {
     let client = reqwest::Client::new();
     let address = format!("http://{address}/");
     loop {
-        let response = async { client.get(&address).send().await?.error_for_status()?.text().await };
+        let response = async {
+            client
+                .get(&address)
+                .send()
+                .await?
+                .error_for_status()?
+                .text()
+                .await
+        };
         match response.await {
             Ok(text) => assert_eq!(text, "done, and more to do\n"),
             Err(error) => return load.failed(&error),
@@ -111,7 +139,9 @@ async fn grpc(address: String, load: Arc<Load>) {
 }
 
 async fn in_time(test: impl Future<Output = ()>) {
-    tokio::time::timeout(PATIENCE, test).await.expect("the example should come to its end");
+    tokio::time::timeout(PATIENCE, test)
+        .await
+        .expect("the example should come to its end");
 }
 
 #[tokio::test]

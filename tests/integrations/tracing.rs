@@ -16,7 +16,8 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, BoxError, NotInRequest, ServiceBuilderExt as _, Supervisor, Task, When, defer,
+    BackgroundLayer, BackgroundTasksExt, BoxError, NotInRequest, ServiceBuilderExt as _,
+    Supervisor, Task, When, defer,
 };
 #[cfg(feature = "sent")]
 use tower_background::{StartOn, sent::SentStream};
@@ -27,7 +28,9 @@ use tower_http::{
 };
 use tracing::{Level, level_filters::LevelFilter};
 
-use crate::common::{Call, Entry, Events, Fields, Script, Server, Step, Witness, answered, get, soon};
+use crate::common::{
+    Call, Entry, Events, Fields, Script, Server, Step, Witness, answered, get, soon,
+};
 
 const TASK: &str = "background_task";
 
@@ -38,20 +41,33 @@ const FAILED: (Level, &str) = (Level::ERROR, "a background task failed");
 /// The spans of tasks: number and parent, and their fields as they were made.
 fn task_spans(events: &[Entry]) -> Vec<(u64, Option<u64>, Fields)> {
     let spans = events.iter().filter_map(|entry| match entry {
-        Entry::New { span, name: TASK, parent, fields } => Some((*span, *parent, fields.clone())),
+        Entry::New {
+            span,
+            name: TASK,
+            parent,
+            fields,
+        } => Some((*span, *parent, fields.clone())),
         _ => None,
     });
     spans.collect()
 }
 
 fn position(events: &[Entry], which: impl Fn(&Entry) -> bool) -> usize {
-    events.iter().position(which).unwrap_or_else(|| panic!("no such entry in {events:#?}"))
+    events
+        .iter()
+        .position(which)
+        .unwrap_or_else(|| panic!("no such entry in {events:#?}"))
 }
 
 /// The events of this crate: level, message, and the span that they are in.
 fn told(events: &[Entry]) -> Vec<(Level, &str, Option<u64>)> {
     let ours = events.iter().filter_map(|entry| match entry {
-        Entry::Event { level, target, span, .. } if target.starts_with("tower_background") => {
+        Entry::Event {
+            level,
+            target,
+            span,
+            ..
+        } if target.starts_with("tower_background") => {
             Some((*level, entry.message().unwrap_or(""), *span))
         }
         _ => None,
@@ -67,7 +83,8 @@ async fn each_task_has_a_span_that_is_a_root_and_follows_from_where_it_was_added
     let request = tracing::info_span!("request");
     let number = request.id().expect("it is recorded").into_u64();
     request.in_scope(|| {
-        call.tasks.add(Task::new(async { tracing::info!("in the task") }).named("mail"));
+        call.tasks
+            .add(Task::new(async { tracing::info!("in the task") }).named("mail"));
         call.tasks.add(async { tracing::info!("in another task") });
     });
     drop(request);
@@ -76,23 +93,44 @@ async fn each_task_has_a_span_that_is_a_root_and_follows_from_where_it_was_added
 
     let events = events.all();
     let spans = task_spans(&events);
-    let [(mail, None, fields), (other, None, other_fields)] = &spans[..] else { panic!("{spans:?}") };
+    let [(mail, None, fields), (other, None, other_fields)] = &spans[..] else {
+        panic!("{spans:?}")
+    };
     let field = |name| fields.get(name).map(String::as_str);
-    assert_eq!((field("task"), field("method"), field("path")), (Some("mail"), Some("GET"), Some("/order")));
+    assert_eq!(
+        (field("task"), field("method"), field("path")),
+        (Some("mail"), Some("GET"), Some("/order"))
+    );
     assert_eq!(other_fields.get("task"), None, "it has no name");
     for (span, message) in [(*mail, "in the task"), (*other, "in another task")] {
         assert!(events.contains(&Entry::Follows { span, from: number }));
         let inside = position(&events, |entry| entry.message() == Some(message));
-        assert!(matches!(events[inside], Entry::Event { span: Some(of), .. } if of == span), "{:?}", events[inside]);
-        let outcome = position(&events, |entry| matches!(entry, Entry::Record { span: of, .. } if *of == span));
+        assert!(
+            matches!(events[inside], Entry::Event { span: Some(of), .. } if of == span),
+            "{:?}",
+            events[inside]
+        );
+        let outcome = position(
+            &events,
+            |entry| matches!(entry, Entry::Record { span: of, .. } if *of == span),
+        );
         assert_eq!(events[outcome].field("outcome"), Some("succeeded"));
         assert!(inside < outcome);
         let closed = position(&events, |entry| *entry == Entry::Close { span, name: TASK });
         assert!(outcome < closed);
     }
-    let request_closed = position(&events, |entry| *entry == Entry::Close { span: number, name: "request" });
+    let request_closed = position(&events, |entry| {
+        *entry
+            == Entry::Close {
+                span: number,
+                name: "request",
+            }
+    });
     let first_start = position(&events, |entry| entry.message() == Some("a task started"));
-    assert!(request_closed < first_start, "a task that is kept for later does not keep the request's span");
+    assert!(
+        request_closed < first_start,
+        "a task that is kept for later does not keep the request's span"
+    );
 }
 
 #[tokio::test]
@@ -100,12 +138,16 @@ async fn a_failure_is_told_where_nobody_wants_spans() {
     let (events, _guard) = Events::up_to(LevelFilter::ERROR);
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
-    call.tasks.add(Task::new(async { Err::<(), _>("broken") }).named("mail"));
+    call.tasks
+        .add(Task::new(async { Err::<(), _>("broken") }).named("mail"));
     call.finish().await;
     soon(supervisor.idle()).await;
     let events = events.all();
     assert_eq!(task_spans(&events), []);
-    assert_eq!(told(&events), [(Level::ERROR, "a background task failed", None)]);
+    assert_eq!(
+        told(&events),
+        [(Level::ERROR, "a background task failed", None)]
+    );
 }
 
 #[tokio::test]
@@ -117,8 +159,13 @@ async fn a_task_of_a_task_follows_from_the_task() {
     soon(supervisor.idle()).await;
     let events = events.all();
     let spans = task_spans(&events);
-    let [(parent, None, _), (child, None, _)] = &spans[..] else { panic!("{spans:?}") };
-    assert!(events.contains(&Entry::Follows { span: *child, from: *parent }));
+    let [(parent, None, _), (child, None, _)] = &spans[..] else {
+        panic!("{spans:?}")
+    };
+    assert!(events.contains(&Entry::Follows {
+        span: *child,
+        from: *parent
+    }));
 }
 
 #[tokio::test]
@@ -129,7 +176,12 @@ async fn a_task_without_a_request_span_follows_from_nothing() {
     soon(supervisor.idle()).await;
     let events = events.all();
     assert_eq!(task_spans(&events).len(), 1);
-    assert!(!events.iter().any(|entry| matches!(entry, Entry::Follows { .. })), "{events:?}");
+    assert!(
+        !events
+            .iter()
+            .any(|entry| matches!(entry, Entry::Follows { .. })),
+        "{events:?}"
+    );
 }
 
 fn panics(place: &str) {
@@ -145,13 +197,20 @@ async fn outcome_of(supervisor: &Supervisor, path: &str, task: Task) -> (Entry, 
     soon(supervisor.idle()).await;
     let events = events.all();
     let spans = task_spans(&events);
-    let [(span, ..)] = spans[..] else { panic!("{spans:?}") };
-    let last = events.iter().rfind(|entry| matches!(entry, Entry::Event { span: Some(of), .. } if *of == span));
+    let [(span, ..)] = spans[..] else {
+        panic!("{spans:?}")
+    };
+    let last = events
+        .iter()
+        .rfind(|entry| matches!(entry, Entry::Event { span: Some(of), .. } if *of == span));
     let outcome = events.iter().find_map(|entry| match entry {
         Entry::Record { span: of, fields } if *of == span => fields.get("outcome"),
         _ => None,
     });
-    (last.expect("there is an event in the task's span").clone(), outcome.expect("there is an outcome").clone())
+    (
+        last.expect("there is an event in the task's span").clone(),
+        outcome.expect("there is an outcome").clone(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,20 +219,64 @@ async fn each_outcome_has_its_level_and_fields() {
     let second = Duration::from_secs(1);
     let cases = [
         (Task::new(async {}), ENDED, "succeeded", None),
-        (Task::new(async {}).when(When::matches(|_| false)), ENDED, "skipped", None),
-        (Task::new(async { Err("no such host") }), FAILED, "failed", Some("no such host")),
-        (Task::new(async { panics("once") }), FAILED, "panicked", Some("at once")),
-        (Task::blocking(|| panics("a thread")), FAILED, "panicked", Some("at a thread")),
-        (Task::blocking(|| Err("no disk")), FAILED, "failed", Some("no disk")),
-        (Task::new(tokio::time::sleep(2 * second)).timeout(second), FAILED, "timed_out", None),
+        (
+            Task::new(async {}).when(When::matches(|_| false)),
+            ENDED,
+            "skipped",
+            None,
+        ),
+        (
+            Task::new(async { Err("no such host") }),
+            FAILED,
+            "failed",
+            Some("no such host"),
+        ),
+        (
+            Task::new(async { panics("once") }),
+            FAILED,
+            "panicked",
+            Some("at once"),
+        ),
+        (
+            Task::blocking(|| panics("a thread")),
+            FAILED,
+            "panicked",
+            Some("at a thread"),
+        ),
+        (
+            Task::blocking(|| Err("no disk")),
+            FAILED,
+            "failed",
+            Some("no disk"),
+        ),
+        (
+            Task::new(tokio::time::sleep(2 * second)).timeout(second),
+            FAILED,
+            "timed_out",
+            None,
+        ),
     ];
     for (task, (level, message), outcome, error) in cases {
         let (event, recorded) = outcome_of(&supervisor, "/order", task.named("mail")).await;
-        assert_eq!((event.message(), recorded.as_str()), (Some(message), outcome));
-        assert!(matches!(event, Entry::Event { level: of, .. } if of == level), "{event:?}");
-        assert_eq!((event.field("outcome"), event.field("error")), (Some(outcome), error), "{event:?}");
+        assert_eq!(
+            (event.message(), recorded.as_str()),
+            (Some(message), outcome)
+        );
+        assert!(
+            matches!(event, Entry::Event { level: of, .. } if of == level),
+            "{event:?}"
+        );
+        assert_eq!(
+            (event.field("outcome"), event.field("error")),
+            (Some(outcome), error),
+            "{event:?}"
+        );
         // The span of the task has them.
-        assert_eq!((event.field("task"), event.field("path")), (None, None), "{event:?}");
+        assert_eq!(
+            (event.field("task"), event.field("path")),
+            (None, None),
+            "{event:?}"
+        );
     }
 }
 
@@ -182,41 +285,73 @@ async fn each_outcome_has_its_level_and_fields() {
 async fn an_event_without_a_span_names_the_task_and_its_request() {
     let (events, _guard) = Events::up_to(LevelFilter::WARN);
     let supervisor = Supervisor::new();
-    let service = ServiceBuilder::new().background_with(supervisor.clone()).service_fn(async |_: Request<()>| {
-        defer(Task::new(async { Err("no such host") }).named("mail"))?;
-        defer(async { Err("no disk") })?;
-        Ok::<_, NotInRequest>(Response::new(Full::<Bytes>::default()))
-    });
-    let request = Request::post("/order?secret").header("x-request-id", "7").body(()).expect("the request is valid");
+    let service = ServiceBuilder::new()
+        .background_with(supervisor.clone())
+        .service_fn(async |_: Request<()>| {
+            defer(Task::new(async { Err("no such host") }).named("mail"))?;
+            defer(async { Err("no disk") })?;
+            Ok::<_, NotInRequest>(Response::new(Full::<Bytes>::default()))
+        });
+    let request = Request::post("/order?secret")
+        .header("x-request-id", "7")
+        .body(())
+        .expect("the request is valid");
     drop(service.oneshot(request).await.expect("it answers"));
     soon(supervisor.idle()).await;
     let failed = events.with_message(FAILED.1);
     let fields = |event: &Entry| {
-        ["task", "method", "path", "request_id", "outcome", "error"].map(|name| event.field(name).map(str::to_owned))
+        ["task", "method", "path", "request_id", "outcome", "error"]
+            .map(|name| event.field(name).map(str::to_owned))
     };
     let fields: Vec<_> = failed.iter().map(fields).collect();
     let expected = |task: Option<&str>, error: &str| {
-        [task, Some("POST"), Some("/order"), Some("7"), Some("failed"), Some(error)].map(|value| value.map(str::to_owned))
+        [
+            task,
+            Some("POST"),
+            Some("/order"),
+            Some("7"),
+            Some("failed"),
+            Some(error),
+        ]
+        .map(|value| value.map(str::to_owned))
     };
-    assert_eq!(fields, [expected(Some("mail"), "no such host"), expected(None, "no disk")]);
+    assert_eq!(
+        fields,
+        [
+            expected(Some("mail"), "no such host"),
+            expected(None, "no disk")
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn tasks_that_are_cut_off_are_warned_of() {
     let (events, _guard) = Events::record();
     let supervisor = Supervisor::new();
-    answered(&supervisor, "/order").await.add(Task::new(std::future::pending::<()>()).named("mail"));
+    answered(&supervisor, "/order")
+        .await
+        .add(Task::new(std::future::pending::<()>()).named("mail"));
     supervisor.shutdown(Duration::from_secs(1)).await;
     let events = events.all();
-    let [(span, ..)] = task_spans(&events)[..] else { panic!("{events:?}") };
+    let [(span, ..)] = task_spans(&events)[..] else {
+        panic!("{events:?}")
+    };
     let told = told(&events);
     let expected = [
         (Level::DEBUG, "a task started", Some(span)),
         (UNFINISHED.0, UNFINISHED.1, Some(span)),
-        (Level::WARN, "a shutdown ended before all tasks and responses had finished", None),
+        (
+            Level::WARN,
+            "a shutdown ended before all tasks and responses had finished",
+            None,
+        ),
     ];
     assert_eq!(told, expected);
-    assert!(events.iter().any(|entry| entry.field("outcome") == Some("aborted")));
+    assert!(
+        events
+            .iter()
+            .any(|entry| entry.field("outcome") == Some("aborted"))
+    );
 }
 
 #[tokio::test]
@@ -228,10 +363,24 @@ async fn what_is_taken_back_is_recorded() {
     assert_eq!(call.tasks.remove("mail"), 1);
     call.finish().await;
     let events = events.all();
-    let [(span, ..)] = task_spans(&events)[..] else { panic!("{events:?}") };
-    assert!(events.iter().any(|entry| entry.field("outcome") == Some("removed")));
-    assert!(events.iter().any(|entry| matches!(entry, Entry::Close { name: TASK, .. })));
-    assert_eq!(told(&events), [(ENDED.0, ENDED.1, Some(span))], "the handler asked for it, so it is no warning");
+    let [(span, ..)] = task_spans(&events)[..] else {
+        panic!("{events:?}")
+    };
+    assert!(
+        events
+            .iter()
+            .any(|entry| entry.field("outcome") == Some("removed"))
+    );
+    assert!(
+        events
+            .iter()
+            .any(|entry| matches!(entry, Entry::Close { name: TASK, .. }))
+    );
+    assert_eq!(
+        told(&events),
+        [(ENDED.0, ENDED.1, Some(span))],
+        "the handler asked for it, so it is no warning"
+    );
 }
 
 #[tokio::test]
@@ -256,8 +405,13 @@ async fn a_panic_beside_the_task_is_logged_too() {
     call.finish().await;
     soon(supervisor.idle()).await;
     let caught = events.with_message("a panic was caught");
-    let [caught @ Entry::Event { level, .. }] = &caught[..] else { panic!("{caught:?}") };
-    assert_eq!((*level, caught.field("panic")), (Level::ERROR, Some("in a drop")));
+    let [caught @ Entry::Event { level, .. }] = &caught[..] else {
+        panic!("{caught:?}")
+    };
+    assert_eq!(
+        (*level, caught.field("panic")),
+        (Level::ERROR, Some("in a drop"))
+    );
     assert_eq!(caught.field("what"), Some("a value that a task owns"));
     assert_eq!(supervisor.stats().skipped, 1);
 }
@@ -271,11 +425,17 @@ enum Kind {
 }
 
 fn respond(kind: Kind) -> Response<UnsyncBoxBody<Bytes, BoxError>> {
-    let full = |text: &'static str| Full::<Bytes>::from(text).map_err(|never: Infallible| match never {}).boxed_unsync();
+    let full = |text: &'static str| {
+        Full::<Bytes>::from(text)
+            .map_err(|never: Infallible| match never {})
+            .boxed_unsync()
+    };
     Response::new(match kind {
         Kind::Full => full("onetwo"),
         Kind::Empty => full(""),
-        Kind::Chunked => Script::new([Step::data("one"), Step::data("two")]).map_err(BoxError::from).boxed_unsync(),
+        Kind::Chunked => Script::new([Step::data("one"), Step::data("two")])
+            .map_err(BoxError::from)
+            .boxed_unsync(),
     })
 }
 
@@ -302,21 +462,52 @@ async fn span_closes_before_tasks_run(kind: Kind, http2: bool, outside: bool) {
         Ok::<_, NotInRequest>(respond(kind))
     });
     let server = if outside {
-        let service = ServiceBuilder::new().layer(TraceLayer::new_for_http()).layer(ours()).service(handler);
+        let service = ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .layer(ours())
+            .service(handler);
         Server::serve(service, supervisor.clone(), Witness::new()).await
     } else {
-        let service = ServiceBuilder::new().layer(ours()).layer(TraceLayer::new_for_http()).service(handler);
+        let service = ServiceBuilder::new()
+            .layer(ours())
+            .layer(TraceLayer::new_for_http())
+            .service(handler);
         Server::serve(service, supervisor.clone(), Witness::new()).await
     };
     let client = reqwest::Client::builder();
-    let client = if http2 { client.http2_prior_knowledge() } else { client }.build().expect("a client without settings");
-    let text = async { client.get(format!("http://{}/", server.address)).send().await?.text().await };
-    assert_eq!(soon(text).await.expect("it answers"), if matches!(kind, Kind::Empty) { "" } else { "onetwo" }, "{case}");
+    let client = if http2 {
+        client.http2_prior_knowledge()
+    } else {
+        client
+    }
+    .build()
+    .expect("a client without settings");
+    let text = async {
+        client
+            .get(format!("http://{}/", server.address))
+            .send()
+            .await?
+            .text()
+            .await
+    };
+    assert_eq!(
+        soon(text).await.expect("it answers"),
+        if matches!(kind, Kind::Empty) {
+            ""
+        } else {
+            "onetwo"
+        },
+        "{case}"
+    );
     soon(supervisor.idle()).await;
 
     let events = events.all();
     let request = events.iter().find_map(|entry| match entry {
-        Entry::New { span, name: "request", .. } => Some(*span),
+        Entry::New {
+            span,
+            name: "request",
+            ..
+        } => Some(*span),
         _ => None,
     });
     let request = request.expect("the layer has made its span");
@@ -324,9 +515,21 @@ async fn span_closes_before_tasks_run(kind: Kind, http2: bool, outside: bool) {
     assert_eq!(spans.len(), 2, "{case}");
     for (span, parent, _) in spans {
         assert_eq!(parent, None, "{case}");
-        assert!(events.contains(&Entry::Follows { span, from: request }), "{case}");
+        assert!(
+            events.contains(&Entry::Follows {
+                span,
+                from: request
+            }),
+            "{case}"
+        );
     }
-    let closed = position(&events, |entry| *entry == Entry::Close { span: request, name: "request" });
+    let closed = position(&events, |entry| {
+        *entry
+            == Entry::Close {
+                span: request,
+                name: "request",
+            }
+    });
     let started = position(&events, |entry| entry.message() == Some("a task started"));
     let ran = position(&events, |entry| entry.message() == Some("in the task"));
     assert!(closed < started && started < ran, "{case}: {events:#?}");
@@ -339,7 +542,11 @@ struct Counted(Arc<AtomicUsize>);
 impl MakeRequestId for Counted {
     fn make_request_id<B>(&mut self, _request: &Request<B>) -> Option<RequestId> {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
-        Some(RequestId::new(format!("made-{number}").parse().expect("it is a header's value")))
+        Some(RequestId::new(
+            format!("made-{number}")
+                .parse()
+                .expect("it is a header's value"),
+        ))
     }
 }
 
@@ -360,23 +567,42 @@ fn handle(way: Way, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>
 }
 
 /// Serves one request, with this id if there is one, and returns the id in the response and that in its task's span.
-async fn ids<S, E>(service: S, supervisor: &Supervisor, id: Option<&str>) -> (Option<String>, Option<String>)
+async fn ids<S, E>(
+    service: S,
+    supervisor: &Supervisor,
+    id: Option<&str>,
+) -> (Option<String>, Option<String>)
 where
-    S: Service<Request<Incoming>, Response = Response<E>, Error = BoxError, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<E>, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     E: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let (events, _guard) = Events::record();
     let server = Server::serve(service, supervisor.clone(), Witness::new()).await;
     let request = get(&server, "/");
-    let request = if let Some(id) = id { request.header("x-request-id", id) } else { request };
+    let request = if let Some(id) = id {
+        request.header("x-request-id", id)
+    } else {
+        request
+    };
     let response = soon(request.send()).await.expect("it answers");
-    let answered = response.headers().get("x-request-id").map(|id| id.to_str().expect("a text").to_owned());
+    let answered = response
+        .headers()
+        .get("x-request-id")
+        .map(|id| id.to_str().expect("a text").to_owned());
     assert_eq!(soon(response.text()).await.expect("it answers"), "done");
     soon(supervisor.idle()).await;
     let events = events.all();
-    let [(span, _, fields)] = &task_spans(&events)[..] else { panic!("{events:?}") };
+    let [(span, _, fields)] = &task_spans(&events)[..] else {
+        panic!("{events:?}")
+    };
     let told = position(&events, |entry| entry.message() == Some("in the task"));
-    assert!(matches!(events[told], Entry::Event { span: Some(of), .. } if of == *span), "its lines are in its span");
+    assert!(
+        matches!(events[told], Entry::Event { span: Some(of), .. } if of == *span),
+        "its lines are in its span"
+    );
     (answered, fields.get("request_id").cloned())
 }
 
@@ -384,12 +610,25 @@ where
 async fn a_span_has_the_id_of_its_request() {
     let supervisor = Supervisor::new();
     for way in [Way::Request, Way::Current] {
-        let bare =
-            ServiceBuilder::new().background_with(supervisor.clone()).service_fn(move |request| ready(handle(way, &request)));
-        assert_eq!(ids(bare.clone(), &supervisor, Some("sent-1")).await, (None, Some("sent-1".to_owned())), "{way:?}");
-        assert_eq!(ids(bare.clone(), &supervisor, None).await, (None, None), "{way:?}");
+        let bare = ServiceBuilder::new()
+            .background_with(supervisor.clone())
+            .service_fn(move |request| ready(handle(way, &request)));
+        assert_eq!(
+            ids(bare.clone(), &supervisor, Some("sent-1")).await,
+            (None, Some("sent-1".to_owned())),
+            "{way:?}"
+        );
+        assert_eq!(
+            ids(bare.clone(), &supervisor, None).await,
+            (None, None),
+            "{way:?}"
+        );
         // No text: it is a header all the same, and no reason to fail.
-        assert_eq!(ids(bare, &supervisor, Some("\u{e9}")).await, (None, None), "{way:?}");
+        assert_eq!(
+            ids(bare, &supervisor, Some("\u{e9}")).await,
+            (None, None),
+            "{way:?}"
+        );
 
         let outside = ServiceBuilder::new()
             .set_x_request_id(Counted::default())
@@ -398,7 +637,11 @@ async fn a_span_has_the_id_of_its_request() {
             .service_fn(move |request| ready(handle(way, &request)));
         for id in ["made-0", "made-1"] {
             let id = Some(id.to_owned());
-            assert_eq!(ids(outside.clone(), &supervisor, None).await, (id.clone(), id), "{way:?}");
+            assert_eq!(
+                ids(outside.clone(), &supervisor, None).await,
+                (id.clone(), id),
+                "{way:?}"
+            );
         }
     }
 }
@@ -414,7 +657,11 @@ async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
             .propagate_x_request_id()
             .service_fn(move |request| ready(handle(way, &request)));
         let made = || Some("made-0".to_owned());
-        assert_eq!(ids(inside, &supervisor, None).await, (made(), made().filter(|_| found)), "{way:?}");
+        assert_eq!(
+            ids(inside, &supervisor, None).await,
+            (made(), made().filter(|_| found)),
+            "{way:?}"
+        );
     }
 }
 
@@ -424,7 +671,12 @@ async fn a_connection_that_is_not_tracked_is_logged_once() {
     const UNTRACKED: &str = "tasks should start when the last byte is sent, but this connection is not tracked; they started \
                              when the body was dropped";
     let (events, _guard) = Events::record();
-    let warned = || told(&events.all()).iter().filter(|event| **event == (Level::WARN, UNTRACKED, None)).count();
+    let warned = || {
+        told(&events.all())
+            .iter()
+            .filter(|event| **event == (Level::WARN, UNTRACKED, None))
+            .count()
+    };
 
     let supervisor = Supervisor::new();
     answered(&supervisor, "/").await;
@@ -434,7 +686,9 @@ async fn a_connection_that_is_not_tracked_is_logged_once() {
     call.finish().await;
     assert_eq!(warned(), 1, "a request did");
 
-    let supervisor = Supervisor::builder().start_on(StartOn::LastByteSent).build();
+    let supervisor = Supervisor::builder()
+        .start_on(StartOn::LastByteSent)
+        .build();
     for _ in 0..3 {
         answered(&supervisor, "/").await;
         assert_eq!(warned(), 2, "it is said of each supervisor once");
@@ -445,17 +699,30 @@ async fn a_connection_that_is_not_tracked_is_logged_once() {
 #[tokio::test]
 async fn a_connection_that_is_tracked_is_not_logged() {
     let (events, _guard) = Events::record();
-    let supervisor = Supervisor::builder().start_on(StartOn::LastByteSent).build();
+    let supervisor = Supervisor::builder()
+        .start_on(StartOn::LastByteSent)
+        .build();
     let (stream, other_end) = tokio::io::duplex(16);
     let stream = SentStream::new(stream);
     let respond = |request: Request<()>| {
-        request.background_tasks().expect("the layer is there").add(async {});
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(async {});
         ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
     };
     let service = ServiceBuilder::new().layer(stream.connection());
-    let service = service.layer(BackgroundLayer::with_supervisor(supervisor.clone())).service(service_fn(respond));
+    let service = service
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
+        .service(service_fn(respond));
     drop(service.oneshot(Request::new(())).await.expect("it answers"));
     drop((stream, other_end));
     soon(supervisor.idle()).await;
-    assert!(told(&events.all()).iter().all(|(level, ..)| *level > Level::WARN), "{:#?}", events.all());
+    assert!(
+        told(&events.all())
+            .iter()
+            .all(|(level, ..)| *level > Level::WARN),
+        "{:#?}",
+        events.all()
+    );
 }

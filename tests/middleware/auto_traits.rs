@@ -4,8 +4,9 @@ use std::{fmt, future::Ready, marker::PhantomData, marker::PhantomPinned, rc::Rc
 
 use http::Response;
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, EndKind, MissingLayer, NotInRequest, Order, Outcome, Refused, ResponseEnd, StartOn, Stats,
-    Supervisor, SupervisorBuilder, Task, TaskContext, TaskHandle, When,
+    BackgroundLayer, BackgroundTasks, EndKind, MissingLayer, NotInRequest, Order, Outcome, Refused,
+    ResponseEnd, StartOn, Stats, Supervisor, SupervisorBuilder, Task, TaskContext, TaskHandle,
+    When,
     middleware::{Background, ResponseBody, ResponseFuture},
     report::{Busy, RequestReport, ResponseError, ShutdownReport, TaskInfo, TaskReport, TaskState},
 };

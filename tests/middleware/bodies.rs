@@ -22,7 +22,8 @@ use http_body::{Body, Frame, SizeHint};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tower::{Layer, Service, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, EndKind, Observer, ResponseEnd, Supervisor, Task, TaskContext, When,
+    BackgroundLayer, BackgroundTasksExt, EndKind, Observer, ResponseEnd, Supervisor, Task,
+    TaskContext, When,
 };
 
 /// What a body does at a poll.
@@ -106,7 +107,10 @@ impl Case {
     /// What the body does at its polls; it has ended for good when the script is over.
     fn step(&self, index: usize) -> Step {
         let says = self.steps.last().map_or(self.says, |step| step.says);
-        self.steps.get(index).copied().unwrap_or(Step { does: Does::EndKind, says })
+        self.steps.get(index).copied().unwrap_or(Step {
+            does: Does::EndKind,
+            says,
+        })
     }
 }
 
@@ -118,7 +122,11 @@ fn says() -> impl Strategy<Value = Says> {
         1 => (0..8_u64).prop_map(|lower| (lower, None)),
         1 => Just((u64::MAX, Some(u64::MAX))),
     ];
-    (prop::bool::weighted(0.2), hint).prop_map(|(at_end, (lower, upper))| Says { at_end, lower, upper })
+    (prop::bool::weighted(0.2), hint).prop_map(|(at_end, (lower, upper))| Says {
+        at_end,
+        lower,
+        upper,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -150,7 +158,13 @@ fn version() -> impl Strategy<Value = Version> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let method = prop::sample::select(vec![Method::GET, Method::GET, Method::POST, Method::HEAD, Method::CONNECT]);
+    let method = prop::sample::select(vec![
+        Method::GET,
+        Method::GET,
+        Method::POST,
+        Method::HEAD,
+        Method::CONNECT,
+    ]);
     let serves = prop_oneof![
         20 => Just(Serves::Answer),
         1 => Just(Serves::Fail),
@@ -165,12 +179,42 @@ fn case() -> impl Strategy<Value = Case> {
     ]
     .prop_map(|status| StatusCode::from_u16(status).expect("it has three digits"));
     // The longest is one more than the longest number that there can be.
-    let lengths =
-        vec!["0", "1", "2", "3", "4", "5", "6", "7", "007", "", "x", "5x", "-1", "+0", "+5", "5, 5", "18446744073709551616"];
+    let lengths = vec![
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+        "7",
+        "007",
+        "",
+        "x",
+        "5x",
+        "-1",
+        "+0",
+        "+5",
+        "5, 5",
+        "18446744073709551616",
+    ];
     let content_length = prop::option::of(prop::sample::select(lengths));
     let leaves = prop_oneof![8 => Just(Leaves::Drops), 1 => Just(Leaves::Unwinds), 1 => Just(Leaves::DropPanics)];
-    let head = (method, version(), serves, status, prop_oneof![3 => Just(Version::HTTP_11), 1 => version()]);
-    let body = (content_length, grpc_status(), says(), prop::collection::vec(step(), 0..6), 0..9_usize, leaves);
+    let head = (
+        method,
+        version(),
+        serves,
+        status,
+        prop_oneof![3 => Just(Version::HTTP_11), 1 => version()],
+    );
+    let body = (
+        content_length,
+        grpc_status(),
+        says(),
+        prop::collection::vec(step(), 0..6),
+        0..9_usize,
+        leaves,
+    );
     (head, body, any::<[bool; 4]>()).prop_map(|(head, body, [head_last, twice, observed, grpc])| {
         let (method, version, serves, status, response_version) = head;
         let (content_length, grpc_status, says, steps, polls, leaves) = body;
@@ -219,7 +263,16 @@ fn model(case: &Case) -> (EndKind, String, u64) {
         Serves::Answer => {}
     }
     let seen = polled(case);
-    let bytes = seen.iter().map(|step| if let Does::Data(length) = step.does { length as u64 } else { 0 }).sum::<u64>();
+    let bytes = seen
+        .iter()
+        .map(|step| {
+            if let Does::Data(length) = step.does {
+                length as u64
+            } else {
+                0
+            }
+        })
+        .sum::<u64>();
     let multiplexed = matches!(case.version, Version::HTTP_2 | Version::HTTP_3);
 
     // A body that returned `None` has ended the response, and what is done to it after that is no matter.
@@ -262,25 +315,49 @@ fn model(case: &Case) -> (EndKind, String, u64) {
     let header = header.flatten();
     if let Some(declared) = case.says.exact().or(header) {
         if multiplexed && bytes > declared {
-            return (EndKind::Failed, format!("TooLong {{ declared: {declared}, yielded: {bytes} }}"), bytes);
+            return (
+                EndKind::Failed,
+                format!("TooLong {{ declared: {declared}, yielded: {bytes} }}"),
+                bytes,
+            );
         }
         if noted && bytes < declared {
-            return (EndKind::Failed, format!("TooShort {{ declared: {declared}, yielded: {bytes} }}"), bytes);
+            return (
+                EndKind::Failed,
+                format!("TooShort {{ declared: {declared}, yielded: {bytes} }}"),
+                bytes,
+            );
         }
         if noted || (!multiplexed && bytes >= declared) {
             // A header beside a size that is another: over HTTP/1 it is not sent if the head is all there is.
-            return match header.filter(|header| *header != declared && (multiplexed || !case.says.at_end)) {
-                Some(header) => (EndKind::Failed, format!("Contradicted {{ declared: {header}, hinted: {declared} }}"), bytes),
+            return match header
+                .filter(|header| *header != declared && (multiplexed || !case.says.at_end))
+            {
+                Some(header) => (
+                    EndKind::Failed,
+                    format!("Contradicted {{ declared: {header}, hinted: {declared} }}"),
+                    bytes,
+                ),
                 None => (EndKind::Complete, String::new(), bytes),
             };
         }
     }
-    (if noted { EndKind::Complete } else { EndKind::Interrupted }, String::new(), bytes)
+    (
+        if noted {
+            EndKind::Complete
+        } else {
+            EndKind::Interrupted
+        },
+        String::new(),
+        bytes,
+    )
 }
 
 /// A length that is one.
 fn length(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+    text.parse()
+        .ok()
+        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The polls that are the response's: none after the first `None`.
@@ -308,7 +385,10 @@ fn expected(case: &Case) -> Expected {
     // A status in the head is one only if no message follows.
     let in_head = case.grpc_status.filter(|_| answers && case.says.at_end);
     let number = |text: &str| text.parse::<i32>().ok();
-    let grpc_status = trailers().flatten().find_map(number).or_else(|| in_head.and_then(number));
+    let grpc_status = trailers()
+        .flatten()
+        .find_map(number)
+        .or_else(|| in_head.and_then(number));
     Expected {
         kind,
         error,
@@ -341,7 +421,9 @@ struct Liar {
 
 impl Liar {
     fn says(&self) -> Says {
-        self.polls.checked_sub(1).map_or(self.case.says, |last| self.case.step(last).says)
+        self.polls
+            .checked_sub(1)
+            .map_or(self.case.says, |last| self.case.step(last).says)
     }
 }
 
@@ -349,13 +431,18 @@ impl Body for Liar {
     type Data = Bytes;
     type Error = Scripted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Scripted>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Scripted>>> {
         let step = self.case.step(self.polls);
         self.polls += 1;
         let filler = if self.polls % 2 == 0 { b'0' } else { b'1' };
         match step.does {
             Does::Data(length) => Poll::Ready(Some(Ok(Frame::data(vec![filler; length].into())))),
-            Does::Trailers(grpc_status) => Poll::Ready(Some(Ok(Frame::trailers(trailer_map(grpc_status))))),
+            Does::Trailers(grpc_status) => {
+                Poll::Ready(Some(Ok(Frame::trailers(trailer_map(grpc_status)))))
+            }
             Does::Fail => Poll::Ready(Some(Err(Scripted))),
             // Not reported to the test's output.
             Does::Panic => resume_unwind(Box::new("the case panics")),
@@ -372,7 +459,9 @@ impl Body for Liar {
         let says = self.says();
         let mut hint = SizeHint::new();
         hint.set_lower(says.lower);
-        says.upper.into_iter().for_each(|upper| hint.set_upper(upper));
+        says.upper
+            .into_iter()
+            .for_each(|upper| hint.set_upper(upper));
         hint
     }
 }
@@ -390,25 +479,38 @@ impl Drop for Liar {
 struct Extension(&'static str);
 
 fn response(case: &Case) -> Response<Liar> {
-    let mut response = Response::new(Liar { case: case.clone(), polls: 0 });
+    let mut response = Response::new(Liar {
+        case: case.clone(),
+        polls: 0,
+    });
     *response.status_mut() = case.status;
     *response.version_mut() = case.response_version;
     response.extensions_mut().insert(Extension("the service's"));
     if let Some(length) = case.content_length {
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static(length));
     }
     if case.grpc {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc+proto"),
+        );
     }
     if let Some(status) = case.grpc_status {
-        response.headers_mut().insert("grpc-status", HeaderValue::from_static(status));
+        response
+            .headers_mut()
+            .insert("grpc-status", HeaderValue::from_static(status));
     }
     response
 }
 
 /// What a server sees of a response, in words.
 fn look<B: Body<Data = Bytes, Error = Scripted>>(body: &mut Pin<Box<B>>) -> (String, bool) {
-    let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()))));
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        body.as_mut()
+            .poll_frame(&mut Context::from_waker(Waker::noop()))
+    }));
     let over = matches!(polled, Ok(Poll::Ready(None)));
     let polled = match polled {
         Ok(polled) => format!("{polled:?}"),
@@ -418,7 +520,11 @@ fn look<B: Body<Data = Bytes, Error = Scripted>>(body: &mut Pin<Box<B>>) -> (Str
 }
 
 fn state<B: Body>(body: &Pin<Box<B>>) -> String {
-    format!("at its end: {}, {:?}", body.is_end_stream(), body.size_hint())
+    format!(
+        "at its end: {}, {:?}",
+        body.is_end_stream(),
+        body.size_hint()
+    )
 }
 
 /// Lets go of something in the way of the case.
@@ -429,7 +535,10 @@ fn leave<T>(case: &Case, what: T) {
             resume_unwind(Box::new("the server panics"));
         }
     }));
-    assert!(left.is_ok() || case.leaves != Leaves::Drops, "a drop panics");
+    assert!(
+        left.is_ok() || case.leaves != Leaves::Drops,
+        "a drop panics"
+    );
 }
 
 /// Sees all ends of responses.
@@ -449,19 +558,31 @@ where
     B: Body<Data = Bytes, Error = Scripted>,
 {
     let collected = || supervisor.stats().deferred;
-    let request = Request::builder().method(case.method.clone()).version(case.version).body(()).expect("it is valid");
+    let request = Request::builder()
+        .method(case.method.clone())
+        .version(case.version)
+        .body(())
+        .expect("it is valid");
     let Ok(future) = catch_unwind(AssertUnwindSafe(|| service.call(request))) else {
         assert_eq!((case.serves, collected()), (Serves::PanicInCall, 0));
         return;
     };
     let mut future = Box::pin(future);
     assert_eq!(collected(), 1, "nothing starts before the head");
-    let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+    }));
     let response = match polled {
         Ok(Poll::Ready(Ok(response))) => response,
         other => {
             let ended = matches!(other, Ok(Poll::Ready(Err(_))));
-            assert_eq!(collected(), u64::from(!ended), "a future that is not ready still holds its tasks");
+            assert_eq!(
+                collected(),
+                u64::from(!ended),
+                "a future that is not ready still holds its tasks"
+            );
             leave(case, future);
             return;
         }
@@ -471,20 +592,48 @@ where
     let mut body = Box::pin(body);
     let (bare_head, bare_body) = self::response(case).into_parts();
     let mut bare_body = Box::pin(bare_body);
-    assert_eq!((head.status, head.version, &head.headers), (bare_head.status, bare_head.version, &bare_head.headers));
-    assert_eq!(head.extensions.get::<Extension>(), bare_head.extensions.get::<Extension>());
-    assert_eq!(state(&body), state(&bare_body), "the head's body is the same");
+    assert_eq!(
+        (head.status, head.version, &head.headers),
+        (bare_head.status, bare_head.version, &bare_head.headers)
+    );
+    assert_eq!(
+        head.extensions.get::<Extension>(),
+        bare_head.extensions.get::<Extension>()
+    );
+    assert_eq!(
+        state(&body),
+        state(&bare_body),
+        "the head's body is the same"
+    );
 
     let mut head = Some(head).filter(|_| case.head_last);
     let mut over = false;
     for poll in 0..case.polls {
-        assert_eq!(collected(), u64::from(!over), "tasks are held until the end, before poll {poll}");
+        assert_eq!(
+            collected(),
+            u64::from(!over),
+            "tasks are held until the end, before poll {poll}"
+        );
         let (seen, ended) = look(&mut body);
-        assert_eq!(seen, look(&mut bare_body).0, "poll {poll} shows what the bare body shows");
+        assert_eq!(
+            seen,
+            look(&mut bare_body).0,
+            "poll {poll} shows what the bare body shows"
+        );
         over |= ended;
     }
-    assert_eq!(collected(), u64::from(!over), "tasks are held until the end");
-    leave(&Case { leaves: Leaves::DropPanics, ..case.clone() }, bare_body);
+    assert_eq!(
+        collected(),
+        u64::from(!over),
+        "tasks are held until the end"
+    );
+    leave(
+        &Case {
+            leaves: Leaves::DropPanics,
+            ..case.clone()
+        },
+        bare_body,
+    );
     leave(case, body);
     if head.take().is_none() {
         assert_eq!(collected(), 0, "the drop of the body starts the tasks");
@@ -493,19 +642,30 @@ where
 
 /// Runs a case below the layer, and gives what was told of its end.
 fn ending(case: &Case) -> ResponseEnd {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
     let _entered = runtime.enter();
     let ends = Ends::default();
     let by_task = Ends::default();
     let builder = Supervisor::builder();
-    let supervisor = if case.observed { builder.observer(ends.clone()).build() } else { builder.build() };
+    let supervisor = if case.observed {
+        builder.observer(ends.clone()).build()
+    } else {
+        builder.build()
+    };
     let layer = BackgroundLayer::with_supervisor(supervisor.clone());
     let (answer, task_ends) = (case.clone(), by_task.clone());
     let service = service_fn(move |request: Request<()>| {
         let ends = task_ends.clone();
-        let task =
-            Task::with_context(async move |cx: TaskContext| ends.on_response_end(cx.end().expect("a request left the task")));
-        request.background_tasks().expect("the layer is there").add(task.when(When::Always));
+        let task = Task::with_context(async move |cx: TaskContext| {
+            ends.on_response_end(cx.end().expect("a request left the task"))
+        });
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(task.when(When::Always));
         let case = answer.clone();
         if case.serves == Serves::PanicInCall {
             resume_unwind(Box::new("the service panics"));
@@ -524,22 +684,43 @@ fn ending(case: &Case) -> ResponseEnd {
     } else {
         drive(case, layer.layer(service), &supervisor);
     }
-    assert_eq!((supervisor.open_responses(), supervisor.stats().deferred), (0, 0), "the response is over");
+    assert_eq!(
+        (supervisor.open_responses(), supervisor.stats().deferred),
+        (0, 0),
+        "the response is over"
+    );
     runtime.block_on(soon(supervisor.idle()));
     let stats = supervisor.stats();
-    assert_eq!((stats.added(), stats.succeeded), (1, 1), "the task ran, once: {stats:?}");
+    assert_eq!(
+        (stats.added(), stats.succeeded),
+        (1, 1),
+        "the task ran, once: {stats:?}"
+    );
     let by_task = by_task.0.lock().unwrap().clone();
-    let [end] = &by_task[..] else { panic!("the task saw {by_task:?}") };
+    let [end] = &by_task[..] else {
+        panic!("the task saw {by_task:?}")
+    };
     let told = ends.0.lock().unwrap().clone();
-    assert_eq!(told.len(), usize::from(case.observed), "a response ends once: {told:?}");
-    assert!(told.iter().all(|told| format!("{told:?}") == format!("{end:?}")), "{told:?} and {end:?} are the same");
+    assert_eq!(
+        told.len(),
+        usize::from(case.observed),
+        "a response ends once: {told:?}"
+    );
+    assert!(
+        told.iter()
+            .all(|told| format!("{told:?}") == format!("{end:?}")),
+        "{told:?} and {end:?} are the same"
+    );
     end.clone()
 }
 
 fn found(end: &ResponseEnd) -> Expected {
     Expected {
         kind: end.kind(),
-        error: end.error().map(|error| format!("{error:?}")).unwrap_or_default(),
+        error: end
+            .error()
+            .map(|error| format!("{error:?}"))
+            .unwrap_or_default(),
         status: end.status(),
         version: end.version(),
         bytes: end.bytes(),
@@ -572,9 +753,15 @@ fn cases_come_to_every_end() {
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeSet::new();
     for _ in 0..4_000 {
-        let case = case().new_tree(&mut runner).expect("all cases are valid").current();
+        let case = case()
+            .new_tree(&mut runner)
+            .expect("all cases are valid")
+            .current();
         let (kind, error, _) = model(&case);
-        seen.insert(format!("{kind:?} {}", error.split(' ').next().unwrap_or_default()));
+        seen.insert(format!(
+            "{kind:?} {}",
+            error.split(' ').next().unwrap_or_default()
+        ));
     }
     let all = [
         "Complete ",

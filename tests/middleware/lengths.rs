@@ -12,7 +12,13 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, EndKind, report::ResponseError};
 
 /// How a response ends of which the server takes `frames` frames, and then drops the body.
-async fn ending(method: Method, version: Version, declared: &'static str, body: fn() -> Script, frames: usize) -> Seen {
+async fn ending(
+    method: Method,
+    version: Version,
+    declared: &'static str,
+    body: fn() -> Script,
+    frames: usize,
+) -> Seen {
     ending_among(&[], method, version, declared, body, frames).await
 }
 
@@ -31,33 +37,57 @@ async fn ending_among(
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let course = watching.watch(&request.background_tasks().expect("the layer is there"));
         let body = body().seen_by(course.expect_body());
-        let response = others.iter().fold(Response::builder(), |response, name| response.header(*name, "0"));
-        let response = response.header("content-length", declared).body(body).expect("the headers are valid");
+        let response = others.iter().fold(Response::builder(), |response, name| {
+            response.header(*name, "0")
+        });
+        let response = response
+            .header("content-length", declared)
+            .body(body)
+            .expect("the headers are valid");
         std::future::ready(Ok::<_, Infallible>(response))
     }));
-    let request = Request::builder().method(method).version(version).body(()).expect("it is valid");
+    let request = Request::builder()
+        .method(method)
+        .version(version)
+        .body(())
+        .expect("it is valid");
     let response = service.oneshot(request).await.expect("it answers");
     let mut body = response.into_body();
     for _ in 0..frames {
-        body.frame().await.expect("there is a frame").expect("it is one");
+        body.frame()
+            .await
+            .expect("there is a frame")
+            .expect("it is one");
     }
     drop(body);
     let seen = witness.next().await;
     soon(layer.supervisor().idle()).await;
     witness.nothing_else().await;
-    assert_eq!((layer.supervisor().stats().added(), layer.supervisor().stats().succeeded), (1, 1));
+    assert_eq!(
+        (
+            layer.supervisor().stats().added(),
+            layer.supervisor().stats().succeeded
+        ),
+        (1, 1)
+    );
     seen
 }
 
 fn six() -> Script {
-    Script::new([Step::data("one"), Step::data("two")]).sized(6).tells_end()
+    Script::new([Step::data("one"), Step::data("two")])
+        .sized(6)
+        .tells_end()
 }
 
 #[tokio::test]
 async fn agreed() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let seen = ending(Method::GET, version, "6", six, 2).await;
-        assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Complete, 6), "{version:?}");
+        assert_eq!(
+            (seen.end.kind(), seen.end.bytes()),
+            (EndKind::Complete, 6),
+            "{version:?}"
+        );
     }
 }
 
@@ -66,7 +96,11 @@ async fn contradicted() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         for (header, declared) in [("5", 5), ("7", 7)] {
             let seen = ending(Method::GET, version, header, six, 2).await;
-            assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Failed, 6), "{version:?}, {header}");
+            assert_eq!(
+                (seen.end.kind(), seen.end.bytes()),
+                (EndKind::Failed, 6),
+                "{version:?}, {header}"
+            );
             let error = seen.end.error();
             assert!(
                 matches!(error, Some(ResponseError::Contradicted { declared: told, hinted: 6, .. }) if told == declared),
@@ -78,9 +112,22 @@ async fn contradicted() {
 
 #[tokio::test]
 async fn contradicted_among_other_headers() {
-    for others in [&["date", "x-length"][..], &["date", "x-length", "vary", "age", "content-type", "server"]] {
+    for others in [
+        &["date", "x-length"][..],
+        &["date", "x-length", "vary", "age", "content-type", "server"],
+    ] {
         let seen = ending_among(others, Method::GET, Version::HTTP_11, "7", six, 2).await;
-        assert!(matches!(seen.end.error(), Some(ResponseError::Contradicted { declared: 7, hinted: 6, .. })), "{others:?}");
+        assert!(
+            matches!(
+                seen.end.error(),
+                Some(ResponseError::Contradicted {
+                    declared: 7,
+                    hinted: 6,
+                    ..
+                })
+            ),
+            "{others:?}"
+        );
     }
 }
 
@@ -88,7 +135,11 @@ async fn contradicted_among_other_headers() {
 async fn client_leaves_before_it_matters() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let seen = ending(Method::GET, version, "7", six, 1).await;
-        assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Interrupted, 3), "{version:?}");
+        assert_eq!(
+            (seen.end.kind(), seen.end.bytes()),
+            (EndKind::Interrupted, 3),
+            "{version:?}"
+        );
     }
 }
 

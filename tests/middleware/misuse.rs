@@ -20,8 +20,8 @@ use http_body_util::Full;
 use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, EndKind, ResponseEnd, Stats, Supervisor, SupervisorBuilder,
-    Task, When, middleware::ResponseBody, report::ResponseError,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, EndKind, ResponseEnd, Stats,
+    Supervisor, SupervisorBuilder, Task, When, middleware::ResponseBody, report::ResponseError,
 };
 use tracing::Level;
 
@@ -31,8 +31,13 @@ use crate::common::{Entry, Events, PATIENCE, Server, Witness, soon};
 
 async fn without_the_layer(router: Router, path: &str) -> (StatusCode, String) {
     let server = Server::serve(router, Supervisor::new(), Witness::new()).await;
-    let response = soon(crate::common::get(&server, path).send()).await.expect("it answers");
-    (response.status(), soon(response.text()).await.expect("a whole body"))
+    let response = soon(crate::common::get(&server, path).send())
+        .await
+        .expect("it answers");
+    (
+        response.status(),
+        soon(response.text()).await.expect("a whole body"),
+    )
 }
 
 #[tokio::test]
@@ -41,9 +46,14 @@ async fn extractor_without_the_layer() {
     let router = Router::new().route("/", get(async |_: BackgroundTasks| "never"));
     let (status, body) = without_the_layer(router, "/").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(body, "the server is misconfigured", "a client can do nothing about it");
+    assert_eq!(
+        body, "the server is misconfigured",
+        "a client can do nothing about it"
+    );
 
-    let [(level, text)] = &events.ours()[..] else { panic!("one event: {events:?}") };
+    let [(level, text)] = &events.ours()[..] else {
+        panic!("one event: {events:?}")
+    };
     assert_eq!(*level, Level::ERROR);
     assert!(text.contains("BackgroundLayer"), "{text}");
 }
@@ -54,7 +64,10 @@ async fn task_in_a_response_without_the_layer() {
     let router = Router::new().route("/", get(async || (Task::new(async {}), "never")));
     let (status, body) = without_the_layer(router, "/").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(body, "the server is misconfigured", "a client can do nothing about it");
+    assert_eq!(
+        body, "the server is misconfigured",
+        "a client can do nothing about it"
+    );
     assert_eq!(events.ours().len(), 1, "{events:?}");
 }
 
@@ -62,37 +75,62 @@ async fn task_in_a_response_without_the_layer() {
 #[tokio::test]
 async fn optional_extractor() {
     let (events, _guard) = Events::record();
-    let router = || Router::new().route("/", get(async |tasks: Option<BackgroundTasks>| tasks.is_some().to_string()));
-    assert_eq!(without_the_layer(router(), "/").await, (StatusCode::OK, "false".to_owned()));
-    assert_eq!(without_the_layer(router().layer(BackgroundLayer::new()), "/").await, (StatusCode::OK, "true".to_owned()));
+    let router = || {
+        Router::new().route(
+            "/",
+            get(async |tasks: Option<BackgroundTasks>| tasks.is_some().to_string()),
+        )
+    };
+    assert_eq!(
+        without_the_layer(router(), "/").await,
+        (StatusCode::OK, "false".to_owned())
+    );
+    assert_eq!(
+        without_the_layer(router().layer(BackgroundLayer::new()), "/").await,
+        (StatusCode::OK, "true".to_owned())
+    );
     assert_eq!(events.ours(), []);
 }
 
 #[test]
 fn missing_layer_is_an_error() {
-    let missing = Request::new(()).background_tasks().expect_err("there is no layer");
+    let missing = Request::new(())
+        .background_tasks()
+        .expect_err("there is no layer");
     let error: Box<dyn Error + Send + Sync> = Box::new(missing);
     assert!(error.to_string().contains("`BackgroundLayer`"), "{error}");
-    assert!(tower_background::defer(async {}).is_err_and(|error| error.to_string().contains("clone of `BackgroundTasks`")));
-    assert_eq!(missing.into_response().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(
+        tower_background::defer(async {})
+            .is_err_and(|error| error.to_string().contains("clone of `BackgroundTasks`"))
+    );
+    assert_eq!(
+        missing.into_response().status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
 }
 
 #[cfg(feature = "tonic")]
 #[test]
 fn missing_layer_is_a_status() {
     let (events, _guard) = Events::record();
-    let missing = tonic::Request::new(()).background_tasks().expect_err("there is no layer");
+    let missing = tonic::Request::new(())
+        .background_tasks()
+        .expect_err("there is no layer");
     let status = tonic::Status::from(missing);
     assert_eq!(status.code(), tonic::Code::Internal);
     assert_eq!(status.message(), "the server is misconfigured");
-    let [(level, _)] = &events.ours()[..] else { panic!("one event: {events:?}") };
+    let [(level, _)] = &events.ours()[..] else {
+        panic!("one event: {events:?}")
+    };
     assert_eq!(*level, Level::ERROR);
 }
 
 // Values out of range.
 
 fn panic_of<R>(f: impl FnOnce() -> R) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(f)).map(drop).expect_err("it panics");
+    let panic = catch_unwind(AssertUnwindSafe(f))
+        .map(drop)
+        .expect_err("it panics");
     panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
@@ -103,26 +141,45 @@ fn panic_of<R>(f: impl FnOnce() -> R) -> String {
 #[test]
 fn limits_of_zero_or_beyond_measure() {
     for (name, with) in [
-        ("max_concurrent", SupervisorBuilder::max_concurrent as fn(_, _) -> _),
+        (
+            "max_concurrent",
+            SupervisorBuilder::max_concurrent as fn(_, _) -> _,
+        ),
         ("max_blocking", SupervisorBuilder::max_blocking),
         ("max_pending", SupervisorBuilder::max_pending),
     ] {
-        assert!(panic_of(|| with(Supervisor::builder(), 0).build()).contains(&format!("`{name}` is 0")), "{name}");
-        assert!(panic_of(|| with(Supervisor::builder(), usize::MAX).build()).contains(&format!("`{name}` is larger")), "{name}");
+        assert!(
+            panic_of(|| with(Supervisor::builder(), 0).build()).contains(&format!("`{name}` is 0")),
+            "{name}"
+        );
+        assert!(
+            panic_of(|| with(Supervisor::builder(), usize::MAX).build())
+                .contains(&format!("`{name}` is larger")),
+            "{name}"
+        );
         let _ = with(Supervisor::builder(), 1).build();
     }
 }
 
 #[test]
 fn a_timeout_without_a_time_driver_is_a_panic_of_the_task() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime without drivers");
     let (events, _guard) = Events::record();
-    let supervisor = Supervisor::builder().task_timeout(Duration::from_secs(1)).build();
+    let supervisor = Supervisor::builder()
+        .task_timeout(Duration::from_secs(1))
+        .build();
     runtime.block_on(async {
-        let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(async |request: Request<()>| {
-            request.background_tasks().expect("the layer is there").add(tokio::task::yield_now());
-            Ok::<_, std::convert::Infallible>(Response::new(String::new()))
-        }));
+        let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+            async |request: Request<()>| {
+                request
+                    .background_tasks()
+                    .expect("the layer is there")
+                    .add(tokio::task::yield_now());
+                Ok::<_, std::convert::Infallible>(Response::new(String::new()))
+            },
+        ));
         drop(service.oneshot(Request::new(())).await);
         supervisor.idle().await;
     });
@@ -144,7 +201,10 @@ impl Body for Liar {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Poll::Ready(self.polls.pop_front().flatten().map(|polled| match polled {
             Ok(data) => Ok(Frame::data(Bytes::from_static(data.as_bytes()))),
             Err(()) => Err("it lies".into()),
@@ -161,11 +221,18 @@ impl Body for Liar {
 }
 
 /// All that can be seen of a body that is polled so often.
-async fn seen<B: Body<Data = Bytes, Error = BoxError> + Unpin>(mut body: B, polls: usize) -> Vec<String> {
+async fn seen<B: Body<Data = Bytes, Error = BoxError> + Unpin>(
+    mut body: B,
+    polls: usize,
+) -> Vec<String> {
     let mut all = Vec::new();
     for _ in 0..polls {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-        all.push(format!("{frame:?} {:?} {}", body.size_hint(), body.is_end_stream()));
+        all.push(format!(
+            "{frame:?} {:?} {}",
+            body.size_hint(),
+            body.is_end_stream()
+        ));
     }
     all
 }
@@ -177,37 +244,96 @@ async fn bodies_that_lie() {
         says_end: false,
         hint: SizeHint::default(),
     };
-    let sized = |size, liar: Liar| Liar { hint: SizeHint::with_exact(size), ..liar };
-    let says_end = |liar: Liar| Liar { says_end: true, ..liar };
+    let sized = |size, liar: Liar| Liar {
+        hint: SizeHint::with_exact(size),
+        ..liar
+    };
+    let says_end = |liar: Liar| Liar {
+        says_end: true,
+        ..liar
+    };
     // What it does, and how it ends over HTTP/1.1 and over HTTP/2.
     let cases = [
-        ("yields after None", yields(&[Some(Ok("one")), None, Some(Ok("two")), None]), [(EndKind::Complete, 3); 2]),
-        ("fails after None", yields(&[Some(Ok("one")), None, Some(Err(())), None]), [(EndKind::Complete, 3); 2]),
-        ("yields after an error", yields(&[Some(Err(())), Some(Ok("one")), None]), [(EndKind::Failed, 3); 2]),
-        ("ends again and again", yields(&[None, None, None]), [(EndKind::Complete, 0); 2]),
+        (
+            "yields after None",
+            yields(&[Some(Ok("one")), None, Some(Ok("two")), None]),
+            [(EndKind::Complete, 3); 2],
+        ),
+        (
+            "fails after None",
+            yields(&[Some(Ok("one")), None, Some(Err(())), None]),
+            [(EndKind::Complete, 3); 2],
+        ),
+        (
+            "yields after an error",
+            yields(&[Some(Err(())), Some(Ok("one")), None]),
+            [(EndKind::Failed, 3); 2],
+        ),
+        (
+            "ends again and again",
+            yields(&[None, None, None]),
+            [(EndKind::Complete, 0); 2],
+        ),
         (
             "yields after it said its end",
             says_end(yields(&[Some(Ok("one")), Some(Ok("two")), None])),
             [(EndKind::Complete, 6); 2],
         ),
-        ("shorter than it says", sized(5, yields(&[Some(Ok("one")), None])), [(EndKind::Failed, 3); 2]),
-        ("longer than it says", sized(2, yields(&[Some(Ok("one")), None])), [(EndKind::Complete, 3), (EndKind::Failed, 3)]),
-        ("data where it says 0", sized(0, yields(&[Some(Ok("one")), None])), [(EndKind::Complete, 3), (EndKind::Failed, 3)]),
+        (
+            "shorter than it says",
+            sized(5, yields(&[Some(Ok("one")), None])),
+            [(EndKind::Failed, 3); 2],
+        ),
+        (
+            "longer than it says",
+            sized(2, yields(&[Some(Ok("one")), None])),
+            [(EndKind::Complete, 3), (EndKind::Failed, 3)],
+        ),
+        (
+            "data where it says 0",
+            sized(0, yields(&[Some(Ok("one")), None])),
+            [(EndKind::Complete, 3), (EndKind::Failed, 3)],
+        ),
     ];
     for (case, body, ends) in cases {
         let polls = body.polls.len() + 1;
         let bare = seen(body.clone(), polls).await;
         for (version, (kind, bytes)) in [Version::HTTP_11, Version::HTTP_2].into_iter().zip(ends) {
             let (supervisor, witness) = (Supervisor::new(), Witness::new());
-            let response = respond_over(version, &supervisor, |tasks| drop(witness.watch(tasks)), body.clone());
-            assert_eq!(seen(response.into_body(), polls).await, bare, "{case} over {version:?}");
+            let response = respond_over(
+                version,
+                &supervisor,
+                |tasks| drop(witness.watch(tasks)),
+                body.clone(),
+            );
+            assert_eq!(
+                seen(response.into_body(), polls).await,
+                bare,
+                "{case} over {version:?}"
+            );
             let end = witness.next().await.end;
-            assert_eq!((end.kind(), end.bytes()), (kind, bytes), "{case} over {version:?}");
-            assert_eq!(end.error().is_some(), kind == EndKind::Failed, "{case} over {version:?}");
-            assert_eq!(end.error() == Some(ResponseError::Body), case == "yields after an error", "{case} over {version:?}");
+            assert_eq!(
+                (end.kind(), end.bytes()),
+                (kind, bytes),
+                "{case} over {version:?}"
+            );
+            assert_eq!(
+                end.error().is_some(),
+                kind == EndKind::Failed,
+                "{case} over {version:?}"
+            );
+            assert_eq!(
+                end.error() == Some(ResponseError::Body),
+                case == "yields after an error",
+                "{case} over {version:?}"
+            );
             soon(supervisor.idle()).await;
             witness.nothing_else().await;
-            assert_eq!((supervisor.stats().added(), supervisor.stats().succeeded), (1, 1), "{case} over {version:?}");
+            assert_eq!(
+                (supervisor.stats().added(), supervisor.stats().succeeded),
+                (1, 1),
+                "{case} over {version:?}"
+            );
         }
     }
 }
@@ -215,7 +341,11 @@ async fn bodies_that_lie() {
 // Drops where there is no runtime.
 
 /// The response of a handler that does this with its registry.
-fn respond<B: Body>(supervisor: &Supervisor, handler: impl FnOnce(&BackgroundTasks), body: B) -> Response<ResponseBody<B>> {
+fn respond<B: Body>(
+    supervisor: &Supervisor,
+    handler: impl FnOnce(&BackgroundTasks),
+    body: B,
+) -> Response<ResponseBody<B>> {
     respond_over(Version::HTTP_11, supervisor, handler, body)
 }
 
@@ -231,9 +361,17 @@ fn respond_over<B: Body>(
         handler(&request.background_tasks().expect("the layer is there"));
         std::future::ready(Ok::<_, BoxError>(Response::new(body)))
     });
-    let request = Request::builder().version(version).body(()).expect("a version makes a request");
-    let response = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service).oneshot(request);
-    response.now_or_never().expect("it is ready").expect("it does not fail")
+    let request = Request::builder()
+        .version(version)
+        .body(())
+        .expect("a version makes a request");
+    let response = BackgroundLayer::with_supervisor(supervisor.clone())
+        .layer(service)
+        .oneshot(request);
+    response
+        .now_or_never()
+        .expect("it is ready")
+        .expect("it does not fail")
 }
 
 fn full() -> Full<Bytes> {
@@ -255,7 +393,11 @@ fn elsewhere(f: impl FnOnce() + Send + 'static) -> bool {
 }
 
 fn assert_aborted(stats: Stats, tasks: u64) {
-    assert_eq!((stats.added(), stats.pending(), stats.aborted), (tasks, 0, tasks), "{stats:?}");
+    assert_eq!(
+        (stats.added(), stats.pending(), stats.aborted),
+        (tasks, 0, tasks),
+        "{stats:?}"
+    );
 }
 
 #[test]
@@ -265,11 +407,18 @@ fn dropped_without_a_runtime_while_the_runtime_lives() {
     let (sender, receiver) = mpsc::channel();
     let response = {
         let _inside = runtime.enter();
-        let task = Task::with_context(async move |cx| sender.send(cx.end().map(ResponseEnd::kind)).expect("the test waits"));
+        let task = Task::with_context(async move |cx| {
+            sender
+                .send(cx.end().map(ResponseEnd::kind))
+                .expect("the test waits")
+        });
         respond(&supervisor, |tasks| tasks.add(task), full())
     };
     assert!(!elsewhere(move || drop(response)));
-    assert_eq!(receiver.recv_timeout(PATIENCE).expect("the task runs"), Some(EndKind::Interrupted));
+    assert_eq!(
+        receiver.recv_timeout(PATIENCE).expect("the task runs"),
+        Some(EndKind::Interrupted)
+    );
     runtime.block_on(soon(supervisor.idle()));
     assert_eq!(supervisor.stats().succeeded, 1);
 }
@@ -280,17 +429,33 @@ fn dropped_without_a_runtime_after_the_runtime() {
     let supervisor = Supervisor::new();
     let response = {
         let _inside = runtime.enter();
-        respond(&supervisor, |tasks| tasks.add(Task::new(async {}).named("lost")), full())
+        respond(
+            &supervisor,
+            |tasks| tasks.add(Task::new(async {}).named("lost")),
+            full(),
+        )
     };
     drop(runtime);
     assert_eq!(supervisor.stats().deferred, 1);
     let panicked = elsewhere(move || {
         let (events, _guard) = Events::record();
         drop(response);
-        let [Entry::Event { level: Level::WARN, fields, .. }] = &events.all()[..] else { panic!("one event: {events:?}") };
+        let [
+            Entry::Event {
+                level: Level::WARN,
+                fields,
+                ..
+            },
+        ] = &events.all()[..]
+        else {
+            panic!("one event: {events:?}")
+        };
         assert_eq!(fields["outcome"], "aborted");
     });
-    assert!(!panicked, "the drop does not panic, and what is lost is logged");
+    assert!(
+        !panicked,
+        "the drop does not panic, and what is lost is logged"
+    );
     assert_aborted(supervisor.stats(), 1);
 }
 
@@ -319,10 +484,15 @@ fn without_any_runtime() {
 async fn a_runtime_at_the_end() {
     let supervisor = Supervisor::new();
     let inner = supervisor.clone();
-    let response = thread::spawn(move || respond(&inner, |tasks| tasks.add(async {}), full())).join().expect("it does not panic");
+    let response = thread::spawn(move || respond(&inner, |tasks| tasks.add(async {}), full()))
+        .join()
+        .expect("it does not panic");
     drop(response);
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().added(), supervisor.stats().succeeded), (1, 1));
+    assert_eq!(
+        (supervisor.stats().added(), supervisor.stats().succeeded),
+        (1, 1)
+    );
 }
 
 /// A panic that meets another one while it unwinds would abort the process, and this test with it.
@@ -364,7 +534,9 @@ fn dropped_while_unwinding_beside_a_runtime() {
             |tasks| {
                 tasks.add(Task::new(async move { drop(mine) }).when(When::Complete));
                 tasks.add(Task::with_context(async move |cx| {
-                    sender.send(cx.end().map(ResponseEnd::kind)).expect("the test waits");
+                    sender
+                        .send(cx.end().map(ResponseEnd::kind))
+                        .expect("the test waits");
                 }));
             },
             full(),
@@ -372,10 +544,17 @@ fn dropped_while_unwinding_beside_a_runtime() {
         panic!("the thread panics");
     });
     assert!(panicked);
-    assert_eq!(receiver.recv_timeout(PATIENCE).expect("the task runs"), Some(EndKind::Panicked));
+    assert_eq!(
+        receiver.recv_timeout(PATIENCE).expect("the task runs"),
+        Some(EndKind::Panicked)
+    );
     runtime.block_on(soon(supervisor.idle()));
     let stats = supervisor.stats();
-    assert_eq!((stats.added(), stats.skipped, stats.succeeded), (2, 1, 1), "{stats:?}");
+    assert_eq!(
+        (stats.added(), stats.skipped, stats.succeeded),
+        (2, 1, 1),
+        "{stats:?}"
+    );
 }
 
 /// Adds a task when it is dropped.
@@ -395,7 +574,10 @@ async fn hang<T>(started: mpsc::Sender<()>, _held: T) {
 
 #[test]
 fn the_runtime_goes_down() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let supervisor = Supervisor::new();
     let (started, begun) = mpsc::channel();
     let (finish, finished) = mpsc::channel::<()>();
@@ -419,15 +601,27 @@ fn the_runtime_goes_down() {
             }
         }
         // Its task is spawned, and nothing yields any more.
-        drop(respond(&supervisor, |tasks| tasks.add(hang(mpsc::channel().0, Mine)), full()));
+        drop(respond(
+            &supervisor,
+            |tasks| tasks.add(hang(mpsc::channel().0, Mine)),
+            full(),
+        ));
         respond(&supervisor, |tasks| tasks.add(async {}), full())
     });
     let now = supervisor.stats();
-    assert_eq!((now.deferred, now.queued, now.running), (1, 0, 5), "{now:?}");
+    assert_eq!(
+        (now.deferred, now.queued, now.running),
+        (1, 0, 5),
+        "{now:?}"
+    );
 
     runtime.shutdown_background();
     let now = supervisor.stats();
-    assert_eq!((now.added(), now.deferred, now.aborted), (7, 1, 6), "one was added by a drop, one is deferred: {now:?}");
+    assert_eq!(
+        (now.added(), now.deferred, now.aborted),
+        (7, 1, 6),
+        "one was added by a drop, one is deferred: {now:?}"
+    );
     drop(deferred);
     kept.expect("the handler has run").add(async {});
     assert_aborted(supervisor.stats(), 8);

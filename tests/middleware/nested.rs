@@ -38,18 +38,28 @@ async fn handler(Extension(witness): Extension<Witness>, tasks: BackgroundTasks)
 /// Takes all of the body, and answers with it and a tail that waits for the gate.
 async fn delay(Extension(gate): Extension<Arc<Notify>>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let course = response.extensions().get::<Course>().expect("the handler leaves it").clone();
+    let course = response
+        .extensions()
+        .get::<Course>()
+        .expect("the handler leaves it")
+        .clone();
     let (mut parts, body) = response.into_parts();
     // A nested router declares the length of its own body.
     parts.headers.remove(CONTENT_LENGTH);
     let body = body.collect().await.expect("a whole body").to_bytes();
     let steps = [Step::data(body), Step::Wait(gate), Step::data(", outer")];
-    Response::from_parts(parts, Body::new(Script::new(steps).seen_by(course.expect_body())))
+    Response::from_parts(
+        parts,
+        Body::new(Script::new(steps).seen_by(course.expect_body())),
+    )
 }
 
 /// Leaves a task under a name, as a layer between ours may.
 async fn leave_middle(request: Request, next: Next) -> Response {
-    request.background_tasks().expect("a layer is there").add(named_middle());
+    request
+        .background_tasks()
+        .expect("a layer is there")
+        .add(named_middle());
     next.run(request).await
 }
 
@@ -59,29 +69,71 @@ fn named_middle() -> tower_background::Task {
 
 /// Takes the task back that was left between the layers: both see the same registry only if it is there.
 async fn take_middle(tasks: BackgroundTasks) -> String {
-    format!("{} {}", tasks.remove("middle"), BackgroundTasks::current().expect("a layer is there").remove("middle"))
+    format!(
+        "{} {}",
+        tasks.remove("middle"),
+        BackgroundTasks::current()
+            .expect("a layer is there")
+            .remove("middle")
+    )
 }
 
-async fn serve(router: Router, supervisor: &Supervisor, witness: &Witness, gate: &Arc<Notify>) -> Server {
+async fn serve(
+    router: Router,
+    supervisor: &Supervisor,
+    witness: &Witness,
+    gate: &Arc<Notify>,
+) -> Server {
     // Outside of the layers, so that all of what is between them finds it.
-    let router = router.layer(Extension(witness.clone())).layer(Extension(gate.clone()));
+    let router = router
+        .layer(Extension(witness.clone()))
+        .layer(Extension(gate.clone()));
     Server::serve(router, supervisor.clone(), witness.clone()).await
 }
 
 async fn text(server: &Server, path: &str) -> String {
-    let response = soon(crate::common::get(server, path).send()).await.expect("it answers");
+    let response = soon(crate::common::get(server, path).send())
+        .await
+        .expect("it answers");
     soon(response.text()).await.expect("a whole body")
 }
 
 /// The ways in which a router can put the same layer around a request twice.
-fn stacked(layer: &BackgroundLayer, between: impl Fn(Router) -> Router, handler: &MethodRouter) -> Vec<(Router, &'static str)> {
+fn stacked(
+    layer: &BackgroundLayer,
+    between: impl Fn(Router) -> Router,
+    handler: &MethodRouter,
+) -> Vec<(Router, &'static str)> {
     let route = Router::new().route("/route", handler.clone());
     vec![
-        (between(route.clone().layer(layer.clone())).layer(layer.clone()), "/route"),
-        (between(Router::new().nest("/api", route.clone().layer(layer.clone()))).layer(layer.clone()), "/api/route"),
-        (between(Router::new().fallback_service(route.clone().layer(layer.clone()))).layer(layer.clone()), "/route"),
-        (between(Router::new().route("/route", handler.clone().layer(layer.clone()))).layer(layer.clone()), "/route"),
-        (between(Router::new().merge(route.route_layer(layer.clone())).layer(layer.clone())).layer(layer.clone()), "/route"),
+        (
+            between(route.clone().layer(layer.clone())).layer(layer.clone()),
+            "/route",
+        ),
+        (
+            between(Router::new().nest("/api", route.clone().layer(layer.clone())))
+                .layer(layer.clone()),
+            "/api/route",
+        ),
+        (
+            between(Router::new().fallback_service(route.clone().layer(layer.clone())))
+                .layer(layer.clone()),
+            "/route",
+        ),
+        (
+            between(Router::new().route("/route", handler.clone().layer(layer.clone())))
+                .layer(layer.clone()),
+            "/route",
+        ),
+        (
+            between(
+                Router::new()
+                    .merge(route.route_layer(layer.clone()))
+                    .layer(layer.clone()),
+            )
+            .layer(layer.clone()),
+            "/route",
+        ),
     ]
 }
 
@@ -90,34 +142,65 @@ async fn one_registry() {
     let supervisor = Supervisor::new();
     let layer = BackgroundLayer::with_supervisor(supervisor.clone());
     let between = |router: Router| router.layer(axum::middleware::from_fn(leave_middle));
-    for (nth, (router, path)) in stacked(&layer, between, &get(take_middle)).into_iter().enumerate() {
+    for (nth, (router, path)) in stacked(&layer, between, &get(take_middle))
+        .into_iter()
+        .enumerate()
+    {
         let server = serve(router, &supervisor, &Witness::new(), &Arc::default()).await;
         assert_eq!(text(&server, path).await, "1 0", "router {nth}");
     }
-    assert_eq!((supervisor.stats().added(), supervisor.stats().removed), (5, 5));
+    assert_eq!(
+        (supervisor.stats().added(), supervisor.stats().removed),
+        (5, 5)
+    );
 }
 
 #[tokio::test]
 async fn nothing_runs_before_the_outermost_end() {
     let layer_of = |supervisor: &Supervisor| BackgroundLayer::with_supervisor(supervisor.clone());
     for nth in 0..5 {
-        let (supervisor, witness, gate) = (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
+        let (supervisor, witness, gate) =
+            (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
         let between = |router: Router| router.layer(axum::middleware::from_fn(delay));
-        let (router, path) = stacked(&layer_of(&supervisor), between, &get(handler)).swap_remove(nth);
+        let (router, path) =
+            stacked(&layer_of(&supervisor), between, &get(handler)).swap_remove(nth);
         let server = serve(router, &supervisor, &witness, &gate).await;
 
-        let mut response = soon(crate::common::get(&server, path).send()).await.expect("it answers");
-        assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), INNER);
+        let mut response = soon(crate::common::get(&server, path).send())
+            .await
+            .expect("it answers");
+        assert_eq!(
+            soon(response.chunk())
+                .await
+                .expect("a good chunk")
+                .expect("a chunk"),
+            INNER
+        );
         // The inner body is gone, and so is the inner layer's response.
         let stats = supervisor.stats();
-        assert_eq!((stats.added(), stats.deferred), (1, 1), "router {nth}: {stats:?}");
+        assert_eq!(
+            (stats.added(), stats.deferred),
+            (1, 1),
+            "router {nth}: {stats:?}"
+        );
         gate.notify_one();
-        assert_eq!(soon(response.text()).await.expect("a whole body"), ", outer");
+        assert_eq!(
+            soon(response.text()).await.expect("a whole body"),
+            ", outer"
+        );
 
-        assert_eq!(witness.next().await.cell(), "Complete, 12 B", "router {nth}");
+        assert_eq!(
+            witness.next().await.cell(),
+            "Complete, 12 B",
+            "router {nth}"
+        );
         soon(supervisor.idle()).await;
         witness.nothing_else().await;
-        assert_eq!((supervisor.stats().added(), supervisor.stats().succeeded), (1, 1), "router {nth}");
+        assert_eq!(
+            (supervisor.stats().added(), supervisor.stats().succeeded),
+            (1, 1),
+            "router {nth}"
+        );
     }
 }
 
@@ -130,8 +213,16 @@ async fn the_outermost_end_is_the_end() {
     let (router, path) = stacked(&layer, between, &get(handler)).swap_remove(0);
     let server = serve(router, &supervisor, &witness, &gate).await;
 
-    let mut response = soon(crate::common::get(&server, path).send()).await.expect("it answers");
-    assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), INNER);
+    let mut response = soon(crate::common::get(&server, path).send())
+        .await
+        .expect("it answers");
+    assert_eq!(
+        soon(response.chunk())
+            .await
+            .expect("a good chunk")
+            .expect("a chunk"),
+        INNER
+    );
     drop(response);
     assert_eq!(witness.next().await.cell(), "Interrupted, 5 B");
     soon(supervisor.idle()).await;
@@ -144,22 +235,41 @@ async fn compression_between() {
     let layer = BackgroundLayer::with_supervisor(supervisor.clone());
     let watching = witness.clone();
     let handler = async move |tasks: BackgroundTasks| {
-        let steps = [Step::data(vec![b'a'; 100_000]), Step::data(vec![b'b'; 100_000])];
+        let steps = [
+            Step::data(vec![b'a'; 100_000]),
+            Step::data(vec![b'b'; 100_000]),
+        ];
         // Only the part that compression reads: it has bytes of its own to send when this is over.
         Body::new(Script::new(steps).seen_by(watching.watch(&tasks).expect_body()))
     };
-    let router = Router::new().route("/", get(handler)).layer(layer.clone()).layer(CompressionLayer::new()).layer(layer);
+    let router = Router::new()
+        .route("/", get(handler))
+        .layer(layer.clone())
+        .layer(CompressionLayer::new())
+        .layer(layer);
     let server = serve(router, &supervisor, &witness, &Arc::default()).await;
 
-    let response = soon(crate::common::get(&server, "/").header(ACCEPT_ENCODING, "gzip").send()).await.expect("it answers");
+    let response = soon(
+        crate::common::get(&server, "/")
+            .header(ACCEPT_ENCODING, "gzip")
+            .send(),
+    )
+    .await
+    .expect("it answers");
     assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
     let compressed = soon(response.bytes()).await.expect("a whole body");
     let seen = witness.next().await;
-    assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Complete, compressed.len() as u64));
+    assert_eq!(
+        (seen.end.kind(), seen.end.bytes()),
+        (EndKind::Complete, compressed.len() as u64)
+    );
     assert!(compressed.len() < 100_000, "the inner layer has seen more");
     soon(supervisor.idle()).await;
     witness.nothing_else().await;
-    assert_eq!((supervisor.stats().added(), supervisor.stats().succeeded), (1, 1));
+    assert_eq!(
+        (supervisor.stats().added(), supervisor.stats().succeeded),
+        (1, 1)
+    );
 }
 
 /// Around another supervisor's layer: the inner response is over for the inner one, the outer response for the outer one.
@@ -170,7 +280,11 @@ async fn different_supervisors() {
     let (witness, outer_witness, gate) = (Witness::new(), Witness::new(), Arc::new(Notify::new()));
     let watching = outer_witness.clone();
     let watch_outer = MapRequestLayer::new(move |request: Request| {
-        watching.watch(&request.background_tasks().expect("the outer layer is there"));
+        watching.watch(
+            &request
+                .background_tasks()
+                .expect("the outer layer is there"),
+        );
         request
     });
     let router = Router::new()
@@ -181,15 +295,26 @@ async fn different_supervisors() {
         .layer(BackgroundLayer::with_supervisor(outer.clone()));
     let server = serve(router, &inner, &witness, &gate).await;
 
-    let mut response = soon(crate::common::get(&server, "/").send()).await.expect("it answers");
-    assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), INNER);
+    let mut response = soon(crate::common::get(&server, "/").send())
+        .await
+        .expect("it answers");
+    assert_eq!(
+        soon(response.chunk())
+            .await
+            .expect("a good chunk")
+            .expect("a chunk"),
+        INNER
+    );
     assert_eq!(witness.next().await.cell(), "Complete, 5 B");
     soon(inner.idle()).await;
     let stats = outer.stats();
     assert_eq!((stats.added(), stats.deferred), (1, 1), "{stats:?}");
 
     gate.notify_one();
-    assert_eq!(soon(response.text()).await.expect("a whole body"), ", outer");
+    assert_eq!(
+        soon(response.text()).await.expect("a whole body"),
+        ", outer"
+    );
     assert_eq!(outer_witness.next().await.cell(), "Complete, 12 B");
     soon(outer.idle()).await;
     witness.nothing_else().await;
@@ -200,15 +325,39 @@ async fn different_supervisors() {
     // Further requests are not warned of.
     gate.notify_one();
     assert_eq!(text(&server, "/").await, "inner, outer");
-    let warnings: Vec<_> = events.ours().into_iter().filter(|(level, _)| *level == Level::WARN).collect();
-    let [(_, warning)] = &warnings[..] else { panic!("one warning: {warnings:?}") };
-    assert!(warning.contains("different supervisors") && warning.contains("path=\"/\" "), "{warning}");
+    let warnings: Vec<_> = events
+        .ours()
+        .into_iter()
+        .filter(|(level, _)| *level == Level::WARN)
+        .collect();
+    let [(_, warning)] = &warnings[..] else {
+        panic!("one warning: {warnings:?}")
+    };
+    assert!(
+        warning.contains("different supervisors") && warning.contains("path=\"/\" "),
+        "{warning}"
+    );
 }
 
 /// As [`delay`], where the witness's response is the inner one.
-async fn delay_alone(Extension(gate): Extension<Arc<Notify>>, request: Request, next: Next) -> Response {
-    let body = next.run(request).await.into_body().collect().await.expect("a whole body").to_bytes();
-    Response::new(Body::new(Script::new([Step::data(body), Step::Wait(gate), Step::data(", outer")])))
+async fn delay_alone(
+    Extension(gate): Extension<Arc<Notify>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let body = next
+        .run(request)
+        .await
+        .into_body()
+        .collect()
+        .await
+        .expect("a whole body")
+        .to_bytes();
+    Response::new(Body::new(Script::new([
+        Step::data(body),
+        Step::Wait(gate),
+        Step::data(", outer"),
+    ])))
 }
 
 /// Two supervisors' layers in turn: however deep, each supervisor has one registry, and the one that was opened last is seen.
@@ -218,7 +367,8 @@ async fn in_turn() {
     let leave = || axum::middleware::from_fn(leave_middle);
     let layer = |supervisor: &Supervisor| BackgroundLayer::with_supervisor(supervisor.clone());
     let open = [a.clone(), b.clone()];
-    let handler = get(async move || format!("{:?}", open.each_ref().map(Supervisor::open_responses)));
+    let handler =
+        get(async move || format!("{:?}", open.each_ref().map(Supervisor::open_responses)));
     let router = Router::new()
         .route("/", handler)
         .layer(leave())
@@ -230,10 +380,22 @@ async fn in_turn() {
         .layer(leave())
         .layer(layer(&a));
     let server = serve(router, &a, &Witness::new(), &Arc::default()).await;
-    assert_eq!(text(&server, "/").await, "[1, 1]", "the inner layers open no registry");
+    assert_eq!(
+        text(&server, "/").await,
+        "[1, 1]",
+        "the inner layers open no registry"
+    );
     soon(async { tokio::join!(a.idle(), b.idle()) }).await;
-    assert_eq!((a.stats().added(), a.stats().succeeded), (1, 1), "what was added between the outer two");
-    assert_eq!((b.stats().added(), b.stats().succeeded), (3, 3), "what was added below");
+    assert_eq!(
+        (a.stats().added(), a.stats().succeeded),
+        (1, 1),
+        "what was added between the outer two"
+    );
+    assert_eq!(
+        (b.stats().added(), b.stats().succeeded),
+        (3, 3),
+        "what was added below"
+    );
     assert_eq!((a.open_responses(), b.open_responses()), (0, 0));
 }
 
@@ -252,15 +414,17 @@ async fn a_request_that_is_sent_again() {
         std::future::ready(Ok::<_, Infallible>(http::Response::new(body)))
     });
     let inner = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service);
-    let again = ServiceBuilder::new().service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        let (inner, kept) = (inner.clone(), kept.clone());
-        async move {
-            if let Some(extensions) = kept.lock().expect("no test panics with it").take() {
-                *request.extensions_mut() = extensions;
+    let again = ServiceBuilder::new().service_fn(
+        move |mut request: http::Request<hyper::body::Incoming>| {
+            let (inner, kept) = (inner.clone(), kept.clone());
+            async move {
+                if let Some(extensions) = kept.lock().expect("no test panics with it").take() {
+                    *request.extensions_mut() = extensions;
+                }
+                inner.oneshot(request).await
             }
-            inner.oneshot(request).await
-        }
-    });
+        },
+    );
     let server = Server::serve(again, supervisor.clone(), witness.clone()).await;
     // Paths of different lengths: the second end is not the first one once more.
     for (path, cell) in [("/first", "Complete, 6 B"), ("/second", "Complete, 7 B")] {
@@ -269,5 +433,8 @@ async fn a_request_that_is_sent_again() {
     }
     soon(supervisor.idle()).await;
     witness.nothing_else().await;
-    assert_eq!((supervisor.stats().added(), supervisor.stats().succeeded), (2, 2));
+    assert_eq!(
+        (supervisor.stats().added(), supervisor.stats().succeeded),
+        (2, 2)
+    );
 }

@@ -24,8 +24,8 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
 };
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, MissingLayer, Order, ResponseEnd, Supervisor, Task,
-    TaskContext, When, defer,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, MissingLayer, Order,
+    ResponseEnd, Supervisor, Task, TaskContext, When, defer,
 };
 
 use crate::common::{Call, Server, Witness, soon};
@@ -49,7 +49,12 @@ impl Notes {
     }
 
     fn note(&self, cx: &TaskContext, text: impl Into<String>) {
-        self.0.send((cx.end().expect("it is a task of a request").kind(), text.into())).expect("the test waits");
+        self.0
+            .send((
+                cx.end().expect("it is a task of a request").kind(),
+                text.into(),
+            ))
+            .expect("the test waits");
     }
 }
 
@@ -61,12 +66,16 @@ async fn serve(handler: MethodRouter) -> (Server, Log) {
 async fn serve_router(router: Router) -> (Server, Log) {
     let (notes, log) = Notes::new();
     let supervisor = Supervisor::new();
-    let router = router.layer(Extension(notes)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let router = router
+        .layer(Extension(notes))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     (Server::serve(router, supervisor, Witness::new()).await, log)
 }
 
 async fn text(server: &Server, path: &str) -> String {
-    let response = soon(crate::common::get(server, path).send()).await.expect("it answers");
+    let response = soon(crate::common::get(server, path).send())
+        .await
+        .expect("it answers");
     assert_eq!(response.status(), StatusCode::OK);
     soon(response.text()).await.expect("a whole body")
 }
@@ -83,7 +92,10 @@ async fn all(server: &Server, log: &mut Log) -> Vec<(EndKind, String)> {
 async fn assert_notes(handler: MethodRouter, expected: &[&str]) {
     let (server, mut log) = serve(handler).await;
     assert_eq!(text(&server, "/").await, "done");
-    let expected: Vec<_> = expected.iter().map(|text| (EndKind::Complete, (*text).to_owned())).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|text| (EndKind::Complete, (*text).to_owned()))
+        .collect();
     assert_eq!(all(&server, &mut log).await, expected);
 }
 
@@ -102,8 +114,15 @@ async fn by_the_extractor() {
 async fn by_the_request() {
     let handler = async |Extension(notes): Extension<Notes>, request: Request| {
         request.background_tasks()?.add(notes.task("request"));
-        request.extensions().background_tasks()?.add(notes.task("extensions"));
-        request.into_parts().0.background_tasks()?.add(notes.task("parts"));
+        request
+            .extensions()
+            .background_tasks()?
+            .add(notes.task("extensions"));
+        request
+            .into_parts()
+            .0
+            .background_tasks()?
+            .add(notes.task("parts"));
         Ok::<_, MissingLayer>("done")
     };
     assert_notes(get(handler), &["request", "extensions", "parts"]).await;
@@ -116,7 +135,10 @@ impl<S: Sync> FromRequestParts<S> for Audited {
     type Rejection = MissingLayer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
-        let notes = parts.extensions.get::<Notes>().expect("the test provides it");
+        let notes = parts
+            .extensions
+            .get::<Notes>()
+            .expect("the test provides it");
         parts.background_tasks()?.add(notes.task("audited"));
         Ok(Self)
     }
@@ -155,7 +177,11 @@ async fn in_the_body_stream() {
             defer(notes.task("after the last chunk")).expect("this is the request's body");
         })
     };
-    assert_notes(get(handler), &["before the first chunk", "after the last chunk"]).await;
+    assert_notes(
+        get(handler),
+        &["before the first chunk", "after the last chunk"],
+    )
+    .await;
 }
 
 /// Leaves a task when it is dropped.
@@ -178,10 +204,15 @@ impl http_body::Body for Leaving {
     type Data = Bytes;
     type Error = MissingLayer;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, MissingLayer>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, MissingLayer>>> {
         match self.data.take() {
             None if self.hangs => Poll::Pending,
-            data => Poll::Ready(data.map(|data| Ok(Frame::data(Bytes::from_static(data.as_bytes()))))),
+            data => {
+                Poll::Ready(data.map(|data| Ok(Frame::data(Bytes::from_static(data.as_bytes())))))
+            }
         }
     }
 
@@ -195,7 +226,11 @@ impl http_body::Body for Leaving {
 async fn in_the_drop_of_the_body() {
     let handler = async |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
         tasks.add(notes.task("handler"));
-        let body = Leaving { data: Some("done"), hangs: false, _leaves: Leaves(tasks, notes) };
+        let body = Leaving {
+            data: Some("done"),
+            hangs: false,
+            _leaves: Leaves(tasks, notes),
+        };
         Body::new(body)
     };
     assert_notes(get(handler), &["handler", "dropped"]).await;
@@ -204,13 +239,28 @@ async fn in_the_drop_of_the_body() {
 #[tokio::test]
 async fn in_the_drop_of_a_body_that_is_cut_off() {
     let handler = async |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
-        Body::new(Leaving { data: Some("do"), hangs: true, _leaves: Leaves(tasks, notes) })
+        Body::new(Leaving {
+            data: Some("do"),
+            hangs: true,
+            _leaves: Leaves(tasks, notes),
+        })
     };
     let (server, mut log) = serve(get(handler)).await;
-    let mut response = soon(crate::common::get(&server, "/").send()).await.expect("it answers");
-    assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), "do");
+    let mut response = soon(crate::common::get(&server, "/").send())
+        .await
+        .expect("it answers");
+    assert_eq!(
+        soon(response.chunk())
+            .await
+            .expect("a good chunk")
+            .expect("a chunk"),
+        "do"
+    );
     drop(response);
-    assert_eq!(soon(log.recv()).await.expect("a note"), (EndKind::Interrupted, "dropped".to_owned()));
+    assert_eq!(
+        soon(log.recv()).await.expect("a note"),
+        (EndKind::Interrupted, "dropped".to_owned())
+    );
     assert_eq!(all(&server, &mut log).await, []);
 }
 
@@ -224,11 +274,19 @@ async fn in_the_drop_of_a_handler_whose_client_left() {
         std::future::pending::<&'static str>().await
     };
     let (server, mut log) = serve(get(handler)).await;
-    let mut client = TcpStream::connect(server.address).await.expect("the server listens");
-    client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
+    let mut client = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .expect("it reads");
     soon(entered.notified()).await;
     drop(client);
-    assert_eq!(soon(log.recv()).await.expect("a note"), (EndKind::NoResponse, "dropped".to_owned()));
+    assert_eq!(
+        soon(log.recv()).await.expect("a note"),
+        (EndKind::NoResponse, "dropped".to_owned())
+    );
     assert_eq!(all(&server, &mut log).await, []);
 }
 
@@ -238,7 +296,9 @@ async fn in_a_running_task() {
         tasks.add(Task::with_context(async move |cx| {
             notes.note(&cx, "parent");
             tokio::task::yield_now().await;
-            BackgroundTasks::current().expect("a task has its request's registry").add(notes.task("current"));
+            BackgroundTasks::current()
+                .expect("a task has its request's registry")
+                .add(notes.task("current"));
             defer(notes.task("deferred"))
         }));
         "done"
@@ -260,21 +320,36 @@ async fn in_a_blocking_task() {
 
 #[tokio::test]
 async fn as_a_part_of_the_response() {
-    let handler = async |Extension(notes): Extension<Notes>| (StatusCode::OK, notes.task("first"), notes.task("second"), "done");
+    let handler = async |Extension(notes): Extension<Notes>| {
+        (
+            StatusCode::OK,
+            notes.task("first"),
+            notes.task("second"),
+            "done",
+        )
+    };
     assert_notes(get(handler), &["first", "second"]).await;
 }
 
 /// A middleware between the layer and the handler has the request's registry too, before and after it.
 #[tokio::test]
 async fn around_the_handler() {
-    async fn around(Extension(notes): Extension<Notes>, request: Request, next: Next) -> Result<Response, MissingLayer> {
+    async fn around(
+        Extension(notes): Extension<Notes>,
+        request: Request,
+        next: Next,
+    ) -> Result<Response, MissingLayer> {
         request.background_tasks()?.add(notes.task("before"));
         let response = next.run(request).await;
         defer(notes.task("after")).expect("this is code of the request");
         Ok(response)
     }
     let handler = async |Extension(notes): Extension<Notes>| (notes.task("handler"), "done");
-    assert_notes(get(handler).layer(from_fn(around)), &["before", "handler", "after"]).await;
+    assert_notes(
+        get(handler).layer(from_fn(around)),
+        &["before", "handler", "after"],
+    )
+    .await;
 }
 
 /// Code of no request has no registry, also on a thread that has just run code of one.
@@ -282,7 +357,10 @@ async fn around_the_handler() {
 async fn outside_of_requests() {
     let handler = async |tasks: BackgroundTasks| {
         let spawned = tokio::spawn(async { BackgroundTasks::current().is_none() });
-        assert!(spawned.await.expect("it does not panic"), "another tokio task is not below the handler");
+        assert!(
+            spawned.await.expect("it does not panic"),
+            "another tokio task is not below the handler"
+        );
         tasks.add(async {});
         "done"
     };
@@ -312,14 +390,21 @@ async fn taken_back() {
         tasks.add(notes.task("two").named("push"));
         tasks.add(notes.task("three"));
         tasks.add(notes.task("four").named("mail"));
-        assert_eq!((tasks.remove("mail"), tasks.remove("mail"), tasks.remove("")), (2, 0, 0));
+        assert_eq!(
+            (tasks.remove("mail"), tasks.remove("mail"), tasks.remove("")),
+            (2, 0, 0)
+        );
         // One of the same name that is added later stays.
         tasks.add(notes.task("five").named("mail"));
         "done"
     };
     let (server, mut log) = serve(get(handler)).await;
     assert_eq!(text(&server, "/").await, "done");
-    let texts: Vec<_> = all(&server, &mut log).await.into_iter().map(|(_, text)| text).collect();
+    let texts: Vec<_> = all(&server, &mut log)
+        .await
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect();
     assert_eq!(texts, ["two", "three", "five"]);
     let stats = server.supervisor.stats();
     assert_eq!((stats.added(), stats.removed), (5, 2), "{stats:?}");
@@ -338,7 +423,14 @@ async fn taken_back_too_late() {
     let (server, mut log) = serve(get(handler)).await;
     assert_eq!(text(&server, "/").await, "done");
     all(&server, &mut log).await;
-    assert_eq!(keeps.recv().await.expect("the handler has run").remove("mail"), 0);
+    assert_eq!(
+        keeps
+            .recv()
+            .await
+            .expect("the handler has run")
+            .remove("mail"),
+        0
+    );
     let stats = server.supervisor.stats();
     assert_eq!((stats.added(), stats.succeeded), (1, 1), "{stats:?}");
 }
@@ -357,9 +449,15 @@ async fn added_late() {
     for nth in ["first", "second"] {
         let noting = notes.clone();
         tasks.add(Task::with_context(async move |cx| {
-            noting.note(&cx, format!("{nth}, {} B", cx.end().map_or(0, ResponseEnd::bytes)));
+            noting.note(
+                &cx,
+                format!("{nth}, {} B", cx.end().map_or(0, ResponseEnd::bytes)),
+            );
         }));
-        assert_eq!(all(&server, &mut log).await, [(EndKind::Complete, format!("{nth}, 4 B"))]);
+        assert_eq!(
+            all(&server, &mut log).await,
+            [(EndKind::Complete, format!("{nth}, 4 B"))]
+        );
     }
 }
 
@@ -396,11 +494,16 @@ async fn added_from_elsewhere() {
         })
     };
     let (server, mut log) = serve(get(handler)).await;
-    let response = soon(crate::common::get(&server, "/").send()).await.expect("it answers");
+    let response = soon(crate::common::get(&server, "/").send())
+        .await
+        .expect("it answers");
     assert_eq!(server.supervisor.stats().added(), 0);
     gate.notify_one();
     assert_eq!(soon(response.text()).await.expect("a whole body"), "done");
-    assert_eq!(all(&server, &mut log).await, [(EndKind::Complete, "from elsewhere".to_owned())]);
+    assert_eq!(
+        all(&server, &mut log).await,
+        [(EndKind::Complete, "from elsewhere".to_owned())]
+    );
 }
 
 /// On a runtime of one thread, tasks that do not wait are over in the order in which they were added.
@@ -411,12 +514,20 @@ async fn in_order_and_with_arguments() {
             // Owned, shared and borrowed for ever: a task may take what its handler has.
             let (owned, shared, borrowed) = (vec![nth; 2], Arc::new(nth * 10), "static");
             let notes = notes.clone();
-            tasks.add(Task::with_context(async move |cx| notes.note(&cx, format!("{nth} {owned:?} {shared} {borrowed}"))));
+            tasks.add(Task::with_context(async move |cx| {
+                notes.note(&cx, format!("{nth} {owned:?} {shared} {borrowed}"))
+            }));
         }
         "done"
     };
-    let expected: Vec<_> = (0..5).map(|nth| format!("{nth} [{nth}, {nth}] {} static", nth * 10)).collect();
-    assert_notes(get(handler), &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let expected: Vec<_> = (0..5)
+        .map(|nth| format!("{nth} [{nth}, {nth}] {} static", nth * 10))
+        .collect();
+    assert_notes(
+        get(handler),
+        &expected.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .await;
 }
 
 /// What a handler reads for its response is what was there before, and the next request reads what the task wrote.
@@ -454,9 +565,15 @@ async fn the_response_first_then_the_task() {
     }
 
     let store = Store::default();
-    let router = Router::new().route("/at-once", get(at_once)).route("/late", get(late)).layer(Extension(store.clone()));
+    let router = Router::new()
+        .route("/at-once", get(at_once))
+        .route("/late", get(late))
+        .layer(Extension(store.clone()));
     let (server, _noted) = serve_router(router).await;
-    for (nth, path) in ["/at-once", "/late", "/at-once", "/late"].into_iter().enumerate() {
+    for (nth, path) in ["/at-once", "/late", "/at-once", "/late"]
+        .into_iter()
+        .enumerate()
+    {
         assert_eq!(text(&server, path).await, nth.to_string());
         soon(server.supervisor.idle()).await;
         assert_eq!(store.read(), (nth + 1).to_string());
@@ -477,7 +594,11 @@ async fn names_are_in_the_order_added_until_the_start() {
     assert_eq!(names(&call.tasks), ["one", "three", "four"]);
     let tasks = call.tasks.clone();
     drop(call.answer().await);
-    assert_eq!(names(&tasks), [""; 0], "they have started, and none has been polled");
+    assert_eq!(
+        names(&tasks),
+        [""; 0],
+        "they have started, and none has been polled"
+    );
     soon(supervisor.idle()).await;
 }
 
@@ -498,23 +619,37 @@ async fn requests_share_nothing() {
         tasks.add(notes.task("runs"));
         "second"
     };
-    let (server, mut log) = serve_router(Router::new().route("/first", get(first)).route("/second", get(second))).await;
+    let (server, mut log) = serve_router(
+        Router::new()
+            .route("/first", get(first))
+            .route("/second", get(second)),
+    )
+    .await;
     for nth in 1..=3 {
         for path in ["/first", "/second"] {
             assert_eq!(text(&server, path).await, &path[1..]);
             soon(server.supervisor.idle()).await;
         }
-        assert_eq!(soon(log.recv()).await, Some((EndKind::Complete, "runs".to_owned())));
+        assert_eq!(
+            soon(log.recv()).await,
+            Some((EndKind::Complete, "runs".to_owned()))
+        );
         assert!(log.try_recv().is_err());
         // A handle that is kept still belongs to its own request.
         let tasks = keeps.recv().await.expect("the handler has run");
         let (sender, seen) = oneshot::channel();
         tasks.add(Task::with_context(async move |cx| {
-            sender.send(cx.end().map(|end| (end.path().to_owned(), end.bytes()))).expect("the test waits");
+            sender
+                .send(cx.end().map(|end| (end.path().to_owned(), end.bytes())))
+                .expect("the test waits");
         }));
         assert!(soon(seen).await.is_err(), "a failure has stopped its tasks");
         soon(server.supervisor.idle()).await;
         let stats = server.supervisor.stats();
-        assert_eq!((stats.failed, stats.skipped, stats.succeeded), (2 * nth, 2 * nth, nth), "{stats:?}");
+        assert_eq!(
+            (stats.failed, stats.skipped, stats.succeeded),
+            (2 * nth, 2 * nth, nth),
+            "{stats:?}"
+        );
     }
 }

@@ -23,7 +23,11 @@ type Answer = Response<Full<Bytes>>;
 fn answers(
     word: &'static str,
     witness: &Witness,
-) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + use<> {
+) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ use<> {
     let witness = witness.clone();
     service_fn(move |request: Request<Incoming>| {
         witness.watch(&request.background_tasks().expect("the layer is there"));
@@ -40,7 +44,11 @@ struct Bench {
 
 impl Bench {
     fn new(name: &'static str) -> Self {
-        Self { name, supervisor: Supervisor::new(), witness: Witness::new() }
+        Self {
+            name,
+            supervisor: Supervisor::new(),
+            witness: Witness::new(),
+        }
     }
 
     fn layer(&self) -> BackgroundLayer {
@@ -49,37 +57,69 @@ impl Bench {
 
     fn answers(
         &self,
-    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + use<> {
+    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + use<> {
         answers("word", &self.witness)
     }
 
     /// Serves it, and checks the ends of requests for these paths, each with its answer.
     async fn holds_for<S, B>(self, service: S, expected: &[(&str, &str)])
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, supervisor, witness } = self;
+        let Self {
+            name,
+            supervisor,
+            witness,
+        } = self;
         let server = Server::serve(service, supervisor.clone(), witness.clone()).await;
         let client = || reqwest::Client::builder().no_proxy();
         for client in [client().http1_only(), client().http2_prior_knowledge()] {
             let client = client.build().expect("a client needs nothing");
             for (path, word) in expected {
-                let response = soon(client.get(format!("http://{}{path}", server.address)).send()).await.expect("it answers");
-                assert_eq!(soon(response.text()).await.expect("a whole body"), *word, "{name}");
+                let response = soon(
+                    client
+                        .get(format!("http://{}{path}", server.address))
+                        .send(),
+                )
+                .await
+                .expect("it answers");
+                assert_eq!(
+                    soon(response.text()).await.expect("a whole body"),
+                    *word,
+                    "{name}"
+                );
                 let end = witness.next().await.end;
-                assert_eq!((end.kind(), end.bytes(), end.path()), (EndKind::Complete, word.len() as u64, *path), "{name}");
+                assert_eq!(
+                    (end.kind(), end.bytes(), end.path()),
+                    (EndKind::Complete, word.len() as u64, *path),
+                    "{name}"
+                );
             }
         }
         witness.nothing_else().await;
         soon(supervisor.idle()).await;
         let ran = 2 * expected.len() as u64;
-        assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (ran, ran), "{name}");
+        assert_eq!(
+            (supervisor.stats().succeeded, supervisor.stats().added()),
+            (ran, ran),
+            "{name}"
+        );
     }
 
     async fn holds<S, B>(self, service: S)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         self.holds_for(service, &[("/", "word")]).await;
@@ -89,19 +129,27 @@ impl Bench {
 #[tokio::test]
 async fn boxed_services_that_can_be_cloned() {
     let bench = Bench::new("in a `BoxCloneService`");
-    let service = ServiceBuilder::new().layer(bench.layer()).service(bench.answers());
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(bench.answers());
     bench.holds(BoxCloneService::new(service)).await;
 
     let bench = Bench::new("around a `BoxCloneService`");
-    let service = ServiceBuilder::new().layer(bench.layer()).service(BoxCloneService::new(bench.answers()));
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(BoxCloneService::new(bench.answers()));
     bench.holds(service).await;
 
     let bench = Bench::new("in a `BoxCloneSyncService`");
-    let service = ServiceBuilder::new().layer(bench.layer()).service(bench.answers());
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(bench.answers());
     bench.holds(BoxCloneSyncService::new(service)).await;
 
     let bench = Bench::new("around a `BoxCloneSyncService`");
-    let service = ServiceBuilder::new().layer(bench.layer()).service(BoxCloneSyncService::new(bench.answers()));
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(BoxCloneSyncService::new(bench.answers()));
     bench.holds(service).await;
 }
 
@@ -109,11 +157,17 @@ async fn boxed_services_that_can_be_cloned() {
 #[tokio::test]
 async fn boxed_services_behind_a_buffer() {
     let bench = Bench::new("a `BoxService` around the layer");
-    let service = BoxService::new(ServiceBuilder::new().layer(bench.layer()).service(bench.answers()));
+    let service = BoxService::new(
+        ServiceBuilder::new()
+            .layer(bench.layer())
+            .service(bench.answers()),
+    );
     bench.holds(Buffer::new(service, 4)).await;
 
     let bench = Bench::new("the layer around a `BoxService`");
-    let service = ServiceBuilder::new().layer(bench.layer()).service(BoxService::new(bench.answers()));
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(BoxService::new(bench.answers()));
     bench.holds(Buffer::new(service, 4)).await;
 
     let bench = Bench::new("the layer around a buffer");
@@ -123,12 +177,22 @@ async fn boxed_services_behind_a_buffer() {
 
     // This one is not even `Send`: it stays with its caller, who is on one thread.
     let bench = Bench::new("an `UnsyncBoxService`");
-    let mut service =
-        UnsyncBoxService::new(ServiceBuilder::new().layer(bench.layer()).service(service_fn(async |request: Request<()>| {
-            request.background_tasks().expect("the layer is there").add(async {});
+    let mut service = UnsyncBoxService::new(ServiceBuilder::new().layer(bench.layer()).service(
+        service_fn(async |request: Request<()>| {
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(async {});
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("word")))
-        })));
-    let response = service.ready().await.expect("it is ready").call(Request::new(())).await.expect("it answers");
+        }),
+    ));
+    let response = service
+        .ready()
+        .await
+        .expect("it is ready")
+        .call(Request::new(()))
+        .await
+        .expect("it answers");
     drop(response);
     soon(bench.supervisor.idle()).await;
     assert_eq!(bench.supervisor.stats().succeeded, 1);
@@ -145,17 +209,31 @@ async fn steered_services() {
 
     let bench = Bench::new("around `Steer`");
     let services = ["one", "other"].map(|word| BoxCloneService::new(answers(word, &bench.witness)));
-    let service = ServiceBuilder::new().layer(bench.layer()).service(Steer::new(services, pick));
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(Steer::new(services, pick));
     bench.holds_for(service, &expected).await;
 
     let bench = Bench::new("in each service of `Steer`");
-    let services = ["one", "other"]
-        .map(|word| BoxCloneService::new(ServiceBuilder::new().layer(bench.layer()).service(answers(word, &bench.witness))));
+    let services = ["one", "other"].map(|word| {
+        BoxCloneService::new(
+            ServiceBuilder::new()
+                .layer(bench.layer())
+                .service(answers(word, &bench.witness)),
+        )
+    });
     bench.holds_for(Steer::new(services, pick), &expected).await;
 
     let bench = Bench::new("around `Steer`, and in each service of it");
-    let services = ["one", "other"]
-        .map(|word| BoxCloneService::new(ServiceBuilder::new().layer(bench.layer()).service(answers(word, &bench.witness))));
-    let service = ServiceBuilder::new().layer(bench.layer()).service(Steer::new(services, pick));
+    let services = ["one", "other"].map(|word| {
+        BoxCloneService::new(
+            ServiceBuilder::new()
+                .layer(bench.layer())
+                .service(answers(word, &bench.witness)),
+        )
+    });
+    let service = ServiceBuilder::new()
+        .layer(bench.layer())
+        .service(Steer::new(services, pick));
     bench.holds_for(service, &expected).await;
 }

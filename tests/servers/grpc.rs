@@ -22,7 +22,9 @@ use tower::{
     Layer, Service, ServiceBuilder,
     util::{MapRequestLayer, MapResponseLayer},
 };
-use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Supervisor, middleware::Background};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Supervisor, middleware::Background,
+};
 
 use crate::{
     common::{Around, Course, Server, Witness, soon},
@@ -44,7 +46,9 @@ struct Scripted {
 }
 
 const fn healthy() -> HealthCheckResponse {
-    HealthCheckResponse { status: ServingStatus::Serving as i32 }
+    HealthCheckResponse {
+        status: ServingStatus::Serving as i32,
+    }
 }
 
 /// Hands the body's course to the layer that watches bodies.
@@ -56,7 +60,10 @@ fn answer<T>(message: T, course: Course) -> tonic::Response<T> {
 
 #[tonic::async_trait]
 impl Health for Scripted {
-    async fn check(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
         let tasks = request.background_tasks()?;
         let course = self.witness.watch(&tasks);
         match request.get_ref().service.as_str() {
@@ -68,8 +75,13 @@ impl Health for Scripted {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn watch(&self, request: tonic::Request<HealthCheckRequest>) -> Result<tonic::Response<Self::WatchStream>, Status> {
-        let course = self.witness.watch(&BackgroundTasks::current().ok_or_else(|| Status::internal("no registry"))?);
+    async fn watch(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let course = self
+            .witness
+            .watch(&BackgroundTasks::current().ok_or_else(|| Status::internal("no registry"))?);
         let Self { gate, .. } = self.clone();
         let service = request.into_inner().service;
         let stream = stream! {
@@ -93,7 +105,9 @@ impl Health for Scripted {
 /// Watches the body of a response whose handler has left the course of it.
 fn watch_body<B>(mut response: Response<B>) -> Response<Body>
 where
-    B: http_body::Body<Data = bytes::Bytes, Error: Into<tower_background::BoxError>> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<tower_background::BoxError>>
+        + Send
+        + 'static,
 {
     match response.extensions_mut().remove::<Course>() {
         Some(course) => response.map(|body| Body::new(Around::new(body, &course))),
@@ -102,15 +116,27 @@ where
 }
 
 fn scripted() -> (Scripted, Supervisor) {
-    (Scripted { witness: Witness::new(), gate: Arc::new(Notify::new()) }, Supervisor::new())
+    (
+        Scripted {
+            witness: Witness::new(),
+            gate: Arc::new(Notify::new()),
+        },
+        Supervisor::new(),
+    )
 }
 
 /// Serves the health service below the layer, in the way of a whole server.
-async fn serve(builder: tonic::transport::Server, health: &Scripted, supervisor: Supervisor) -> Server {
+async fn serve(
+    builder: tonic::transport::Server,
+    health: &Scripted,
+    supervisor: Supervisor,
+) -> Server {
     let layer = ServiceBuilder::new()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .layer(MapResponseLayer::new(watch_body));
-    let router = builder.layer(layer).add_service(HealthServer::new(health.clone()));
+    let router = builder
+        .layer(layer)
+        .add_service(HealthServer::new(health.clone()));
     run(router, health.witness.clone(), supervisor).await
 }
 
@@ -120,12 +146,17 @@ where
     L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     <L::Service as Service<Request<Body>>>::Future: Send,
     <L::Service as Service<Request<Body>>>::Error: Into<tower_background::BoxError> + Send,
-    B: http_body::Body<Data = bytes::Bytes, Error: Into<tower_background::BoxError>> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<tower_background::BoxError>>
+        + Send
+        + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let accept = tokio::spawn(async move {
-        router.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+        router
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .expect("it serves");
     });
     Server::running(address, accept, supervisor, witness)
 }
@@ -133,12 +164,19 @@ where
 /// Serves with tonic's defaults. The second value lets a stream go on after its first message.
 async fn served() -> (Server, Arc<Notify>) {
     let (health, supervisor) = scripted();
-    (serve(tonic::transport::Server::builder(), &health, supervisor).await, health.gate)
+    (
+        serve(tonic::transport::Server::builder(), &health, supervisor).await,
+        health.gate,
+    )
 }
 
 async fn connect(server: &Server) -> Channel {
-    let uri: Uri = format!("http://{}", server.address).parse().expect("an address is a URI");
-    soon(Channel::builder(uri).connect()).await.expect("the server listens")
+    let uri: Uri = format!("http://{}", server.address)
+        .parse()
+        .expect("an address is a URI");
+    soon(Channel::builder(uri).connect())
+        .await
+        .expect("the server listens")
 }
 
 async fn client(server: &Server) -> HealthClient<Channel> {
@@ -146,13 +184,17 @@ async fn client(server: &Server) -> HealthClient<Channel> {
 }
 
 fn ask(service: &str) -> HealthCheckRequest {
-    HealthCheckRequest { service: service.to_owned() }
+    HealthCheckRequest {
+        service: service.to_owned(),
+    }
 }
 
 #[tokio::test]
 async fn unary() {
     let (server, _) = served().await;
-    let response = soon(client(&server).await.check(ask(ENDS))).await.expect("it is healthy");
+    let response = soon(client(&server).await.check(ask(ENDS)))
+        .await
+        .expect("it is healthy");
     assert_eq!(response.into_inner(), healthy());
     check(&server, "gRPC", "unary").await;
 }
@@ -161,9 +203,17 @@ async fn unary() {
 #[tokio::test]
 async fn unary_below_a_layer_of_the_service() {
     let (health, supervisor) = scripted();
-    let service: Background<_> = BackgroundLayer::with_supervisor(supervisor.clone()).layer(HealthServer::new(health.clone()));
-    let server = run(tonic::transport::Server::builder().add_service(service), health.witness, supervisor).await;
-    let response = soon(client(&server).await.check(ask(ENDS))).await.expect("it is healthy");
+    let service: Background<_> = BackgroundLayer::with_supervisor(supervisor.clone())
+        .layer(HealthServer::new(health.clone()));
+    let server = run(
+        tonic::transport::Server::builder().add_service(service),
+        health.witness,
+        supervisor,
+    )
+    .await;
+    let response = soon(client(&server).await.check(ask(ENDS)))
+        .await
+        .expect("it is healthy");
     assert_eq!(response.into_inner(), healthy());
     check(&server, "gRPC", "unary").await;
 }
@@ -171,15 +221,29 @@ async fn unary_below_a_layer_of_the_service() {
 #[tokio::test]
 async fn unary_error() {
     let (server, _) = served().await;
-    let status = soon(client(&server).await.check(ask(DENIED))).await.expect_err("it is denied");
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "no such service"));
+    let status = soon(client(&server).await.check(ask(DENIED)))
+        .await
+        .expect_err("it is denied");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "no such service")
+    );
     check(&server, "gRPC", "unary error (trailers-only)").await;
 }
 
 /// Reads a stream's first message, and sees that its task waits for the end.
 async fn first_message(server: &Server, service: &str) -> tonic::Streaming<HealthCheckResponse> {
-    let mut stream = soon(client(server).await.watch(ask(service))).await.expect("it streams").into_inner();
-    assert_eq!(soon(stream.next()).await.expect("a message").expect("a good one"), healthy());
+    let mut stream = soon(client(server).await.watch(ask(service)))
+        .await
+        .expect("it streams")
+        .into_inner();
+    assert_eq!(
+        soon(stream.next())
+            .await
+            .expect("a message")
+            .expect("a good one"),
+        healthy()
+    );
     let stats = server.supervisor.stats();
     assert_eq!((stats.added(), stats.deferred), (1, 1), "{stats:?}");
     stream
@@ -191,7 +255,15 @@ async fn server_stream() {
     let stream = first_message(&server, ENDS).await;
     gate.notify_one();
     let rest: Vec<_> = soon(stream.map(|message| message.expect("a good one")).collect()).await;
-    assert_eq!(rest, [healthy(), HealthCheckResponse { status: ServingStatus::Unknown as i32 }]);
+    assert_eq!(
+        rest,
+        [
+            healthy(),
+            HealthCheckResponse {
+                status: ServingStatus::Unknown as i32
+            }
+        ]
+    );
     check(&server, "gRPC", "server stream").await;
 }
 
@@ -200,8 +272,14 @@ async fn server_stream_that_ends_with_an_error() {
     let (server, gate) = served().await;
     let mut stream = first_message(&server, FAILS).await;
     gate.notify_one();
-    let status = soon(stream.next()).await.expect("a status").expect_err("an error");
-    assert_eq!((status.code(), status.message()), (Code::DataLoss, "the disk is gone"));
+    let status = soon(stream.next())
+        .await
+        .expect("a status")
+        .expect_err("an error");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DataLoss, "the disk is gone")
+    );
     check(&server, "gRPC", "server stream that ends with an error").await;
 }
 
@@ -230,7 +308,9 @@ async fn call(server: &Server, path: &'static str) -> Status {
             request
         })
         .service(connect(server).await);
-    soon(HealthClient::new(channel).check(ask(ENDS))).await.expect_err("there is no such method")
+    soon(HealthClient::new(channel).check(ask(ENDS)))
+        .await
+        .expect_err("there is no such method")
 }
 
 #[tokio::test]
@@ -241,9 +321,15 @@ async fn unimplemented_method() {
         let layer = ServiceBuilder::new()
             .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
             .layer(witnessed(health.witness.clone()));
-        let router = tonic::transport::Server::builder().layer(layer).add_service(HealthServer::new(health.clone()));
+        let router = tonic::transport::Server::builder()
+            .layer(layer)
+            .add_service(HealthServer::new(health.clone()));
         let server = run(router, health.witness, supervisor).await;
-        assert_eq!(call(&server, path).await.code(), Code::Unimplemented, "{path}");
+        assert_eq!(
+            call(&server, path).await.code(),
+            Code::Unimplemented,
+            "{path}"
+        );
         check(&server, "gRPC", "unimplemented method").await;
     }
 }
@@ -254,8 +340,13 @@ async fn deadline() {
     let (health, supervisor) = scripted();
     let builder = tonic::transport::Server::builder().timeout(Duration::from_millis(10));
     let server = serve(builder, &health, supervisor).await;
-    let status = soon(client(&server).await.check(ask(HANGS))).await.expect_err("it takes too long");
-    assert_eq!((status.code(), status.message()), (Code::Cancelled, "Timeout expired"));
+    let status = soon(client(&server).await.check(ask(HANGS)))
+        .await
+        .expect_err("it takes too long");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Cancelled, "Timeout expired")
+    );
     check(&server, "gRPC", "deadline").await;
 }
 
@@ -265,7 +356,9 @@ async fn without_the_layer() {
     let (health, supervisor) = scripted();
     let router = tonic::transport::Server::builder().add_service(HealthServer::new(health.clone()));
     let server = run(router, health.witness, supervisor).await;
-    let status = soon(client(&server).await.check(ask(ENDS))).await.expect_err("there is no layer");
+    let status = soon(client(&server).await.check(ask(ENDS)))
+        .await
+        .expect_err("there is no layer");
     assert_eq!(status.code(), Code::Internal);
     assert_eq!(status.message(), "the server is misconfigured");
     assert_eq!(server.supervisor.stats().added(), 0);

@@ -19,9 +19,15 @@ use crate::{
 /// Sends one request, reads until the server closes, and checks what came. Each test names a part of the head.
 async fn exchange(server: &Server, line: &str, head: &str, body: &str) {
     let mut client = Raw::connect(server.address).await;
-    client.send(format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+    client
+        .send(format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ))
+        .await;
     let response = client.rest().await;
-    let (answered, rest) = response.split_once("\r\n\r\n").expect("the response has a head");
+    let (answered, rest) = response
+        .split_once("\r\n\r\n")
+        .expect("the response has a head");
     assert!(answered.contains(head), "{response}");
     assert_eq!(rest, body);
 }
@@ -38,7 +44,10 @@ fn with_status<B>(status: StatusCode, body: B) -> Response<B> {
 }
 
 fn declaring<B>(length: &'static str, body: B) -> Response<B> {
-    Response::builder().header("content-length", length).body(body).expect("the header is valid")
+    Response::builder()
+        .header("content-length", length)
+        .body(body)
+        .expect("the header is valid")
 }
 
 #[tokio::test]
@@ -59,28 +68,38 @@ async fn empty() {
 
 #[tokio::test]
 async fn no_content() {
-    let server = Server::new(|_, _| with_status(StatusCode::NO_CONTENT, Empty::<Bytes>::new())).await;
+    let server =
+        Server::new(|_, _| with_status(StatusCode::NO_CONTENT, Empty::<Bytes>::new())).await;
     exchange(&server, "GET /", "HTTP/1.1 204 ", "").await;
     check(&server, "HTTP/1.1", "204").await;
 }
 
 #[tokio::test]
 async fn not_modified() {
-    let server = Server::new(|_, _| with_status(StatusCode::NOT_MODIFIED, Empty::<Bytes>::new())).await;
+    let server =
+        Server::new(|_, _| with_status(StatusCode::NOT_MODIFIED, Empty::<Bytes>::new())).await;
     exchange(&server, "GET /", "HTTP/1.1 304 ", "").await;
     check(&server, "HTTP/1.1", "304 without body").await;
 }
 
 #[tokio::test]
 async fn not_modified_with_body() {
-    let server = Server::new(|_, course| with_status(StatusCode::NOT_MODIFIED, stream().seen_by(course.expect_body()))).await;
+    let server = Server::new(|_, course| {
+        with_status(
+            StatusCode::NOT_MODIFIED,
+            stream().seen_by(course.expect_body()),
+        )
+    })
+    .await;
     exchange(&server, "GET /", "HTTP/1.1 304 ", "").await;
     check(&server, "HTTP/1.1", "304 with body").await;
 }
 
 #[tokio::test]
 async fn head_of_service() {
-    let server = Server::new(|_, course| Response::new(stream().sized(6).seen_by(course.expect_body()))).await;
+    let server =
+        Server::new(|_, course| Response::new(stream().sized(6).seen_by(course.expect_body())))
+            .await;
     exchange(&server, "HEAD /", "\r\ncontent-length: 6", "").await;
     check(&server, "HTTP/1.1", "HEAD through a bare service").await;
 }
@@ -93,14 +112,18 @@ async fn head_of_router() {
         let course = watching.watch(&request.background_tasks().expect("the layer is there"));
         Response::new(Body::new(stream().sized(6).seen_by(course.expect_body())))
     };
-    let router = axum::Router::new().route("/", get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let router = axum::Router::new()
+        .route("/", get(handler))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     // The router has dropped the body when the response comes by here, and nothing of the head is sent.
     let (sender, mut passing) = tokio::sync::mpsc::unbounded_channel();
     let stats = supervisor.clone();
-    let router = axum::Router::new().fallback_service(router).layer(map_response(move |response: Response<Body>| {
-        sender.send(stats.stats()).expect("the test is there");
-        std::future::ready(response)
-    }));
+    let router = axum::Router::new()
+        .fallback_service(router)
+        .layer(map_response(move |response: Response<Body>| {
+            sender.send(stats.stats()).expect("the test is there");
+            std::future::ready(response)
+        }));
     let server = Server::axum(router, supervisor, witness).await;
     exchange(&server, "HEAD /", "\r\ncontent-length: 6", "").await;
     let stats = soon(passing.recv()).await.expect("a response came by");
@@ -110,30 +133,43 @@ async fn head_of_router() {
 
 #[tokio::test]
 async fn chunked_stream() {
-    let server = Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
-    exchange(&server, "GET /", "\r\ntransfer-encoding: chunked", "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n").await;
+    let server =
+        Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
+    exchange(
+        &server,
+        "GET /",
+        "\r\ntransfer-encoding: chunked",
+        "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n",
+    )
+    .await;
     check(&server, "HTTP/1.1", "chunked stream").await;
 }
 
 #[tokio::test]
 async fn chunked_stream_to_curl() {
-    let server = Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
+    let server =
+        Server::new(|_, course| Response::new(stream().seen_by(course.expect_body()))).await;
     let url = format!("http://{}/", server.address);
-    let curl = tokio::process::Command::new("curl").args(["--silent", "--show-error", "--noproxy", "*", &url]).output();
+    let curl = tokio::process::Command::new("curl")
+        .args(["--silent", "--show-error", "--noproxy", "*", &url])
+        .output();
     match soon(curl).await {
         Ok(output) => {
             assert!(output.status.success(), "{output:?}");
             assert_eq!(output.stdout, b"onetwo", "{output:?}");
             check(&server, "HTTP/1.1", "chunked stream").await;
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("skipped: there is no curl here"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("skipped: there is no curl here")
+        }
         Err(error) => panic!("{error}"),
     }
 }
 
 #[tokio::test]
 async fn stream_with_length() {
-    let server = Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
+    let server =
+        Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
     // A chunked body would have another form.
     exchange(&server, "GET /", "\r\ncontent-length: 6", "onetwo").await;
     check(&server, "HTTP/1.1", "stream with `content-length`").await;
@@ -141,9 +177,15 @@ async fn stream_with_length() {
 
 #[tokio::test]
 async fn stream_with_length_to_reqwest() {
-    let server = Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("it needs nothing");
-    let response = soon(client.get(format!("http://{}/", server.address)).send()).await.expect("it answers");
+    let server =
+        Server::new(|_, course| declaring("6", stream().seen_by(course.expect_body()))).await;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("it needs nothing");
+    let response = soon(client.get(format!("http://{}/", server.address)).send())
+        .await
+        .expect("it answers");
     assert_eq!(response.version(), http::Version::HTTP_11);
     assert_eq!(response.content_length(), Some(6));
     assert_eq!(soon(response.text()).await.expect("it is whole"), "onetwo");
@@ -152,7 +194,8 @@ async fn stream_with_length_to_reqwest() {
 
 #[tokio::test]
 async fn too_long() {
-    let server = Server::new(|_, course| declaring("4", stream().seen_by(course.expect_body()))).await;
+    let server =
+        Server::new(|_, course| declaring("4", stream().seen_by(course.expect_body()))).await;
     exchange(&server, "GET /", "\r\ncontent-length: 4", "onet").await;
     check(&server, "HTTP/1.1", "body longer than declared").await;
 }
@@ -160,23 +203,43 @@ async fn too_long() {
 #[tokio::test]
 async fn trailers() {
     let server = Server::new(|_, course| {
-        let body = Script::new([Step::data("hello"), Step::trailer("x-sum", "15")]).seen_by(course.expect_body());
-        Response::builder().header("trailer", "x-sum").body(body).expect("the header is valid")
+        let body = Script::new([Step::data("hello"), Step::trailer("x-sum", "15")])
+            .seen_by(course.expect_body());
+        Response::builder()
+            .header("trailer", "x-sum")
+            .body(body)
+            .expect("the header is valid")
     })
     .await;
-    let stream = TcpStream::connect(server.address).await.expect("the server listens");
-    let (mut client, connection) = soon(hyper::client::conn::http1::handshake(TokioIo::new(stream))).await.expect("it is open");
+    let stream = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    let (mut client, connection) =
+        soon(hyper::client::conn::http1::handshake(TokioIo::new(stream)))
+            .await
+            .expect("it is open");
     let connection = tokio::spawn(connection);
-    let request = http::Request::get("/").header("host", "localhost").header("te", "trailers");
-    let request = request.body(Empty::<Bytes>::new()).expect("the headers are valid");
-    let response = soon(client.send_request(request)).await.expect("it answers");
-    let body = soon(response.into_body().collect()).await.expect("it is whole");
+    let request = http::Request::get("/")
+        .header("host", "localhost")
+        .header("te", "trailers");
+    let request = request
+        .body(Empty::<Bytes>::new())
+        .expect("the headers are valid");
+    let response = soon(client.send_request(request))
+        .await
+        .expect("it answers");
+    let body = soon(response.into_body().collect())
+        .await
+        .expect("it is whole");
     assert_eq!(body.trailers().expect("they are sent")["x-sum"], "15");
     assert_eq!(body.to_bytes(), "hello");
     let seen = check(&server, "HTTP/1.1", "trailers").await;
     assert_eq!(seen.end.trailers().expect("they are noted")["x-sum"], "15");
     drop(client);
-    soon(connection).await.expect("it does not panic").expect("it closes");
+    soon(connection)
+        .await
+        .expect("it does not panic")
+        .expect("it closes");
 }
 
 #[tokio::test]
@@ -194,7 +257,12 @@ async fn leaves_after_the_end() {
 async fn echo() -> Server {
     Server::new(|request, course| {
         let path = Bytes::copy_from_slice(request.uri().path().as_bytes());
-        Response::new(Script::new([Step::Data(path)]).sized(5).tells_end().seen_by(course.expect_body()))
+        Response::new(
+            Script::new([Step::Data(path)])
+                .sized(5)
+                .tells_end()
+                .seen_by(course.expect_body()),
+        )
     })
     .await
 }
@@ -203,16 +271,26 @@ async fn echo() -> Server {
 async fn pipelined() {
     let server = echo().await;
     let mut client = Raw::connect(server.address).await;
-    let requests = ["/aaaa", "/bbbb", "/cccc"].map(|path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+    let requests = ["/aaaa", "/bbbb", "/cccc"]
+        .map(|path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     client.send(requests.concat()).await;
     for path in ["/aaaa", "/bbbb", "/cccc"] {
         let head = client.until("\r\n\r\n").await;
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"),
+            "{head}"
+        );
         assert_eq!(client.until(path).await, path);
     }
     client.finish().await;
     assert_eq!(client.rest().await, "");
-    check_each(&server, "HTTP/1.1", "pipelined requests", &["/aaaa", "/bbbb", "/cccc"]).await;
+    check_each(
+        &server,
+        "HTTP/1.1",
+        "pipelined requests",
+        &["/aaaa", "/bbbb", "/cccc"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,10 +300,19 @@ async fn keep_alive() {
     for path in ["/aaaa", "/bbbb", "/cccc"] {
         client.get(path).await;
         let head = client.until("\r\n\r\n").await;
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"),
+            "{head}"
+        );
         assert_eq!(client.until(path).await, path);
     }
-    check_each(&server, "HTTP/1.1", "keep-alive reuse", &["/aaaa", "/bbbb", "/cccc"]).await;
+    check_each(
+        &server,
+        "HTTP/1.1",
+        "keep-alive reuse",
+        &["/aaaa", "/bbbb", "/cccc"],
+    )
+    .await;
     client.finish().await;
     assert_eq!(client.rest().await, "");
 }
@@ -234,14 +321,20 @@ async fn keep_alive() {
 async fn connection_close() {
     let server = Server::new(|_, course| {
         let body = stream().seen_by(course.expect_body());
-        Response::builder().header("connection", "close").body(body).expect("the header is valid")
+        Response::builder()
+            .header("connection", "close")
+            .body(body)
+            .expect("the header is valid")
     })
     .await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     let response = client.rest().await;
     assert!(response.contains("\r\nconnection: close\r\n"), "{response}");
-    assert!(response.ends_with("\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), "{response}");
+    assert!(
+        response.ends_with("\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
+        "{response}"
+    );
     check(&server, "HTTP/1.1", "`Connection: close`").await;
 }
 
@@ -249,7 +342,8 @@ async fn connection_close() {
 async fn connect() {
     let server = Server::new(|request, course| {
         tokio::spawn(async move {
-            let mut tunnel = TokioIo::new(hyper::upgrade::on(request).await.expect("it is accepted"));
+            let mut tunnel =
+                TokioIo::new(hyper::upgrade::on(request).await.expect("it is accepted"));
             let mut ping = [0; 4];
             while tunnel.read_exact(&mut ping).await.is_ok() {
                 tunnel.write_all(&ping).await.expect("the client reads");
@@ -259,7 +353,9 @@ async fn connect() {
     })
     .await;
     let mut client = Raw::connect(server.address).await;
-    client.send("CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n").await;
+    client
+        .send("CONNECT example.org:80 HTTP/1.1\r\nhost: example.org:80\r\n\r\n")
+        .await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let seen = check(&server, "HTTP/1.1", "CONNECT").await;

@@ -44,8 +44,12 @@ async fn too_short() {
     let told = Arc::new(Notify::new());
     let wait = Arc::clone(&told);
     let server = Server::new(move |_, course| {
-        let body = Script::new([Step::data("one"), Step::Wait(Arc::clone(&wait))]).seen_by(course.expect_body());
-        Response::builder().header("content-length", "6").body(body).expect("the header is valid")
+        let body = Script::new([Step::data("one"), Step::Wait(Arc::clone(&wait))])
+            .seen_by(course.expect_body());
+        Response::builder()
+            .header("content-length", "6")
+            .body(body)
+            .expect("the header is valid")
     })
     .await;
     let mut client = Raw::connect(server.address).await;
@@ -54,18 +58,35 @@ async fn too_short() {
     told.notify_one();
     assert_eq!(client.rest().await, "", "the server cuts the connection");
     let seen = check(&server, "HTTP/1.1", "body shorter than declared").await;
-    assert!(matches!(seen.end.error(), Some(ResponseError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
+    assert!(
+        matches!(
+            seen.end.error(),
+            Some(ResponseError::TooShort {
+                declared: 6,
+                yielded: 3,
+                ..
+            })
+        ),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
 async fn error_at_once() {
-    let server = Server::new(|_, course| Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))).await;
+    let server = Server::new(|_, course| {
+        Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))
+    })
+    .await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     assert_eq!(client.rest().await, "", "the head is lost with the body");
     let seen = check(&server, "HTTP/1.1", "body error before the first frame").await;
     assert_eq!(seen.end.error(), Some(ResponseError::Body));
-    assert_eq!(seen.end.status(), Some(http::StatusCode::OK), "there was a head, though it was not sent");
+    assert_eq!(
+        seen.end.status(),
+        Some(http::StatusCode::OK),
+        "there was a head, though it was not sent"
+    );
 }
 
 #[tokio::test]
@@ -98,10 +119,12 @@ async fn panic_in_call() {
 
 #[tokio::test]
 async fn panic_in_handler() {
-    let server = Server::awaiting(async |_, _| -> Result<Response<Empty<Bytes>>, std::io::Error> {
-        tokio::task::yield_now().await;
-        panic!("the test says so");
-    })
+    let server = Server::awaiting(
+        async |_, _| -> Result<Response<Empty<Bytes>>, std::io::Error> {
+            tokio::task::yield_now().await;
+            panic!("the test says so");
+        },
+    )
     .await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
@@ -112,7 +135,8 @@ async fn panic_in_handler() {
 
 #[tokio::test]
 async fn service_error() {
-    let server = Server::awaiting(async |_, _| Err::<Response<Empty<Bytes>>, _>("the test says so")).await;
+    let server =
+        Server::awaiting(async |_, _| Err::<Response<Empty<Bytes>>, _>("the test says so")).await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     assert_eq!(client.rest().await, "", "there is no response");
@@ -155,7 +179,10 @@ async fn resets_mid_body() {
 async fn stops_reading() {
     // More than the sockets hold: the server waits with the first frame, and does not ask for the second.
     let large = || Step::data(vec![b'.'; 16 << 20]);
-    let server = Server::new(move |_, course| Response::new(Script::new([large(), large()]).seen_by(course.expect_body()))).await;
+    let server = Server::new(move |_, course| {
+        Response::new(Script::new([large(), large()]).seen_by(course.expect_body()))
+    })
+    .await;
     let mut client = Raw::narrow(server.address).await;
     client.get("/").await;
     client.until("\r\n\r\n1000000\r\n").await;
@@ -174,14 +201,19 @@ async fn stops_reading_a_body_of_one_frame() {
     client.until("\r\n\r\n").await;
     drop(client);
     let seen = server.witness.next().await;
-    assert_eq!((seen.end.kind(), seen.end.bytes()), (EndKind::Complete, 16 << 20));
+    assert_eq!(
+        (seen.end.kind(), seen.end.bytes()),
+        (EndKind::Complete, 16 << 20)
+    );
     soon(server.supervisor.idle()).await;
     server.witness.nothing_else().await;
 }
 
 #[tokio::test]
 async fn endless() {
-    let supervisor = Supervisor::builder().start_within(Duration::from_millis(20)).build();
+    let supervisor = Supervisor::builder()
+        .start_within(Duration::from_millis(20))
+        .build();
     let (server, told) = then_by(supervisor, || Step::data("two")).await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
@@ -201,9 +233,13 @@ async fn endless() {
 #[tokio::test]
 async fn informational_status() {
     for status in [100, 103, 199] {
-        let server =
-            Server::new(move |_, _| Response::builder().status(status).body(Empty::<Bytes>::new()).expect("the status is valid"))
-                .await;
+        let server = Server::new(move |_, _| {
+            Response::builder()
+                .status(status)
+                .body(Empty::<Bytes>::new())
+                .expect("the status is valid")
+        })
+        .await;
         let mut client = Raw::connect(server.address).await;
         client.get("/").await;
         let response = client.rest().await;

@@ -40,16 +40,28 @@ async fn full() {
     let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
     let mut response = Multiplexed::connect(&server).await.get("/").await;
     assert_eq!(response.headers()["content-length"], "5");
-    assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"hello");
+    assert_eq!(
+        rest(response.body_mut()).await.expect("it is whole").0,
+        b"hello"
+    );
     let seen = check(&server, "HTTP/2", "`Full`").await;
-    assert_eq!((seen.end.version(), seen.end.status()), (Version::HTTP_2, Some(StatusCode::OK)));
+    assert_eq!(
+        (seen.end.version(), seen.end.status()),
+        (Version::HTTP_2, Some(StatusCode::OK))
+    );
 }
 
 #[tokio::test]
 async fn full_to_reqwest() {
     let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
-    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().expect("it needs nothing");
-    let response = soon(client.get(format!("http://{}/", server.address)).send()).await.expect("it answers");
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .no_proxy()
+        .build()
+        .expect("it needs nothing");
+    let response = soon(client.get(format!("http://{}/", server.address)).send())
+        .await
+        .expect("it answers");
     assert_eq!(response.version(), Version::HTTP_2);
     assert_eq!(soon(response.text()).await.expect("it is whole"), "hello");
     check(&server, "HTTP/2", "`Full`").await;
@@ -64,21 +76,34 @@ async fn empty() {
 
 #[tokio::test]
 async fn empty_script() {
-    let server = Server::new(|_, course| Response::new(Script::new([]).seen_by(course.expect_body()))).await;
+    let server =
+        Server::new(|_, course| Response::new(Script::new([]).seen_by(course.expect_body()))).await;
     assert_eq!(whole(&server).await, b"");
     check(&server, "HTTP/2", "empty body").await;
 }
 
 #[tokio::test]
 async fn no_content() {
-    let server = Server::new(|_, _| Response::builder().status(204).body(Empty::<Bytes>::new()).expect("it is a response")).await;
+    let server = Server::new(|_, _| {
+        Response::builder()
+            .status(204)
+            .body(Empty::<Bytes>::new())
+            .expect("it is a response")
+    })
+    .await;
     head_only(&server, Method::GET, StatusCode::NO_CONTENT).await;
     check(&server, "HTTP/2", "204").await;
 }
 
 #[tokio::test]
 async fn not_modified() {
-    let server = Server::new(|_, _| Response::builder().status(304).body(Empty::<Bytes>::new()).expect("it is a response")).await;
+    let server = Server::new(|_, _| {
+        Response::builder()
+            .status(304)
+            .body(Empty::<Bytes>::new())
+            .expect("it is a response")
+    })
+    .await;
     head_only(&server, Method::GET, StatusCode::NOT_MODIFIED).await;
     check(&server, "HTTP/2", "304 without body").await;
 }
@@ -87,8 +112,14 @@ async fn not_modified() {
 /// the stream (curl does).
 async fn with_body(status: u16) -> Server {
     let server = Server::new(move |_, course| {
-        let body = Script::new([Step::data("hello")]).sized(5).tells_end().seen_by(course.expect_body());
-        Response::builder().status(status).body(body).expect("it is a response")
+        let body = Script::new([Step::data("hello")])
+            .sized(5)
+            .tells_end()
+            .seen_by(course.expect_body());
+        Response::builder()
+            .status(status)
+            .body(body)
+            .expect("it is a response")
     })
     .await;
     assert_eq!(whole(&server).await, b"hello");
@@ -112,12 +143,22 @@ async fn not_modified_with_body() {
 #[tokio::test]
 async fn head_bare() {
     let server = Server::new(|_, course| {
-        Response::new(Script::new([Step::data("hello")]).sized(5).tells_end().seen_by(course.expect_body()))
+        Response::new(
+            Script::new([Step::data("hello")])
+                .sized(5)
+                .tells_end()
+                .seen_by(course.expect_body()),
+        )
     })
     .await;
-    let (response, _) = Multiplexed::connect(&server).await.send(Method::HEAD, "/").await;
+    let (response, _) = Multiplexed::connect(&server)
+        .await
+        .send(Method::HEAD, "/")
+        .await;
     let mut response = soon(response).await.expect("there is a head");
-    let error = rest(response.body_mut()).await.expect_err("the server sends what must not be there");
+    let error = rest(response.body_mut())
+        .await
+        .expect_err("the server sends what must not be there");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "HEAD through a bare service").await;
     assert_eq!(seen.end.error(), Some(ResponseError::NotAllowed));
@@ -138,8 +179,9 @@ async fn head_axum() {
         watching.watch(&tasks);
         "hello"
     };
-    let router =
-        axum::Router::new().route("/", axum::routing::get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let router = axum::Router::new()
+        .route("/", axum::routing::get(handler))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let server = Server::axum(router, supervisor, witness).await;
     let headers = head_only(&server, Method::HEAD, StatusCode::OK).await;
     assert_eq!(headers["content-length"], "5");
@@ -148,9 +190,12 @@ async fn head_axum() {
 
 #[tokio::test]
 async fn stream() {
-    let server =
-        Server::new(|_, course| Response::new(Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body())))
-            .await;
+    let server = Server::new(|_, course| {
+        Response::new(
+            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body()),
+        )
+    })
+    .await;
     assert_eq!(whole(&server).await, b"onetwo");
     check(&server, "HTTP/2", "chunked stream").await;
 }
@@ -158,8 +203,12 @@ async fn stream() {
 #[tokio::test]
 async fn stream_with_length() {
     let server = Server::new(|_, course| {
-        let body = Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-        Response::builder().header("content-length", "6").body(body).expect("it is a response")
+        let body =
+            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
+        Response::builder()
+            .header("content-length", "6")
+            .body(body)
+            .expect("it is a response")
     })
     .await;
     assert_eq!(whole(&server).await, b"onetwo");
@@ -169,43 +218,89 @@ async fn stream_with_length() {
 #[tokio::test]
 async fn longer_than_declared() {
     let server = Server::new(|_, course| {
-        let body = Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-        Response::builder().header("content-length", "3").body(body).expect("it is a response")
+        let body =
+            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
+        Response::builder()
+            .header("content-length", "3")
+            .body(body)
+            .expect("it is a response")
     })
     .await;
     let mut response = Multiplexed::connect(&server).await.get("/").await;
-    let error = rest(response.body_mut()).await.expect_err("the client counts");
+    let error = rest(response.body_mut())
+        .await
+        .expect_err("the client counts");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "body longer than declared").await;
-    assert!(matches!(seen.end.error(), Some(ResponseError::TooLong { declared: 3, yielded: 6, .. })), "{seen:?}");
+    assert!(
+        matches!(
+            seen.end.error(),
+            Some(ResponseError::TooLong {
+                declared: 3,
+                yielded: 6,
+                ..
+            })
+        ),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
 async fn shorter_than_declared() {
-    let server =
-        Server::new(|_, course| Response::new(Script::new([Step::data("one")]).sized(6).seen_by(course.expect_body()))).await;
+    let server = Server::new(|_, course| {
+        Response::new(
+            Script::new([Step::data("one")])
+                .sized(6)
+                .seen_by(course.expect_body()),
+        )
+    })
+    .await;
     let mut response = Multiplexed::connect(&server).await.get("/").await;
-    let error = rest(response.body_mut()).await.expect_err("the client counts");
+    let error = rest(response.body_mut())
+        .await
+        .expect_err("the client counts");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
     let seen = check(&server, "HTTP/2", "body shorter than declared").await;
-    assert!(matches!(seen.end.error(), Some(ResponseError::TooShort { declared: 6, yielded: 3, .. })), "{seen:?}");
+    assert!(
+        matches!(
+            seen.end.error(),
+            Some(ResponseError::TooShort {
+                declared: 6,
+                yielded: 3,
+                ..
+            })
+        ),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
 async fn trailers() {
     let server = Server::new(|_, course| {
-        Response::new(Script::new([Step::data("hello"), Step::trailer("checksum", "42")]).seen_by(course.expect_body()))
+        Response::new(
+            Script::new([Step::data("hello"), Step::trailer("checksum", "42")])
+                .seen_by(course.expect_body()),
+        )
     })
     .await;
-    let client =
-        Client::builder(TokioExecutor::new()).http2_only(true).pool_timer(TokioTimer::new()).build_http::<Empty<Bytes>>();
-    let uri = format!("http://{}/", server.address).parse().expect("it is a URI");
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .pool_timer(TokioTimer::new())
+        .build_http::<Empty<Bytes>>();
+    let uri = format!("http://{}/", server.address)
+        .parse()
+        .expect("it is a URI");
     let response = soon(client.get(uri)).await.expect("it answers");
-    let body = soon(response.into_body().collect()).await.expect("it is whole");
+    let body = soon(response.into_body().collect())
+        .await
+        .expect("it is whole");
     assert_eq!(body.trailers().expect("they were sent")["checksum"], "42");
     assert_eq!(body.to_bytes(), "hello");
     let seen = check(&server, "HTTP/2", "trailers").await;
-    assert_eq!(seen.end.trailers().expect("they were seen")["checksum"], "42");
+    assert_eq!(
+        seen.end.trailers().expect("they were seen")["checksum"],
+        "42"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,8 +309,15 @@ async fn several_streams() {
     let gates: Arc<[Arc<Notify>]> = PATHS.iter().map(|_| Arc::default()).collect();
     let opened = gates.clone();
     let server = Server::new(move |request, course| {
-        let gate = PATHS.iter().position(|path| request.uri().path() == *path).expect("it is one of these");
-        let body = Script::new([Step::data("one"), Step::Wait(opened[gate].clone()), Step::data("two")]);
+        let gate = PATHS
+            .iter()
+            .position(|path| request.uri().path() == *path)
+            .expect("it is one of these");
+        let body = Script::new([
+            Step::data("one"),
+            Step::Wait(opened[gate].clone()),
+            Step::data("two"),
+        ]);
         Response::new(body.seen_by(course.expect_body()))
     })
     .await;
@@ -228,7 +330,16 @@ async fn several_streams() {
     // They end in another order than they began.
     for (gate, mut response) in gates.iter().zip(responses).rev() {
         gate.notify_one();
-        assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"onetwo");
+        assert_eq!(
+            rest(response.body_mut()).await.expect("it is whole").0,
+            b"onetwo"
+        );
     }
-    check_each(&server, "HTTP/2", "several streams on one connection", &PATHS).await;
+    check_each(
+        &server,
+        "HTTP/2",
+        "several streams on one connection",
+        &PATHS,
+    )
+    .await;
 }

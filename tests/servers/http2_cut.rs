@@ -28,7 +28,10 @@ async fn silent() -> (Server, Arc<Notify>) {
 
 /// A server whose body has a frame, and then no other.
 async fn stuck() -> Server {
-    Server::new(|_, course| Response::new(Script::new([Step::data("one"), Step::Hang]).seen_by(course.expect_body()))).await
+    Server::new(|_, course| {
+        Response::new(Script::new([Step::data("one"), Step::Hang]).seen_by(course.expect_body()))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -57,7 +60,13 @@ async fn closes_mid_body() {
     let server = stuck().await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     client.leave().await;
     check(&server, "HTTP/2", "client closes mid-body").await;
 }
@@ -65,17 +74,31 @@ async fn closes_mid_body() {
 #[tokio::test]
 async fn resets_mid_body() {
     let server = Server::new(|request, course| {
-        let steps = if request.uri().path() == "/next" { vec![] } else { vec![Step::data("one"), Step::Hang] };
+        let steps = if request.uri().path() == "/next" {
+            vec![]
+        } else {
+            vec![Step::data("one"), Step::Hang]
+        };
         Response::new(Script::new(steps).seen_by(course.expect_body()))
     })
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let (response, mut stream) = client.send(Method::GET, "/").await;
     let mut response = soon(response).await.expect("there is a head");
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     stream.send_reset(Reason::CANCEL);
     check(&server, "HTTP/2", "client resets mid-body").await;
-    assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
+    assert_eq!(
+        client.get("/next").await.status(),
+        200,
+        "the connection serves on"
+    );
     assert_eq!(server.witness.next().await.end.path(), "/next");
 }
 
@@ -84,7 +107,10 @@ async fn leaves_after_the_end() {
     let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(rest(response.body_mut()).await.expect("it is whole").0, b"hello");
+    assert_eq!(
+        rest(response.body_mut()).await.expect("it is whole").0,
+        b"hello"
+    );
     client.leave().await;
     check(&server, "HTTP/2", "client leaves after the end").await;
 }
@@ -95,41 +121,71 @@ async fn stops_reading_then_leaves() {
     const WINDOW: usize = 65_535;
     let server = Server::new(|_, course| {
         let chunk = Bytes::from(vec![b'x'; WINDOW]);
-        Response::new(Script::new((0..16).map(|_| Step::Data(chunk.clone()))).seen_by(course.expect_body()))
+        Response::new(
+            Script::new((0..16).map(|_| Step::Data(chunk.clone()))).seen_by(course.expect_body()),
+        )
     })
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
     let mut received = 0;
     while received < WINDOW {
-        received += soon(response.body_mut().data()).await.expect("there is more").expect("the server sends").len();
+        received += soon(response.body_mut().data())
+            .await
+            .expect("there is more")
+            .expect("the server sends")
+            .len();
     }
-    assert_eq!(server.supervisor.stats().deferred, 1, "the response is open");
+    assert_eq!(
+        server.supervisor.stats().deferred,
+        1,
+        "the response is open"
+    );
     client.leave().await;
     check(&server, "HTTP/2", "client stops reading, then leaves").await;
 }
 
 #[tokio::test]
 async fn leaves_a_full_unread() {
-    let server = Server::new(|_, _| Response::new(Full::new(Bytes::from(vec![b'x'; 1 << 20])))).await;
+    let server =
+        Server::new(|_, _| Response::new(Full::new(Bytes::from(vec![b'x'; 1 << 20])))).await;
     let mut client = Multiplexed::connect(&server).await;
     let _response = client.get("/").await;
     // The server has taken all of it into its queue, and the window lets it send a sixteenth: what was yielded is not sent.
     client.leave().await;
-    check(&server, "HTTP/2", "`Full` beyond the window, client leaves unread").await;
+    check(
+        &server,
+        "HTTP/2",
+        "`Full` beyond the window, client leaves unread",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn resets_a_last_frame_without_window() {
-    let server =
-        Server::new(|_, course| Response::new(Script::new([Step::data("hello")]).tells_end().seen_by(course.expect_body())))
-            .await;
+    let server = Server::new(|_, course| {
+        Response::new(
+            Script::new([Step::data("hello")])
+                .tells_end()
+                .seen_by(course.expect_body()),
+        )
+    })
+    .await;
     let mut client = Multiplexed::with(&server, Builder::new().initial_window_size(0)).await;
     let (response, mut stream) = client.send(Method::GET, "/").await;
     soon(response).await.expect("there is a head");
-    assert_eq!(server.supervisor.stats().deferred, 1, "a last frame that was only yielded releases nothing");
+    assert_eq!(
+        server.supervisor.stats().deferred,
+        1,
+        "a last frame that was only yielded releases nothing"
+    );
     stream.send_reset(Reason::CANCEL);
-    check(&server, "HTTP/2", "window of 0, client resets before the last frame is sent").await;
+    check(
+        &server,
+        "HTTP/2",
+        "window of 0, client resets before the last frame is sent",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -138,65 +194,120 @@ async fn window_of_one_byte() {
     const WIDE: usize = 1 << 16;
     let server = Server::new(|_, course| {
         let chunks = (0..16).map(|n| Step::data(vec![n; CHUNK]));
-        Response::new(Script::new(chunks).tells_end().seen_by(course.expect_body()))
+        Response::new(
+            Script::new(chunks)
+                .tells_end()
+                .seen_by(course.expect_body()),
+        )
     })
     .await;
     let mut client = Multiplexed::with(&server, Builder::new().initial_window_size(1)).await;
     let mut response = client.get("/").await;
     let mut read = Vec::new();
     for _ in 0..100 {
-        let byte = data(response.body_mut()).await.expect("there is more").expect("the server sends");
+        let byte = data(response.body_mut())
+            .await
+            .expect("there is more")
+            .expect("the server sends");
         assert_eq!(byte.len(), 1);
         read.extend_from_slice(&byte);
-        assert_eq!(server.supervisor.stats().deferred, 1, "the response is open");
+        assert_eq!(
+            server.supervisor.stats().deferred,
+            1,
+            "the response is open"
+        );
     }
     client.set_window(WIDE.try_into().expect("it is a window"));
     while let Some(data) = data(response.body_mut()).await {
         read.extend_from_slice(&data.expect("the server sends"));
         // The server takes the last chunk when the window reaches it, and no sooner; it was yielded long before.
         if read.len() + WIDE <= 15 * CHUNK {
-            assert_eq!(server.supervisor.stats().deferred, 1, "after {} bytes", read.len());
+            assert_eq!(
+                server.supervisor.stats().deferred,
+                1,
+                "after {} bytes",
+                read.len()
+            );
         }
     }
     assert!(response.body().is_end_stream());
     assert_eq!(read.len(), 16 * CHUNK);
-    assert!(read.chunks(CHUNK).zip(0..).all(|(chunk, n)| chunk.iter().all(|byte| *byte == n)), "in order");
+    assert!(
+        read.chunks(CHUNK)
+            .zip(0..)
+            .all(|(chunk, n)| chunk.iter().all(|byte| *byte == n)),
+        "in order"
+    );
     check(&server, "HTTP/2", "window of 1 byte and 1 MiB of body").await;
 }
 
 #[tokio::test]
 async fn declared_length_without_end() {
     let server = Server::new(|_, course| {
-        Response::new(Script::new([Step::data("hello"), Step::Hang]).sized(5).seen_by(course.expect_body()))
+        Response::new(
+            Script::new([Step::data("hello"), Step::Hang])
+                .sized(5)
+                .seen_by(course.expect_body()),
+        )
     })
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let (response, mut stream) = client.send(Method::GET, "/").await;
     let mut response = soon(response).await.expect("there is a head");
     assert_eq!(response.headers()["content-length"], "5");
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "hello");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "hello"
+    );
     // The client has all that was declared, and waits for the end of the stream.
     assert!(!response.body().is_end_stream());
     stream.send_reset(Reason::CANCEL);
-    check(&server, "HTTP/2", "a stream that yields its declared length and never ends").await;
+    check(
+        &server,
+        "HTTP/2",
+        "a stream that yields its declared length and never ends",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn endless_stream() {
-    let supervisor = Supervisor::builder().start_within(Duration::from_millis(20)).build();
+    let supervisor = Supervisor::builder()
+        .start_within(Duration::from_millis(20))
+        .build();
     let released = Arc::new(Notify::new());
     let awaited = released.clone();
     let server = Server::with(supervisor, move |_, course| {
-        let steps = [Step::data("one"), Step::Wait(awaited.clone()), Step::data("two"), Step::Hang];
+        let steps = [
+            Step::data("one"),
+            Step::Wait(awaited.clone()),
+            Step::data("two"),
+            Step::Hang,
+        ];
         Response::new(Script::new(steps).seen_by(course.expect_body()))
     })
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     check(&server, "HTTP/2", "endless stream with `start_within`").await;
     released.notify_one();
-    assert_eq!(data(response.body_mut()).await.expect("the stream goes on").expect("it is sent"), "two");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("the stream goes on")
+            .expect("it is sent"),
+        "two"
+    );
     client.leave().await;
 }
 
@@ -205,13 +316,23 @@ async fn graceful_shutdown() {
     let refused = Arc::new(Notify::new());
     let awaited = refused.clone();
     let mut server = Server::new(move |_, course| {
-        let body = Script::new([Step::data("one"), Step::Wait(awaited.clone()), Step::data("two")]);
+        let body = Script::new([
+            Step::data("one"),
+            Step::Wait(awaited.clone()),
+            Step::data("two"),
+        ]);
         Response::new(body.seen_by(course.expect_body()))
     })
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     let serving = async {
         client.refused().await;
         refused.notify_one();
@@ -228,7 +349,13 @@ async fn server_stops() {
     let server = stuck().await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     server.stop();
     rest(response.body_mut()).await.expect_err("it is cut");
     check(&server, "HTTP/2", "server stops mid-body").await;

@@ -16,14 +16,23 @@ use crate::{
 
 #[tokio::test]
 async fn body_error_before_the_first_frame() {
-    let server = Server::new(|_, course| Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))).await;
-    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let server = Server::new(|_, course| {
+        Response::new(Script::new([Step::Error]).seen_by(course.expect_body()))
+    })
+    .await;
+    let (response, _) = Multiplexed::connect(&server)
+        .await
+        .send(Method::GET, "/")
+        .await;
     // The reset overtakes a head that was not written yet.
     let reset = match soon(response).await {
         Ok(mut response) => rest(response.body_mut()).await.map(drop),
         Err(error) => Err(error),
     };
-    assert_eq!(reset.expect_err("it is cut").reason(), Some(Reason::INTERNAL_ERROR));
+    assert_eq!(
+        reset.expect_err("it is cut").reason(),
+        Some(Reason::INTERNAL_ERROR)
+    );
     let seen = check(&server, "HTTP/2", "body error before the first frame").await;
     assert_eq!(seen.end.error(), Some(ResponseError::Body));
 }
@@ -42,7 +51,13 @@ async fn after_the_first_frame(last: fn() -> Step) -> (Server, Multiplexed, h2::
     .await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
-    assert_eq!(data(response.body_mut()).await.expect("there is a frame").expect("it is sent"), "one");
+    assert_eq!(
+        data(response.body_mut())
+            .await
+            .expect("there is a frame")
+            .expect("it is sent"),
+        "one"
+    );
     received.notify_one();
     let error = rest(response.body_mut()).await.expect_err("it is cut");
     (server, client, error)
@@ -54,7 +69,11 @@ async fn body_error_after_the_first_frame() {
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     let seen = check(&server, "HTTP/2", "body error after the first frame").await;
     assert_eq!(seen.end.error(), Some(ResponseError::Body));
-    assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
+    assert_eq!(
+        client.get("/next").await.status(),
+        200,
+        "the connection serves on"
+    );
     assert_eq!(server.witness.next().await.end.path(), "/next");
 }
 
@@ -63,15 +82,24 @@ async fn panic_in_the_body() {
     let (server, mut client, error) = after_the_first_frame(|| Step::Panic).await;
     assert!(error.is_reset() && error.is_remote(), "{error}");
     check(&server, "HTTP/2", "panic in the body").await;
-    assert_eq!(client.get("/next").await.status(), 200, "the connection serves on");
+    assert_eq!(
+        client.get("/next").await.status(),
+        200,
+        "the connection serves on"
+    );
     assert_eq!(server.witness.next().await.end.path(), "/next");
 }
 
 #[tokio::test]
 async fn panic_in_the_handler() {
-    let server =
-        Server::awaiting(async |_, _| -> Result<Response<Empty<Bytes>>, Infallible> { panic!("the test says so") }).await;
-    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let server = Server::awaiting(async |_, _| -> Result<Response<Empty<Bytes>>, Infallible> {
+        panic!("the test says so")
+    })
+    .await;
+    let (response, _) = Multiplexed::connect(&server)
+        .await
+        .send(Method::GET, "/")
+        .await;
     let error = soon(response).await.expect_err("there is no head");
     assert!(error.is_reset() && error.is_remote(), "{error}");
     check(&server, "HTTP/2", "panic in the handler").await;
@@ -81,7 +109,10 @@ async fn panic_in_the_handler() {
 async fn panic_in_the_call_of_the_handler() {
     // This one is not in the stream's own task, so it takes the connection along.
     let server = Server::new(|_, _| -> Response<Empty<Bytes>> { panic!("the test says so") }).await;
-    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let (response, _) = Multiplexed::connect(&server)
+        .await
+        .send(Method::GET, "/")
+        .await;
     soon(response).await.expect_err("there is no head");
     check(&server, "HTTP/2", "panic in the handler").await;
 }
@@ -89,7 +120,10 @@ async fn panic_in_the_call_of_the_handler() {
 #[tokio::test]
 async fn service_error() {
     let server = Server::awaiting(async |_, _| Err::<Response<Empty<Bytes>>, _>(Scripted)).await;
-    let (response, _) = Multiplexed::connect(&server).await.send(Method::GET, "/").await;
+    let (response, _) = Multiplexed::connect(&server)
+        .await
+        .send(Method::GET, "/")
+        .await;
     let error = soon(response).await.expect_err("there is no head");
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     check(&server, "HTTP/2", "service error").await;
@@ -97,7 +131,10 @@ async fn service_error() {
 
 /// Requests, and checks that the client does not accept the head of the response.
 async fn assert_rejected(server: &Server) {
-    let (response, _) = Multiplexed::connect(server).await.send(Method::GET, "/").await;
+    let (response, _) = Multiplexed::connect(server)
+        .await
+        .send(Method::GET, "/")
+        .await;
     let error = soon(response).await.expect_err("the head is not valid");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
 }
@@ -106,9 +143,13 @@ async fn assert_rejected(server: &Server) {
 #[tokio::test]
 async fn informational_status() {
     for status in [100, 101, 103, 199] {
-        let server =
-            Server::new(move |_, _| Response::builder().status(status).body(Empty::<Bytes>::new()).expect("the status is valid"))
-                .await;
+        let server = Server::new(move |_, _| {
+            Response::builder()
+                .status(status)
+                .body(Empty::<Bytes>::new())
+                .expect("the status is valid")
+        })
+        .await;
         assert_rejected(&server).await;
         let seen = check(&server, "HTTP/2", "status 100-199").await;
         assert_eq!(seen.end.error(), Some(ResponseError::InformationalStatus));
@@ -119,8 +160,12 @@ async fn informational_status() {
 async fn length_that_is_no_number() {
     for length in ["six", "+6", "6 ", "-1", "18446744073709551616"] {
         let server = Server::new(move |_, course| {
-            let body = Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-            Response::builder().header("content-length", length).body(body).expect("the header is valid")
+            let body =
+                Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
+            Response::builder()
+                .header("content-length", length)
+                .body(body)
+                .expect("the header is valid")
         })
         .await;
         assert_rejected(&server).await;

@@ -18,14 +18,22 @@ const RESPONSE: &str = "HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 5\r\n\
 
 /// Leaves the task after the first of two responses on one connection, and gives the figures of when both were read. `task`
 /// notifies when it has begun.
-async fn undisturbed_by(task: impl Fn(Arc<Notify>) -> Task + Clone + Send + Sync + 'static) -> (Server, Stats) {
+async fn undisturbed_by(
+    task: impl Fn(Arc<Notify>) -> Task + Clone + Send + Sync + 'static,
+) -> (Server, Stats) {
     let begun = Arc::new(Notify::new());
     let begins = Arc::clone(&begun);
     let server = Server::new(move |request, _| {
         if request.uri().path() == "/first" {
-            request.background_tasks().expect("the layer is there").add(task(Arc::clone(&begins)));
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(task(Arc::clone(&begins)));
         }
-        Response::builder().header("date", "today").body(Full::<Bytes>::from("hello")).expect("the header is valid")
+        Response::builder()
+            .header("date", "today")
+            .body(Full::<Bytes>::from("hello"))
+            .expect("the header is valid")
     })
     .await;
     let mut client = Raw::connect(server.address).await;
@@ -40,7 +48,11 @@ async fn undisturbed_by(task: impl Fn(Arc<Notify>) -> Task + Clone + Send + Sync
     }
     let stats = server.supervisor.stats();
     client.finish().await;
-    assert_eq!(client.rest().await, "", "nothing but the responses was sent");
+    assert_eq!(
+        client.rest().await,
+        "",
+        "nothing but the responses was sent"
+    );
     (server, stats)
 }
 
@@ -106,5 +118,9 @@ async fn a_task_panics() {
     .await;
     soon(server.supervisor.idle()).await;
     let stats = server.supervisor.stats();
-    assert_eq!((stats.added(), stats.panicked, stats.succeeded), (3, 1, 2), "{stats:?}");
+    assert_eq!(
+        (stats.added(), stats.panicked, stats.succeeded),
+        (3, 1, 2),
+        "{stats:?}"
+    );
 }

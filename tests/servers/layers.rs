@@ -23,8 +23,12 @@ use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::Notify, task::yield_now};
 use tokio_tungstenite::tungstenite;
 use tower::{Layer, Service, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, Supervisor};
-use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, timeout::TimeoutLayer};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, Supervisor,
+};
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, timeout::TimeoutLayer,
+};
 
 use crate::{
     common::{Course, Script, Server, Step, Witness, soon},
@@ -52,7 +56,13 @@ async fn ask(server: &Server, protocol: Protocol) -> reqwest::Result<reqwest::Re
         Protocol::Http2 => builder.http2_prior_knowledge(),
     };
     let client = client.build().expect("a client needs nothing");
-    soon(client.get(format!("http://{}/", server.address)).header(ACCEPT_ENCODING, "gzip").send()).await
+    soon(
+        client
+            .get(format!("http://{}/", server.address))
+            .header(ACCEPT_ENCODING, "gzip")
+            .send(),
+    )
+    .await
 }
 
 async fn body(response: reqwest::Response) -> reqwest::Result<Bytes> {
@@ -69,12 +79,19 @@ struct Parts {
 impl Parts {
     fn new() -> Self {
         let supervisor = Supervisor::new();
-        Self { layer: BackgroundLayer::with_supervisor(supervisor.clone()), supervisor, witness: Witness::new() }
+        Self {
+            layer: BackgroundLayer::with_supervisor(supervisor.clone()),
+            supervisor,
+            witness: Witness::new(),
+        }
     }
 
     async fn serve<S, B>(self, service: S) -> Server
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         Server::serve(service, self.supervisor, self.witness).await
@@ -84,7 +101,14 @@ impl Parts {
     fn service<F, Fut>(
         &self,
         answer: F,
-    ) -> impl Service<Request<Incoming>, Response = Response<Script>, Error = Infallible, Future = Fut> + Clone + Send + use<F, Fut>
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Script>,
+        Error = Infallible,
+        Future = Fut,
+    > + Clone
+    + Send
+    + use<F, Fut>
     where
         F: Fn(Course) -> Fut + Clone + Send,
         Fut: Future<Output = Result<Response<Script>, Infallible>> + Send,
@@ -100,7 +124,11 @@ impl Parts {
 fn steps<const N: usize>(
     steps: fn() -> [Step; N],
 ) -> impl Fn(Course) -> Ready<Result<Response<Script>, Infallible>> + Clone + Send {
-    move |course| ready(Ok(Response::new(Script::new(steps()).seen_by(course.expect_body()))))
+    move |course| {
+        ready(Ok(Response::new(
+            Script::new(steps()).seen_by(course.expect_body()),
+        )))
+    }
 }
 
 /// Requests, and checks that the response is gzip of so many bytes: its last four bytes tell.
@@ -117,7 +145,12 @@ async fn ask_for_gzip(server: &Server, protocol: Protocol, length: u32) -> Bytes
 async fn compression_outside() {
     check_both("compression outside", async |protocol| {
         let parts = Parts::new();
-        let large = parts.service(steps(|| [Step::data(vec![b'a'; 40_000]), Step::data(vec![b'b'; 30_000])]));
+        let large = parts.service(steps(|| {
+            [
+                Step::data(vec![b'a'; 40_000]),
+                Step::data(vec![b'b'; 30_000]),
+            ]
+        }));
         let service = CompressionLayer::new().layer(parts.layer.layer(large));
         let server = parts.serve(service).await;
         ask_for_gzip(&server, protocol, 70_000).await;
@@ -151,7 +184,10 @@ async fn outer_timeout() {
         let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SHORT);
         let service = timeout.layer(parts.layer.layer(hangs));
         let server = parts.serve(service).await;
-        assert_eq!(ask(&server, protocol).await.expect("it answers").status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(&server, protocol).await.expect("it answers").status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
         server
     })
     .await;
@@ -165,7 +201,9 @@ async fn outer_timeout_by_error() {
         let hangs = parts.service(|_| pending());
         let service = tower::timeout::TimeoutLayer::new(SHORT).layer(parts.layer.layer(hangs));
         let server = parts.serve(service).await;
-        ask(&server, protocol).await.expect_err("there is no answer");
+        ask(&server, protocol)
+            .await
+            .expect_err("there is no answer");
         server
     })
     .await;
@@ -180,7 +218,10 @@ async fn panics(_: Course) -> Result<Response<Script>, Infallible> {
 async fn assert_caught(server: &Server, protocol: Protocol) {
     let response = ask(server, protocol).await.expect("it answers");
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(body(response).await.expect("a whole body"), "Service panicked");
+    assert_eq!(
+        body(response).await.expect("a whole body"),
+        "Service panicked"
+    );
 }
 
 #[tokio::test]
@@ -255,7 +296,9 @@ async fn websocket_upgrade() {
         witness.watch(&tasks);
         upgrade.on_upgrade(echo)
     };
-    let router = Router::new().route("/", any(upgrade)).layer(parts.layer.clone());
+    let router = Router::new()
+        .route("/", any(upgrade))
+        .layer(parts.layer.clone());
     let server = parts.serve(router).await;
 
     let connect = tokio_tungstenite::connect_async(format!("ws://{}/", server.address));
@@ -264,8 +307,13 @@ async fn websocket_upgrade() {
     check(&server, "HTTP/1.1", "websocket upgrade").await;
 
     for word in ["still", "there"] {
-        soon(socket.send(tungstenite::Message::text(word))).await.expect("the socket works");
-        let echo = soon(socket.next()).await.expect("the socket is open").expect("the socket works");
+        soon(socket.send(tungstenite::Message::text(word)))
+            .await
+            .expect("the socket works");
+        let echo = soon(socket.next())
+            .await
+            .expect("the socket is open")
+            .expect("the socket works");
         assert_eq!(echo.into_text().expect("a text").as_str(), word);
     }
     soon(socket.close(None)).await.expect("the socket closes");
@@ -276,11 +324,19 @@ async fn websocket_upgrade() {
 #[tokio::test]
 async fn graceful_shutdown_mid_body() {
     check_both("graceful shutdown mid-body", async |protocol| {
-        let Parts { supervisor, witness, layer } = Parts::new();
+        let Parts {
+            supervisor,
+            witness,
+            layer,
+        } = Parts::new();
         let shutting_down = Arc::new(Notify::new());
         let (watching, wait) = (witness.clone(), Arc::clone(&shutting_down));
         let handler = async move |tasks: BackgroundTasks| {
-            let steps = [Step::data("one"), Step::Wait(Arc::clone(&wait)), Step::data("two")];
+            let steps = [
+                Step::data("one"),
+                Step::Wait(Arc::clone(&wait)),
+                Step::data("two"),
+            ];
             Body::new(Script::new(steps).seen_by(watching.watch(&tasks).expect_body()))
         };
         let router = Router::new().route("/", get(handler)).layer(layer);
@@ -288,7 +344,13 @@ async fn graceful_shutdown_mid_body() {
         let (address, supervisor) = (server.address, server.supervisor.clone());
 
         let mut response = ask(&server, protocol).await.expect("it answers");
-        assert_eq!(soon(response.chunk()).await.expect("a good chunk").expect("a chunk"), "one");
+        assert_eq!(
+            soon(response.chunk())
+                .await
+                .expect("a good chunk")
+                .expect("a chunk"),
+            "one"
+        );
         let finish = async {
             // The server drops its listener when it begins to shut down.
             soon(async { while TcpStream::connect(address).await.is_ok() {} }).await;

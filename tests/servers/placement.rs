@@ -15,7 +15,10 @@ use axum::{
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tower::ServiceBuilder;
-use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, ServiceBuilderExt as _, Supervisor};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, ServiceBuilderExt as _,
+    Supervisor,
+};
 
 use crate::common::{Server, Witness, soon};
 
@@ -29,12 +32,23 @@ struct Place {
     router: fn(BackgroundLayer, Witness) -> Router,
 }
 
-const fn place(name: &'static str, path: &'static str, router: fn(BackgroundLayer, Witness) -> Router) -> Place {
-    Place { name, method: "GET", path, router }
+const fn place(
+    name: &'static str,
+    path: &'static str,
+    router: fn(BackgroundLayer, Witness) -> Router,
+) -> Place {
+    Place {
+        name,
+        method: "GET",
+        path,
+        router,
+    }
 }
 
 /// A handler that leaves a witness.
-fn answers(witness: Witness) -> impl Fn(BackgroundTasks) -> Ready<&'static str> + Clone + Send + Sync + 'static {
+fn answers(
+    witness: Witness,
+) -> impl Fn(BackgroundTasks) -> Ready<&'static str> + Clone + Send + Sync + 'static {
     move |tasks| {
         witness.watch(&tasks);
         ready(ANSWER)
@@ -51,35 +65,69 @@ async fn pass(request: Request, next: Next) -> Response {
 }
 
 const PLACES: &[Place] = &[
-    place("`Router::layer`", "/route", |layer, witness| route(witness).layer(layer)),
-    place("`Router::route_layer`", "/route", |layer, witness| route(witness).route_layer(layer)),
-    place("`MethodRouter::layer`", "/route", |layer, witness| Router::new().route("/route", get(answers(witness)).layer(layer))),
+    place("`Router::layer`", "/route", |layer, witness| {
+        route(witness).layer(layer)
+    }),
+    place("`Router::route_layer`", "/route", |layer, witness| {
+        route(witness).route_layer(layer)
+    }),
+    place("`MethodRouter::layer`", "/route", |layer, witness| {
+        Router::new().route("/route", get(answers(witness)).layer(layer))
+    }),
     place("`MethodRouter::route_layer`", "/route", |layer, witness| {
         Router::new().route("/route", get(answers(witness)).route_layer(layer))
     }),
-    place("`Handler::layer`", "/route", |layer, witness| Router::new().route("/route", get(answers(witness).layer(layer)))),
+    place("`Handler::layer`", "/route", |layer, witness| {
+        Router::new().route("/route", get(answers(witness).layer(layer)))
+    }),
     place("a `ServiceBuilder`", "/route", |layer, witness| {
-        route(witness).layer(ServiceBuilder::new().background_with(layer.supervisor().clone()).layer(from_fn(pass)))
+        route(witness).layer(
+            ServiceBuilder::new()
+                .background_with(layer.supervisor().clone())
+                .layer(from_fn(pass)),
+        )
     }),
-    place("a nested router", "/api/route", |layer, witness| Router::new().nest("/api", route(witness).layer(layer))),
-    place("around a nested router", "/api/route", |layer, witness| Router::new().nest("/api", route(witness)).layer(layer)),
-    place("a nested service", "/api/route", |layer, witness| Router::new().nest_service("/api", route(witness).layer(layer))),
-    place("a merged router", "/route", |layer, witness| Router::new().merge(route(witness).layer(layer))),
+    place("a nested router", "/api/route", |layer, witness| {
+        Router::new().nest("/api", route(witness).layer(layer))
+    }),
+    place("around a nested router", "/api/route", |layer, witness| {
+        Router::new().nest("/api", route(witness)).layer(layer)
+    }),
+    place("a nested service", "/api/route", |layer, witness| {
+        Router::new().nest_service("/api", route(witness).layer(layer))
+    }),
+    place("a merged router", "/route", |layer, witness| {
+        Router::new().merge(route(witness).layer(layer))
+    }),
     place("a route's service", "/route", |layer, witness| {
-        Router::new().route_service("/route", ServiceBuilder::new().layer(layer).service(route(witness)))
+        Router::new().route_service(
+            "/route",
+            ServiceBuilder::new().layer(layer).service(route(witness)),
+        )
     }),
-    place("a fallback", "/elsewhere", |layer, witness| Router::new().fallback(answers(witness)).layer(layer)),
-    place("a fallback of its own", "/elsewhere", |layer, witness| Router::new().fallback(answers(witness).layer(layer))),
-    place("a fallback's service", "/route", |layer, witness| Router::new().fallback_service(route(witness).layer(layer))),
+    place("a fallback", "/elsewhere", |layer, witness| {
+        Router::new().fallback(answers(witness)).layer(layer)
+    }),
+    place("a fallback of its own", "/elsewhere", |layer, witness| {
+        Router::new().fallback(answers(witness).layer(layer))
+    }),
+    place("a fallback's service", "/route", |layer, witness| {
+        Router::new().fallback_service(route(witness).layer(layer))
+    }),
     place("a nested fallback", "/api/elsewhere", |layer, witness| {
-        Router::new().nest("/api", Router::new().fallback(answers(witness))).layer(layer)
+        Router::new()
+            .nest("/api", Router::new().fallback(answers(witness)))
+            .layer(layer)
     }),
     Place {
         name: "a method's fallback",
         method: "PUT",
         path: "/route",
         router: |layer, witness| {
-            Router::new().route("/route", get(ANSWER)).method_not_allowed_fallback(answers(witness)).layer(layer)
+            Router::new()
+                .route("/route", get(ANSWER))
+                .method_not_allowed_fallback(answers(witness))
+                .layer(layer)
         },
     },
     Place {
@@ -87,19 +135,34 @@ const PLACES: &[Place] = &[
         method: "POST",
         path: "/route",
         router: |layer, witness| {
-            let service = ServiceBuilder::new().layer(layer).service(answers(witness).with_state(()));
+            let service = ServiceBuilder::new()
+                .layer(layer)
+                .service(answers(witness).with_state(()));
             Router::new().route("/route", post_service(service))
         },
     },
-    place("outside of `from_fn`", "/route", |layer, witness| route(witness).layer(from_fn(pass)).layer(layer)),
-    place("inside of `from_fn`", "/route", |layer, witness| route(witness).layer(layer).layer(from_fn(pass))),
+    place("outside of `from_fn`", "/route", |layer, witness| {
+        route(witness).layer(from_fn(pass)).layer(layer)
+    }),
+    place("inside of `from_fn`", "/route", |layer, witness| {
+        route(witness).layer(layer).layer(from_fn(pass))
+    }),
     place("between two of `from_fn`", "/route", |layer, witness| {
-        route(witness).layer(from_fn(pass)).layer(layer).layer(from_fn(pass))
+        route(witness)
+            .layer(from_fn(pass))
+            .layer(layer)
+            .layer(from_fn(pass))
     }),
 ];
 
 /// Serves the router by axum's own server, and asks it over HTTP/1.1 and HTTP/2.
-async fn ask(router: Router, supervisor: &Supervisor, witness: &Witness, method: &str, path: &str) -> [(StatusCode, String); 2] {
+async fn ask(
+    router: Router,
+    supervisor: &Supervisor,
+    witness: &Witness,
+    method: &str,
+    path: &str,
+) -> [(StatusCode, String); 2] {
     let server = Server::axum(router, supervisor.clone(), witness.clone()).await;
     let method: http::Method = method.parse().expect("it is a method");
     let client = || reqwest::Client::builder().no_proxy();
@@ -107,26 +170,53 @@ async fn ask(router: Router, supervisor: &Supervisor, witness: &Witness, method:
         let client = client.build().expect("a client needs nothing");
         let request = client.request(method.clone(), format!("http://{}{path}", server.address));
         let response = soon(request.send()).await.expect("it answers");
-        (response.status(), soon(response.text()).await.expect("a whole body"))
+        (
+            response.status(),
+            soon(response.text()).await.expect("a whole body"),
+        )
     };
-    let answers = [ask(client().http1_only()).await, ask(client().http2_prior_knowledge()).await];
+    let answers = [
+        ask(client().http1_only()).await,
+        ask(client().http2_prior_knowledge()).await,
+    ];
     soon(supervisor.idle()).await;
     answers
 }
 
 #[tokio::test]
 async fn wherever_the_layer_stands_there_is_one_registry_and_one_end() {
-    for Place { name, method, path, router } in PLACES {
+    for Place {
+        name,
+        method,
+        path,
+        router,
+    } in PLACES
+    {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
-        let router = router(BackgroundLayer::with_supervisor(supervisor.clone()), witness.clone());
+        let router = router(
+            BackgroundLayer::with_supervisor(supervisor.clone()),
+            witness.clone(),
+        );
         for (status, text) in ask(router, &supervisor, &witness, method, path).await {
             assert_eq!((status, text.as_str()), (StatusCode::OK, ANSWER), "{name}");
             let end = witness.next().await.end;
-            assert_eq!((end.kind(), end.bytes()), (EndKind::Complete, ANSWER.len() as u64), "{name}");
-            assert_eq!((end.method().as_str(), end.status()), (*method, Some(StatusCode::OK)), "{name}");
+            assert_eq!(
+                (end.kind(), end.bytes()),
+                (EndKind::Complete, ANSWER.len() as u64),
+                "{name}"
+            );
+            assert_eq!(
+                (end.method().as_str(), end.status()),
+                (*method, Some(StatusCode::OK)),
+                "{name}"
+            );
         }
         witness.nothing_else().await;
-        assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (2, 2), "{name}");
+        assert_eq!(
+            (supervisor.stats().succeeded, supervisor.stats().added()),
+            (2, 2),
+            "{name}"
+        );
     }
 }
 
@@ -158,14 +248,19 @@ async fn a_function_as_middleware_adds_tasks_too() {
             response
         }
     };
-    let router = route(witness.clone()).layer(from_fn(adds)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let router = route(witness.clone())
+        .layer(from_fn(adds))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     for (status, text) in ask(router, &supervisor, &witness, "GET", "/route").await {
         assert_eq!((status, text.as_str()), (StatusCode::OK, ANSWER));
         for _ in 0..3 {
             assert_eq!(witness.next().await.end.kind(), EndKind::Complete);
         }
     }
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (6, 6));
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().added()),
+        (6, 6)
+    );
 }
 
 /// What replaces a response belongs within the layer. Outside of it, the tasks run when the good answer is thrown away, and see
@@ -174,16 +269,23 @@ async fn a_function_as_middleware_adds_tasks_too() {
 async fn a_response_that_is_replaced_is_aborted_for_a_layer_within() {
     async fn replace(request: Request, next: Next) -> Response {
         drop(next.run(request).await);
-        Response::builder().status(StatusCode::IM_A_TEAPOT).body(Body::from("another")).expect("it is a response")
+        Response::builder()
+            .status(StatusCode::IM_A_TEAPOT)
+            .body(Body::from("another"))
+            .expect("it is a response")
     }
-    for (outside, end, status) in
-        [(true, EndKind::Interrupted, StatusCode::OK), (false, EndKind::Complete, StatusCode::IM_A_TEAPOT)]
-    {
+    for (outside, end, status) in [
+        (true, EndKind::Interrupted, StatusCode::OK),
+        (false, EndKind::Complete, StatusCode::IM_A_TEAPOT),
+    ] {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
         let layer = BackgroundLayer::with_supervisor(supervisor.clone());
         let router = route(witness.clone());
-        let router =
-            if outside { router.layer(layer).layer(from_fn(replace)) } else { router.layer(from_fn(replace)).layer(layer) };
+        let router = if outside {
+            router.layer(layer).layer(from_fn(replace))
+        } else {
+            router.layer(from_fn(replace)).layer(layer)
+        };
         for (got, text) in ask(router, &supervisor, &witness, "GET", "/route").await {
             assert_eq!((got, text.as_str()), (StatusCode::IM_A_TEAPOT, "another"));
             let seen = witness.next().await.end;
@@ -201,11 +303,15 @@ async fn a_request_that_is_made_anew_keeps_its_registry_by_its_extensions() {
         let (parts, body) = request.into_parts();
         let mut request = Request::new(body);
         *request.uri_mut() = parts.uri;
-        sender.send(request.background_tasks().is_ok()).expect("the test listens");
+        sender
+            .send(request.background_tasks().is_ok())
+            .expect("the test listens");
         *request.extensions_mut() = parts.extensions;
         next.run(request)
     };
-    let router = route(witness.clone()).layer(from_fn(anew)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let router = route(witness.clone())
+        .layer(from_fn(anew))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     for (status, _) in ask(router, &supervisor, &witness, "GET", "/route").await {
         assert_eq!(status, StatusCode::OK);
         assert_eq!(found.recv().await, Some(false), "a new request has none");

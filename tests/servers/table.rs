@@ -17,13 +17,19 @@ const SOURCES: &[&str] = &[
 
 /// The cells that are not empty, by case and protocol.
 fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {
-    let mut rows =
-        README.lines().filter(|line| line.starts_with('|')).map(|line| line.trim_matches('|').split('|').map(str::trim));
+    let mut rows = README
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim));
     let protocols: Vec<_> = rows.next().expect("the table has a head").skip(1).collect();
     rows.skip(1)
         .flat_map(|mut row| {
             let case = row.next().expect("a row has a first cell");
-            protocols.iter().zip(row).map(move |(protocol, cell)| ((case, *protocol), cell)).collect::<Vec<_>>()
+            protocols
+                .iter()
+                .zip(row)
+                .map(move |(protocol, cell)| ((case, *protocol), cell))
+                .collect::<Vec<_>>()
         })
         .filter(|(_, cell)| !cell.is_empty())
         .collect()
@@ -35,17 +41,33 @@ pub(crate) async fn check(server: &Server, protocol: &'static str, case: &'stati
 }
 
 /// Checks the same of a case that has a request for each of these paths, all different and in alphabetical order.
-pub(crate) async fn check_each(server: &Server, protocol: &'static str, case: &'static str, paths: &[&str]) {
+pub(crate) async fn check_each(
+    server: &Server,
+    protocol: &'static str,
+    case: &'static str,
+    paths: &[&str],
+) {
     let ends = ends(server, protocol, case, paths.len()).await;
     let mut ended: Vec<_> = ends.iter().map(|seen| seen.end.path()).collect();
     // Tasks of different requests start in any order.
     ended.sort_unstable();
-    assert_eq!(ended, paths, "{case:?} over {protocol}: one end for each request");
+    assert_eq!(
+        ended, paths,
+        "{case:?} over {protocol}: one end for each request"
+    );
 }
 
-async fn ends(server: &Server, protocol: &'static str, case: &'static str, requests: usize) -> Vec<Seen> {
+async fn ends(
+    server: &Server,
+    protocol: &'static str,
+    case: &'static str,
+    requests: usize,
+) -> Vec<Seen> {
     let cells = cells();
-    let cell = cells.get(&(case, protocol)).copied().unwrap_or_else(|| panic!("no cell for {case:?} over {protocol}"));
+    let cell = cells
+        .get(&(case, protocol))
+        .copied()
+        .unwrap_or_else(|| panic!("no cell for {case:?} over {protocol}"));
     let mut ends = Vec::new();
     for _ in 0..requests {
         let seen = server.witness.next().await;
@@ -55,19 +77,33 @@ async fn ends(server: &Server, protocol: &'static str, case: &'static str, reque
     soon(server.supervisor.idle()).await;
     server.witness.nothing_else().await;
     let (stats, requests) = (server.supervisor.stats(), requests as u64);
-    assert_eq!((stats.added(), stats.succeeded), (requests, requests), "{case:?} over {protocol}: {stats:?}");
+    assert_eq!(
+        (stats.added(), stats.succeeded),
+        (requests, requests),
+        "{case:?} over {protocol}: {stats:?}"
+    );
     ends
 }
 
 #[test]
 fn every_cell_has_a_test_and_every_test_a_cell() {
-    let calls = |call: &'static str| SOURCES.iter().flat_map(move |source| source.split(call).skip(1));
+    let calls = |call: &'static str| {
+        SOURCES
+            .iter()
+            .flat_map(move |source| source.split(call).skip(1))
+    };
     let first = |text: &'static str| text.split_once('"').expect("a string has an end").0;
-    let of_one = ["check(&server, \"", "check_each(&server, \""].into_iter().flat_map(calls).map(|call| {
-        let (protocol, rest) = call.split_once("\", \"").expect("a call names its protocol");
-        (first(rest), protocol)
-    });
-    let of_both = calls("check_both(\"").flat_map(|call| [(first(call), "HTTP/1.1"), (first(call), "HTTP/2")]);
+    let of_one = ["check(&server, \"", "check_each(&server, \""]
+        .into_iter()
+        .flat_map(calls)
+        .map(|call| {
+            let (protocol, rest) = call
+                .split_once("\", \"")
+                .expect("a call names its protocol");
+            (first(rest), protocol)
+        });
+    let of_both = calls("check_both(\"")
+        .flat_map(|call| [(first(call), "HTTP/1.1"), (first(call), "HTTP/2")]);
     let tested: BTreeSet<_> = of_one.chain(of_both).collect();
     let expected: BTreeSet<_> = cells().into_keys().collect();
     assert_eq!(expected, tested);

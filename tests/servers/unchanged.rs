@@ -33,11 +33,26 @@ const CONVERSATIONS: &[(&[&str], &str)] = &[
     (&["GET /length/4"], "\r\n\r\nonet"),
     (&["GET /length/9"], ""),
     (&["GET /sized"], "\r\n\r\nonetwo"),
-    (&["GET /trailers"], "\r\n5\r\nhello\r\n0\r\nx-sum: 15\r\n\r\n"),
+    (
+        &["GET /trailers"],
+        "\r\n5\r\nhello\r\n0\r\nx-sum: 15\r\n\r\n",
+    ),
     (&["GET /reason"], "HTTP/1.1 200 Because\r\n"),
     (&["GET /error"], ""),
-    (&["GET /full", "GET /stream", "GET /nowhere"], "HTTP/1.1 404 Not Found\r\n"),
-    (&["GET /stream", "HEAD /full", "GET /304/stream", "GET /length/4", "GET /full"], "\r\n\r\nhello"),
+    (
+        &["GET /full", "GET /stream", "GET /nowhere"],
+        "HTTP/1.1 404 Not Found\r\n",
+    ),
+    (
+        &[
+            "GET /stream",
+            "HEAD /full",
+            "GET /304/stream",
+            "GET /length/4",
+            "GET /full",
+        ],
+        "\r\n\r\nhello",
+    ),
     (&["CONNECT example.org:80"], "\r\n\r\nping"),
 ];
 
@@ -47,7 +62,9 @@ where
 {
     // With a date of its own, the server sets none.
     let builder = builder.header("date", "today").header("x-own", "1");
-    builder.body(body.map_err(Into::into).boxed_unsync()).expect("the headers are valid")
+    builder
+        .body(body.map_err(Into::into).boxed_unsync())
+        .expect("the headers are valid")
 }
 
 fn answer<B: Send + 'static>(request: Request<B>) -> Answer {
@@ -55,9 +72,13 @@ fn answer<B: Send + 'static>(request: Request<B>) -> Answer {
     let stream = || Script::new([Step::data("one"), Step::data("two")]);
     if request.method() == Method::CONNECT {
         tokio::spawn(async move {
-            let mut tunnel = TokioIo::new(hyper::upgrade::on(request).await.expect("it is accepted"));
+            let mut tunnel =
+                TokioIo::new(hyper::upgrade::on(request).await.expect("it is accepted"));
             let mut ping = [0; 4];
-            tunnel.read_exact(&mut ping).await.expect("the client sends it");
+            tunnel
+                .read_exact(&mut ping)
+                .await
+                .expect("the client sends it");
             tunnel.write_all(&ping).await.expect("the client reads it");
         });
         return response(builder, stream());
@@ -69,14 +90,21 @@ fn answer<B: Send + 'static>(request: Request<B>) -> Answer {
         "/204/full" => response(builder.status(StatusCode::NO_CONTENT), Full::from("hello")),
         "/204/stream" => response(builder.status(StatusCode::NO_CONTENT), stream()),
         "/304" => response(builder.status(StatusCode::NOT_MODIFIED), Empty::new()),
-        "/304/full" => response(builder.status(StatusCode::NOT_MODIFIED), Full::from("hello")),
+        "/304/full" => response(
+            builder.status(StatusCode::NOT_MODIFIED),
+            Full::from("hello"),
+        ),
         "/304/stream" => response(builder.status(StatusCode::NOT_MODIFIED), stream()),
         "/stream" => response(builder, stream()),
         "/sized" => response(builder, stream().sized(6).tells_end()),
-        "/trailers" => {
-            response(builder.header("trailer", "x-sum"), Script::new([Step::data("hello"), Step::trailer("x-sum", "15")]))
-        }
-        "/reason" => response(builder.extension(hyper::ext::ReasonPhrase::from_static(b"Because")), Full::from("hello")),
+        "/trailers" => response(
+            builder.header("trailer", "x-sum"),
+            Script::new([Step::data("hello"), Step::trailer("x-sum", "15")]),
+        ),
+        "/reason" => response(
+            builder.extension(hyper::ext::ReasonPhrase::from_static(b"Because")),
+            Full::from("hello"),
+        ),
         "/error" => response(builder, Script::new([Step::Error])),
         path => match path.strip_prefix("/length/") {
             Some(length) => response(builder.header("content-length", length), stream()),
@@ -102,7 +130,10 @@ async fn answered(server: &Server, requests: &[&str]) -> String {
 /// The service's response with some tasks left behind; it must not be different for that.
 fn with_tasks<B: Send + 'static>(request: Request<B>, tasks: usize) -> Answer {
     for _ in 0..tasks {
-        request.background_tasks().expect("the layer is there").add(async {});
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(async {});
     }
     answer(request)
 }
@@ -113,7 +144,11 @@ async fn compare(plain: &Server, layered: &Server, tasks: usize) {
     for (requests, part) in CONVERSATIONS {
         let expected = answered(plain, requests).await;
         assert!(expected.contains(part), "{requests:?}: {expected:?}");
-        assert_eq!(answered(layered, requests).await, expected, "{requests:?}, with {tasks} tasks");
+        assert_eq!(
+            answered(layered, requests).await,
+            expected,
+            "{requests:?}, with {tasks} tasks"
+        );
         left += requests.len() * tasks;
     }
     soon(layered.supervisor.idle()).await;
@@ -122,26 +157,45 @@ async fn compare(plain: &Server, layered: &Server, tasks: usize) {
 
 #[tokio::test]
 async fn by_hyper() {
-    let service = |tasks| service_fn(move |request| std::future::ready(Ok::<_, Infallible>(with_tasks(request, tasks))));
+    let service = |tasks| {
+        service_fn(move |request| {
+            std::future::ready(Ok::<_, Infallible>(with_tasks(request, tasks)))
+        })
+    };
     let plain = Server::serve(service(0), Supervisor::new(), Witness::new()).await;
     for tasks in [0, 2] {
         let supervisor = Supervisor::new();
         let layered = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service(tasks));
-        compare(&plain, &Server::serve(layered, supervisor, Witness::new()).await, tasks).await;
+        compare(
+            &plain,
+            &Server::serve(layered, supervisor, Witness::new()).await,
+            tasks,
+        )
+        .await;
     }
 }
 
 #[tokio::test]
 async fn by_axum() {
     let router = |tasks| {
-        let handler = async move |request: axum::extract::Request| with_tasks(request, tasks).map(axum::body::Body::new);
+        let handler = async move |request: axum::extract::Request| {
+            with_tasks(request, tasks).map(axum::body::Body::new)
+        };
         // A route answers `HEAD` by its `GET`, and drops the body; a fallback is asked as it is.
-        axum::Router::new().route("/full", get(handler)).route("/stream", get(handler)).fallback(handler)
+        axum::Router::new()
+            .route("/full", get(handler))
+            .route("/stream", get(handler))
+            .fallback(handler)
     };
     let plain = Server::axum(router(0), Supervisor::new(), Witness::new()).await;
     for tasks in [0, 2] {
         let supervisor = Supervisor::new();
         let layered = router(tasks).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-        compare(&plain, &Server::axum(layered, supervisor, Witness::new()).await, tasks).await;
+        compare(
+            &plain,
+            &Server::axum(layered, supervisor, Witness::new()).await,
+            tasks,
+        )
+        .await;
     }
 }

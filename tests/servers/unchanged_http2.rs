@@ -34,26 +34,43 @@ const RST_STREAM: u8 = 3;
 /// What the server writes until the stream is over, and a line about each frame of the stream.
 async fn written<S, B>(service: S, request: &[u8]) -> (Vec<u8>, Vec<String>)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+    let mut client = TcpStream::connect(listener.local_addr().expect("it is bound"))
+        .await
+        .expect("it listens");
     let (stream, _) = listener.accept().await.expect("the client is there");
     let server = tokio::spawn(
         http2::Builder::new(TokioExecutor::new())
             .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)),
     );
-    client.write_all(&[PREFACE, request].concat()).await.expect("the server reads");
+    client
+        .write_all(&[PREFACE, request].concat())
+        .await
+        .expect("the server reads");
     let (mut bytes, mut frames) = (Vec::new(), Vec::new());
     loop {
         let mut head = [0; 9];
-        soon(client.read_exact(&mut head)).await.expect("the server writes");
+        soon(client.read_exact(&mut head))
+            .await
+            .expect("the server writes");
         let mut fields = &head[..];
-        let (length, kind, flags, stream) = (fields.get_uint(3), fields.get_u8(), fields.get_u8(), fields.get_u32());
+        let (length, kind, flags, stream) = (
+            fields.get_uint(3),
+            fields.get_u8(),
+            fields.get_u8(),
+            fields.get_u32(),
+        );
         let mut payload = vec![0; length.try_into().expect("it fits")];
-        soon(client.read_exact(&mut payload)).await.expect("the server writes");
+        soon(client.read_exact(&mut payload))
+            .await
+            .expect("the server writes");
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(&payload);
         if stream == 0 {
@@ -90,7 +107,11 @@ async fn unchanged(request: &[u8], frames: &[&str], answer: fn() -> Response<Scr
 }
 
 fn response(status: u16, body: Script) -> Response<Script> {
-    Response::builder().status(status).header("x-test", "1").body(body).expect("it is a response")
+    Response::builder()
+        .status(status)
+        .header("x-test", "1")
+        .body(body)
+        .expect("it is a response")
 }
 
 fn full() -> Script {
@@ -106,7 +127,10 @@ fn stream() -> Script {
 }
 
 fn declaring(length: &str, body: Script) -> Response<Script> {
-    Response::builder().header("content-length", length).body(body).expect("it is a response")
+    Response::builder()
+        .header("content-length", length)
+        .body(body)
+        .expect("it is a response")
 }
 
 #[tokio::test]
@@ -121,30 +145,62 @@ async fn known_bodies() {
 
 #[tokio::test]
 async fn streams() {
-    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || response(200, stream())).await;
-    unchanged(GET, &["headers", "data 3", "data 3"], || response(200, stream().tells_end())).await;
-    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || declaring("6", stream())).await;
-    unchanged(GET, &["headers", "data 0", "data 0"], || response(200, Script::new([Step::data("")]))).await;
-    unchanged(GET, &["headers", "data 0"], || response(200, Script::new([]))).await;
+    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || {
+        response(200, stream())
+    })
+    .await;
+    unchanged(GET, &["headers", "data 3", "data 3"], || {
+        response(200, stream().tells_end())
+    })
+    .await;
+    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || {
+        declaring("6", stream())
+    })
+    .await;
+    unchanged(GET, &["headers", "data 0", "data 0"], || {
+        response(200, Script::new([Step::data("")]))
+    })
+    .await;
+    unchanged(GET, &["headers", "data 0"], || {
+        response(200, Script::new([]))
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn trailers() {
     unchanged(GET, &["headers", "data 3", "headers"], || {
-        response(200, Script::new([Step::data("one"), Step::trailer("a", "1")]))
+        response(
+            200,
+            Script::new([Step::data("one"), Step::trailer("a", "1")]),
+        )
     })
     .await;
-    unchanged(GET, &["headers", "headers"], || response(200, Script::new([Step::trailer("a", "1")]))).await;
+    unchanged(GET, &["headers", "headers"], || {
+        response(200, Script::new([Step::trailer("a", "1")]))
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn large_bodies() {
     let mut frames = vec!["data 16384"; 65];
     frames[0] = "headers";
-    unchanged(GET, &frames, || response(200, Script::new([Step::data(vec![b'x'; 1 << 20])]).sized(1 << 20).tells_end())).await;
+    unchanged(GET, &frames, || {
+        response(
+            200,
+            Script::new([Step::data(vec![b'x'; 1 << 20])])
+                .sized(1 << 20)
+                .tells_end(),
+        )
+    })
+    .await;
     unchanged(GET, &frames, || {
         let chunk = Bytes::from(vec![b'x'; 1 << 16]);
-        response(200, Script::new((0..16).map(|_| Step::Data(chunk.clone()))).tells_end())
+        response(
+            200,
+            Script::new((0..16).map(|_| Step::Data(chunk.clone()))).tells_end(),
+        )
     })
     .await;
 }
@@ -155,9 +211,18 @@ async fn contradictory_bodies() {
     unchanged(GET, &["headers", "data 5"], || response(304, full())).await;
     unchanged(HEAD, &["headers", "data 5"], || response(200, full())).await;
     unchanged(HEAD, &["headers"], || response(200, empty())).await;
-    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || declaring("3", stream())).await;
-    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || declaring("9", stream())).await;
-    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || response(200, stream().sized(3))).await;
+    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || {
+        declaring("3", stream())
+    })
+    .await;
+    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || {
+        declaring("9", stream())
+    })
+    .await;
+    unchanged(GET, &["headers", "data 3", "data 3", "data 0"], || {
+        response(200, stream().sized(3))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -165,6 +230,12 @@ async fn head_axum() {
     let router = axum::Router::new().route("/", axum::routing::get(async || "hello"));
     let bare = written(router.clone(), HEAD).await;
     assert_eq!(bare.1, ["headers"]);
-    assert_eq!(written(router.clone().layer(BackgroundLayer::new()), HEAD).await, bare);
-    assert_eq!(written(BackgroundLayer::new().layer(router), HEAD).await, bare);
+    assert_eq!(
+        written(router.clone().layer(BackgroundLayer::new()), HEAD).await,
+        bare
+    );
+    assert_eq!(
+        written(BackgroundLayer::new().layer(router), HEAD).await,
+        bare
+    );
 }

@@ -20,8 +20,8 @@ use http_body::Body;
 use proptest::prelude::*;
 use tower::{Layer, Service, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Refused, ResponseEnd, Stats, Supervisor, Task,
-    TaskContext, TaskHandle, When,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Refused, ResponseEnd,
+    Stats, Supervisor, Task, TaskContext, TaskHandle, When,
     middleware::ResponseBody,
     report::{RequestReport, ShutdownReport, TaskReport},
 };
@@ -104,8 +104,19 @@ fn leave() -> impl Strategy<Value = Leave> {
         1 => Just(Does::HangUntilCancelled),
         1 => Just(Does::Block),
     ];
-    let options = || (prop::option::of(1..40u64), 0..6u8, prop::bool::weighted(0.2));
-    let simple = (does, options()).prop_map(|(does, (timeout, when, fallback))| Leave { does, timeout, when, fallback });
+    let options = || {
+        (
+            prop::option::of(1..40u64),
+            0..6u8,
+            prop::bool::weighted(0.2),
+        )
+    };
+    let simple = (does, options()).prop_map(|(does, (timeout, when, fallback))| Leave {
+        does,
+        timeout,
+        when,
+        fallback,
+    });
     simple.prop_recursive(2, 4, 1, move |inner| {
         (inner, options()).prop_map(|(inner, (timeout, when, fallback))| Leave {
             does: Does::Add(Box::new(inner)),
@@ -135,16 +146,18 @@ fn step() -> impl Strategy<Value = Do> {
         prop::bool::weighted(0.1),
         any::<bool>(),
     )
-        .prop_map(|(leaves, order, body, version2, head, status, fails, keep)| Do::Request {
-            leaves,
-            order,
-            body,
-            version2,
-            head,
-            status,
-            fails,
-            keep,
-        });
+        .prop_map(
+            |(leaves, order, body, version2, head, status, fails, keep)| Do::Request {
+                leaves,
+                order,
+                body,
+                version2,
+                head,
+                status,
+                fails,
+                keep,
+            },
+        );
     prop_oneof![
         6 => request,
         8 => (0..8usize).prop_map(Do::Poll),
@@ -162,16 +175,26 @@ fn step() -> impl Strategy<Value = Do> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let few = || prop::option::of(1..3usize);
-    (few(), few(), prop::option::of(1..8usize), prop::option::of(5..60u64), prop::option::of(5..60u64), 0..3u8).prop_map(
-        |(max_concurrent, max_blocking, max_pending, task_timeout, start_within, order)| Limits {
-            max_concurrent,
-            max_blocking,
-            max_pending,
-            task_timeout,
-            start_within,
-            order,
-        },
+    (
+        few(),
+        few(),
+        prop::option::of(1..8usize),
+        prop::option::of(5..60u64),
+        prop::option::of(5..60u64),
+        0..3u8,
     )
+        .prop_map(
+            |(max_concurrent, max_blocking, max_pending, task_timeout, start_within, order)| {
+                Limits {
+                    max_concurrent,
+                    max_blocking,
+                    max_pending,
+                    task_timeout,
+                    start_within,
+                    order,
+                }
+            },
+        )
 }
 
 fn order(order: u8) -> Order {
@@ -208,7 +231,8 @@ struct Counts {
 }
 
 fn number(name: Option<&str>) -> usize {
-    name.and_then(|name| name.parse().ok()).expect("the script names every task by a number")
+    name.and_then(|name| name.parse().ok())
+        .expect("the script names every task by a number")
 }
 
 impl Observer for Counts {
@@ -217,7 +241,13 @@ impl Observer for Counts {
     }
 
     fn on_task_end(&self, report: &TaskReport) {
-        self.seen.lock().unwrap().ended.entry(number(report.name())).or_default().push(report.outcome().label());
+        self.seen
+            .lock()
+            .unwrap()
+            .ended
+            .entry(number(report.name()))
+            .or_default()
+            .push(report.outcome().label());
     }
 
     fn on_request_done(&self, report: &RequestReport) {
@@ -327,7 +357,8 @@ impl Counts {
                     Does::Hang => std::future::pending().await,
                     Does::HangUntilCancelled => cx.cancelled().await,
                     Does::Add(leave) => {
-                        let tasks = BackgroundTasks::current().expect("a task is code of its request");
+                        let tasks =
+                            BackgroundTasks::current().expect("a task is code of its request");
                         counts.add(&tasks, &leave, limited);
                     }
                 }
@@ -342,7 +373,13 @@ impl Counts {
         let task = if leave.fallback {
             let counts = self.clone();
             task.shutdown_fallback(async move {
-                *counts.seen.lock().unwrap().fallbacks.entry(number).or_default() += 1;
+                *counts
+                    .seen
+                    .lock()
+                    .unwrap()
+                    .fallbacks
+                    .entry(number)
+                    .or_default() += 1;
             })
         } else {
             task
@@ -369,46 +406,70 @@ struct Exchange {
 
 /// Calls a service, if it is ready.
 fn call(supervisor: &Supervisor, counts: &Counts, request: &Do) -> Option<Exchange> {
-    let Do::Request { leaves, order: chosen, body, version2, head, status, fails, keep } = request.clone() else {
+    let Do::Request {
+        leaves,
+        order: chosen,
+        body,
+        version2,
+        head,
+        status,
+        fails,
+        keep,
+    } = request.clone()
+    else {
         unreachable!("it is called with a request")
     };
     let kept = Arc::new(Mutex::new(None));
     let (counts, keeping) = (counts.clone(), Arc::clone(&kept));
     let seen = Arc::clone(&counts.seen);
-    let mut service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(move |request: Request<()>| {
-        let tasks = request.background_tasks().expect("the layer is there");
-        if let Some(chosen) = chosen {
-            tasks.set_order(order(chosen));
-        }
-        for leave in &leaves {
-            counts.add(&tasks, leave, Limited::Yes);
-        }
-        let script = body.iter().map(|frame| match frame {
-            Frame::Data => Step::data("data"),
-            Frame::Trailers => Step::trailer("grpc-status", "0"),
-            Frame::Error => Step::Error,
-            Frame::Panic => Step::Panic,
-            Frame::Hang => Step::Hang,
-        });
-        let mut response = Response::new(Script::new(script.collect::<Vec<_>>()).tells_end());
-        *response.status_mut() = StatusCode::from_u16(status).expect("it is one");
-        if keep {
-            *keeping.lock().unwrap() = Some(tasks);
-        }
-        std::future::ready(if fails { Err("the service fails") } else { Ok(response) })
-    }));
-    if service.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() {
+    let mut service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        move |request: Request<()>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            if let Some(chosen) = chosen {
+                tasks.set_order(order(chosen));
+            }
+            for leave in &leaves {
+                counts.add(&tasks, leave, Limited::Yes);
+            }
+            let script = body.iter().map(|frame| match frame {
+                Frame::Data => Step::data("data"),
+                Frame::Trailers => Step::trailer("grpc-status", "0"),
+                Frame::Error => Step::Error,
+                Frame::Panic => Step::Panic,
+                Frame::Hang => Step::Hang,
+            });
+            let mut response = Response::new(Script::new(script.collect::<Vec<_>>()).tells_end());
+            *response.status_mut() = StatusCode::from_u16(status).expect("it is one");
+            if keep {
+                *keeping.lock().unwrap() = Some(tasks);
+            }
+            std::future::ready(if fails {
+                Err("the service fails")
+            } else {
+                Ok(response)
+            })
+        },
+    ));
+    if service
+        .poll_ready(&mut Context::from_waker(Waker::noop()))
+        .is_pending()
+    {
         return None;
     }
     seen.lock().unwrap().requests += 1;
-    let request = Request::builder().method(if head { Method::HEAD } else { Method::GET }).version(if version2 {
-        Version::HTTP_2
-    } else {
-        Version::HTTP_11
-    });
+    let request = Request::builder()
+        .method(if head { Method::HEAD } else { Method::GET })
+        .version(if version2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        });
     let future = service.call(request.body(()).expect("it is one"));
     let mut future = pin!(future);
-    let response = match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    let response = match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         std::task::Poll::Ready(Ok(response)) => Some(Box::pin(response)),
         _ => None,
     };
@@ -418,11 +479,16 @@ fn call(supervisor: &Supervisor, counts: &Counts, request: &Do) -> Option<Exchan
 
 /// Polls the body once, as a server does, and drops it when it is over.
 fn poll(exchange: &mut Exchange) {
-    let Some(response) = &mut exchange.response else { return };
+    let Some(response) = &mut exchange.response else {
+        return;
+    };
     let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         Pin::new(response.body_mut()).poll_frame(&mut Context::from_waker(Waker::noop()))
     }));
-    if !matches!(polled, Ok(std::task::Poll::Pending | std::task::Poll::Ready(Some(Ok(_))))) {
+    if !matches!(
+        polled,
+        Ok(std::task::Poll::Pending | std::task::Poll::Ready(Some(Ok(_))))
+    ) {
         exchange.response = None;
     }
 }
@@ -436,11 +502,28 @@ async fn settle() {
 fn check(supervisor: &Supervisor, counts: &Counts, limits: &Limits) {
     let stats = supervisor.stats();
     let seen = counts.seen.lock().unwrap();
-    assert_eq!(stats.added(), seen.taken as u64, "every task is in one number: {stats:?}");
+    assert_eq!(
+        stats.added(),
+        seen.taken as u64,
+        "every task is in one number: {stats:?}"
+    );
     assert_eq!(stats.refused, seen.refused.len() as u64, "{stats:?}");
-    assert_eq!(stats.pending(), supervisor.tasks().len() as u64, "{stats:?}");
-    assert!(seen.runs.values().all(|(begun, ended)| *begun == 1 && *ended <= 1), "no task runs twice: {:?}", seen.runs);
-    if let (Some((tasks, functions)), false) = (limits.max_concurrent.zip(limits.max_blocking), seen.has_unlimited) {
+    assert_eq!(
+        stats.pending(),
+        supervisor.tasks().len() as u64,
+        "{stats:?}"
+    );
+    assert!(
+        seen.runs
+            .values()
+            .all(|(begun, ended)| *begun == 1 && *ended <= 1),
+        "no task runs twice: {:?}",
+        seen.runs
+    );
+    if let (Some((tasks, functions)), false) = (
+        limits.max_concurrent.zip(limits.max_blocking),
+        seen.has_unlimited,
+    ) {
         assert!(stats.running <= (tasks + functions) as u64, "{stats:?}");
     }
     if let Some(most) = limits.max_concurrent {
@@ -450,7 +533,9 @@ fn check(supervisor: &Supervisor, counts: &Counts, limits: &Limits) {
 
 async fn run(limits: Limits, script: Vec<Do>) {
     let counts = Counts::default();
-    let mut builder = Supervisor::builder().order(order(limits.order)).observer(counts.clone());
+    let mut builder = Supervisor::builder()
+        .order(order(limits.order))
+        .observer(counts.clone());
     if let Some(tasks) = limits.max_concurrent {
         builder = builder.max_concurrent(tasks);
     }
@@ -473,9 +558,14 @@ async fn run(limits: Limits, script: Vec<Do>) {
         match step {
             Do::Request { .. } => exchanges.extend(call(&supervisor, &counts, &step)),
             Do::Poll(exchange) => exchanges.get_mut(exchange).into_iter().for_each(poll),
-            Do::Drop(exchange) => exchanges.get_mut(exchange).into_iter().for_each(|exchange| exchange.response = None),
+            Do::Drop(exchange) => exchanges
+                .get_mut(exchange)
+                .into_iter()
+                .for_each(|exchange| exchange.response = None),
             Do::Unwind(exchange) => {
-                let response = exchanges.get_mut(exchange).and_then(|exchange| exchange.response.take());
+                let response = exchanges
+                    .get_mut(exchange)
+                    .and_then(|exchange| exchange.response.take());
                 let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     let _response = response;
                     std::panic::resume_unwind(Box::new("the script unwinds"));
@@ -483,7 +573,10 @@ async fn run(limits: Limits, script: Vec<Do>) {
                 assert!(unwound.is_err());
             }
             Do::Late(exchange, leave) => {
-                if let Some(tasks) = exchanges.get(exchange).and_then(|exchange| exchange.tasks.as_ref()) {
+                if let Some(tasks) = exchanges
+                    .get(exchange)
+                    .and_then(|exchange| exchange.tasks.as_ref())
+                {
                     counts.add(tasks, &leave, Limited::Yes);
                 }
             }
@@ -496,7 +589,10 @@ async fn run(limits: Limits, script: Vec<Do>) {
                 }
             }
             Do::Remove(number) => {
-                for tasks in exchanges.iter().filter_map(|exchange| exchange.tasks.as_ref()) {
+                for tasks in exchanges
+                    .iter()
+                    .filter_map(|exchange| exchange.tasks.as_ref())
+                {
                     tasks.remove(&number.to_string());
                 }
             }
@@ -504,7 +600,9 @@ async fn run(limits: Limits, script: Vec<Do>) {
             Do::Run => settle().await,
             Do::Shutdown(grace) => {
                 let supervisor = supervisor.clone();
-                shutdowns.push(tokio::spawn(async move { supervisor.shutdown(Duration::from_millis(grace)).await }));
+                shutdowns.push(tokio::spawn(async move {
+                    supervisor.shutdown(Duration::from_millis(grace)).await
+                }));
                 settle().await;
             }
         }
@@ -517,7 +615,11 @@ async fn run(limits: Limits, script: Vec<Do>) {
     check(&supervisor, &counts, &limits);
     for earlier in shutdowns {
         let earlier = earlier.await.expect("it does not panic");
-        assert_eq!(format!("{earlier:?}"), format!("{report:?}"), "all calls return the same");
+        assert_eq!(
+            format!("{earlier:?}"),
+            format!("{report:?}"),
+            "all calls return the same"
+        );
     }
     check_end(&supervisor, &counts);
 }
@@ -525,16 +627,30 @@ async fn run(limits: Limits, script: Vec<Do>) {
 /// Everything is over. Checks that every task was counted and reported once, by one outcome.
 fn check_end(supervisor: &Supervisor, counts: &Counts) {
     let stats = supervisor.stats();
-    assert_eq!((stats.pending(), supervisor.open_responses()), (0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.pending(), supervisor.open_responses()),
+        (0, 0),
+        "{stats:?}"
+    );
     let mut seen = counts.seen.lock().unwrap();
-    assert_eq!((seen.responses, seen.shutdowns), (seen.requests, 1), "each response ends once, and so does the supervisor");
+    assert_eq!(
+        (seen.responses, seen.shutdowns),
+        (seen.requests, 1),
+        "each response ends once, and so does the supervisor"
+    );
     let reported: BTreeSet<_> = seen.ended.keys().chain(&seen.refused).copied().collect();
-    assert_eq!(reported, (1..=seen.added).collect(), "every task is reported or refused");
+    assert_eq!(
+        reported,
+        (1..=seen.added).collect(),
+        "every task is reported or refused"
+    );
     assert_eq!(seen.ended.len(), seen.taken, "and not both");
     let handles = std::mem::take(&mut seen.handles);
     let mut outcomes = BTreeMap::<_, u64>::new();
     for (number, ended) in &seen.ended {
-        let [outcome] = ended[..] else { panic!("{number} ended as {ended:?}") };
+        let [outcome] = ended[..] else {
+            panic!("{number} ended as {ended:?}")
+        };
         *outcomes.entry(outcome).or_default() += 1;
         let (begun, ended) = seen.runs.get(number).copied().unwrap_or_default();
         let may = match outcome {
@@ -546,13 +662,24 @@ fn check_end(supervisor: &Supervisor, counts: &Counts) {
             "timed_out" => begun == 1 && ended == 0,
             _ => ended == 0,
         };
-        assert!(may, "{number} {outcome}, but began {begun} times and ended {ended} times");
+        assert!(
+            may,
+            "{number} {outcome}, but began {begun} times and ended {ended} times"
+        );
         let fallbacks = seen.fallbacks.get(number).copied().unwrap_or_default();
-        assert_eq!(fallbacks, usize::from(outcome == "fell_back"), "{number} {outcome}");
+        assert_eq!(
+            fallbacks,
+            usize::from(outcome == "fell_back"),
+            "{number} {outcome}"
+        );
     }
     for (number, handle) in handles {
         let outcome = handle.now_or_never().expect("the task has ended");
-        assert_eq!([outcome.label()], seen.ended[&number][..], "the handle of {number}");
+        assert_eq!(
+            [outcome.label()],
+            seen.ended[&number][..],
+            "the handle of {number}"
+        );
     }
     let numbers = |stats: &Stats| {
         [
@@ -567,9 +694,20 @@ fn check_end(supervisor: &Supervisor, counts: &Counts) {
         ]
     };
     for (nth, (outcome, number)) in numbers(&stats).into_iter().enumerate() {
-        assert_eq!(outcomes.get(outcome).copied().unwrap_or_default(), number, "{outcome}: {stats:?}");
-        let reported: u64 = seen.reported.iter().map(|stats| numbers(stats)[nth].1).sum();
-        assert_eq!(reported, number, "{outcome} in the reports of requests: {stats:?}");
+        assert_eq!(
+            outcomes.get(outcome).copied().unwrap_or_default(),
+            number,
+            "{outcome}: {stats:?}"
+        );
+        let reported: u64 = seen
+            .reported
+            .iter()
+            .map(|stats| numbers(stats)[nth].1)
+            .sum();
+        assert_eq!(
+            reported, number,
+            "{outcome} in the reports of requests: {stats:?}"
+        );
     }
 }
 

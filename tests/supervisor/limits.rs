@@ -14,8 +14,8 @@ use tokio::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor, SupervisorBuilder, Task, When,
-    report::TaskReport,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor,
+    SupervisorBuilder, Task, When, report::TaskReport,
 };
 
 use crate::common::{Held, Server, Witness, soon, until};
@@ -26,19 +26,23 @@ fn router(held: &Held) -> Router {
     Router::new()
         .route(
             "/{name}/{n}",
-            get(async move |Path((name, n)): Path<(String, usize)>, tasks: BackgroundTasks| {
-                for i in 1..=n {
-                    tasks.add(held.task(format!("{name}{i}")));
-                }
-            }),
+            get(
+                async move |Path((name, n)): Path<(String, usize)>, tasks: BackgroundTasks| {
+                    for i in 1..=n {
+                        tasks.add(held.task(format!("{name}{i}")));
+                    }
+                },
+            ),
         )
         .route(
             "/blocking/{name}/{n}",
-            get(async move |Path((name, n)): Path<(String, usize)>, tasks: BackgroundTasks| {
-                for i in 1..=n {
-                    tasks.add(blocking.blocking(format!("{name}{i}")));
-                }
-            }),
+            get(
+                async move |Path((name, n)): Path<(String, usize)>, tasks: BackgroundTasks| {
+                    for i in 1..=n {
+                        tasks.add(blocking.blocking(format!("{name}{i}")));
+                    }
+                },
+            ),
         )
 }
 
@@ -85,17 +89,28 @@ async fn all_permits_are_used() {
     let (server, held) = serve(Supervisor::builder().max_concurrent(3)).await;
     server.get("/a/5").await;
     for expected in ["a1", "a2", "a3"] {
-        assert!(["a1", "a2", "a3"].contains(&held.started().await.as_str()), "{expected} of the first three");
+        assert!(
+            ["a1", "a2", "a3"].contains(&held.started().await.as_str()),
+            "{expected} of the first three"
+        );
     }
     waiting(&server, 2).await;
-    assert_eq!((held.has_started().await, server.supervisor.stats().running), (false, 3));
+    assert_eq!(
+        (held.has_started().await, server.supervisor.stats().running),
+        (false, 3)
+    );
     held.let_go(5);
     soon(server.supervisor.idle()).await;
 }
 
 #[tokio::test]
 async fn a_sequence_holds_one_permit_and_none_while_it_waits() {
-    let (server, held) = serve(Supervisor::builder().max_concurrent(2).order(Order::Sequential)).await;
+    let (server, held) = serve(
+        Supervisor::builder()
+            .max_concurrent(2)
+            .order(Order::Sequential),
+    )
+    .await;
     server.get("/a/3").await;
     assert_eq!(held.started().await, "a1");
     server.get("/b/3").await;
@@ -103,7 +118,11 @@ async fn a_sequence_holds_one_permit_and_none_while_it_waits() {
     server.get("/c/1").await;
     waiting(&server, 5).await;
     held.let_go(1);
-    assert_eq!(held.started().await, "c1", "between two tasks of a sequence the permit goes to the next in the queue");
+    assert_eq!(
+        held.started().await,
+        "c1",
+        "between two tasks of a sequence the permit goes to the next in the queue"
+    );
     held.let_go(6);
     soon(server.supervisor.idle()).await;
     assert_eq!(server.supervisor.stats().succeeded, 7);
@@ -138,10 +157,17 @@ async fn a_blocking_function_keeps_its_permit_until_it_returns() {
     server.get("/timed").await;
     assert_eq!(held.started().await, "timed");
     soon(server.supervisor.idle()).await;
-    assert_eq!(server.supervisor.stats().timed_out, 1, "it is reported at its timeout");
+    assert_eq!(
+        server.supervisor.stats().timed_out,
+        1,
+        "it is reported at its timeout"
+    );
     server.get("/blocking/next/1").await;
     waiting(&server, 1).await;
-    assert!(!held.has_started().await, "the first function still has its thread");
+    assert!(
+        !held.has_started().await,
+        "the first function still has its thread"
+    );
     held.let_go(1);
     assert_eq!(held.started().await, "next1");
     held.let_go(1);
@@ -163,13 +189,23 @@ async fn a_task_that_waits_for_a_permit_can_be_taken_back() {
         }),
     );
     let recorder = crate::common::Recorder::default();
-    let supervisor = Supervisor::builder().max_concurrent(1).observer(recorder.clone()).build();
+    let supervisor = Supervisor::builder()
+        .max_concurrent(1)
+        .observer(recorder.clone())
+        .build();
     let server = Server::router(&supervisor, router).await;
     server.get("/").await;
     assert_eq!(held.started().await, "one");
     waiting(&server, 2).await;
     let tasks = kept.lock().unwrap().take().expect("the handler kept it");
-    assert_eq!((tasks.remove("one"), tasks.remove("two"), tasks.remove("two")), (0, 1, 0));
+    assert_eq!(
+        (
+            tasks.remove("one"),
+            tasks.remove("two"),
+            tasks.remove("two")
+        ),
+        (0, 1, 0)
+    );
     until(async || supervisor.stats().removed == 1).await;
     held.let_go(1);
     assert_eq!(held.started().await, "three");
@@ -184,21 +220,32 @@ async fn waiting_and_running_are_told_apart() {
     struct Times(Arc<Mutex<Vec<(u64, u64)>>>);
     impl Observer for Times {
         fn on_task_end(&self, report: &TaskReport) {
-            self.0.lock().unwrap().push((report.waited().as_secs(), report.ran().expect("it ran").as_secs()));
+            self.0.lock().unwrap().push((
+                report.waited().as_secs(),
+                report.ran().expect("it ran").as_secs(),
+            ));
         }
     }
     let times = Arc::default();
-    let supervisor = Supervisor::builder().max_concurrent(1).observer(Times(Arc::clone(&times))).build();
-    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(async |request: Request<()>| {
-        let tasks = request.background_tasks().expect("the layer is there");
-        for seconds in [10, 20] {
-            // The timeout counts from the task's own start: with its wait the second would be over it.
-            tasks.add(
-                Task::new(async move { tokio::time::sleep(Duration::from_secs(seconds)).await }).timeout(Duration::from_secs(25)),
-            );
-        }
-        Ok::<_, Infallible>(Response::new(String::new()))
-    }));
+    let supervisor = Supervisor::builder()
+        .max_concurrent(1)
+        .observer(Times(Arc::clone(&times)))
+        .build();
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        async |request: Request<()>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            for seconds in [10, 20] {
+                // The timeout counts from the task's own start: with its wait the second would be over it.
+                tasks.add(
+                    Task::new(
+                        async move { tokio::time::sleep(Duration::from_secs(seconds)).await },
+                    )
+                    .timeout(Duration::from_secs(25)),
+                );
+            }
+            Ok::<_, Infallible>(Response::new(String::new()))
+        },
+    ));
     drop(service.oneshot(Request::new(())).await);
     supervisor.idle().await;
     assert_eq!(*times.lock().unwrap(), [(0, 10), (10, 20)]);
@@ -208,7 +255,9 @@ async fn waiting_and_running_are_told_apart() {
 /// An application that sheds load when the supervisor has as many tasks as it may.
 async fn shedding(supervisor: &Supervisor, router: Router) -> Server {
     let app = ServiceBuilder::new()
-        .layer(axum::error_handling::HandleErrorLayer::new(async |_: tower::BoxError| StatusCode::SERVICE_UNAVAILABLE))
+        .layer(axum::error_handling::HandleErrorLayer::new(
+            async |_: tower::BoxError| StatusCode::SERVICE_UNAVAILABLE,
+        ))
         .load_shed()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .service(router);
@@ -229,7 +278,11 @@ async fn with_load_shedding_outside_a_full_supervisor_answers_503() {
         }
     })
     .await;
-    assert_eq!(server.get("/c/1").await.0, StatusCode::OK, "there may be another task");
+    assert_eq!(
+        server.get("/c/1").await.0,
+        StatusCode::OK,
+        "there may be another task"
+    );
     held.let_go(2);
     soon(supervisor.idle()).await;
     assert_eq!(supervisor.stats().succeeded, 3);
@@ -251,7 +304,10 @@ async fn without_it_a_request_waits_and_is_woken() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(waits.iter().all(|wait| !wait.is_finished()), "there are as many tasks as there may be");
+    assert!(
+        waits.iter().all(|wait| !wait.is_finished()),
+        "there are as many tasks as there may be"
+    );
     held.let_go(1);
     for wait in waits {
         assert_eq!(soon(wait).await.expect("it does not panic"), StatusCode::OK);
@@ -263,10 +319,15 @@ async fn a_waiting_service_is_woken_and_a_dropped_one_takes_no_wake_up_along() {
     let supervisor = Supervisor::builder().max_pending(1).build();
     let held = Held::new();
     let make = held.clone();
-    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(move |request: Request<()>| {
-        request.background_tasks().expect("the layer is there").add(make.task("held"));
-        std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
-    }));
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        move |request: Request<()>| {
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(make.task("held"));
+            std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
+        },
+    ));
     drop(service.clone().oneshot(Request::new(())).await);
     let (mut one, mut two) = (service.clone(), service.clone());
     let mut first = tokio_test::task::spawn(one.ready());
@@ -286,12 +347,16 @@ async fn a_request_with_the_last_task_ends_although_its_own_code_calls_the_servi
     // A layer of the same supervisor inside, as nested routers have; between the two layers the last task is added.
     let inner = router(&held).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let take = held.clone();
-    let app = Router::new().fallback_service(inner).layer(axum::middleware::from_fn(
-        move |tasks: BackgroundTasks, request: axum::extract::Request, next: axum::middleware::Next| {
-            tasks.add(take.task("last"));
-            next.run(request)
-        },
-    ));
+    let app = Router::new()
+        .fallback_service(inner)
+        .layer(axum::middleware::from_fn(
+            move |tasks: BackgroundTasks,
+                  request: axum::extract::Request,
+                  next: axum::middleware::Next| {
+                tasks.add(take.task("last"));
+                next.run(request)
+            },
+        ));
     let server = Server::router(&supervisor, app).await;
     assert_eq!(server.get("/a/1").await.0, StatusCode::OK);
     held.let_go(2);
@@ -302,16 +367,27 @@ async fn a_request_with_the_last_task_ends_although_its_own_code_calls_the_servi
 #[tokio::test]
 async fn the_last_task_may_call_a_service_of_its_supervisor() {
     let supervisor = Supervisor::builder().max_pending(1).build();
-    let echo = BackgroundLayer::with_supervisor(supervisor.clone())
-        .layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::from("echo")))));
-    let caller = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(move |request: Request<()>| {
-        let mut echo = echo.clone();
-        request.background_tasks().expect("the layer is there").add(async move {
-            let called = echo.ready().await.expect("it can't fail").call(Request::new(())).await;
-            assert_eq!(called.expect("it can't fail").status(), StatusCode::OK);
-        });
-        std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
-    }));
+    let echo = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::from("echo"))),
+    ));
+    let caller = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        move |request: Request<()>| {
+            let mut echo = echo.clone();
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(async move {
+                    let called = echo
+                        .ready()
+                        .await
+                        .expect("it can't fail")
+                        .call(Request::new(()))
+                        .await;
+                    assert_eq!(called.expect("it can't fail").status(), StatusCode::OK);
+                });
+            std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
+        },
+    ));
     drop(caller.oneshot(Request::new(())).await);
     soon(supervisor.idle()).await;
     assert_eq!(supervisor.stats().succeeded, 1);
@@ -329,16 +405,34 @@ async fn with_start_within_a_slow_reader_does_not_keep_tasks_pending() {
             Body::from(vec![b'x'; 64 << 20]).into_response()
         }),
     );
-    let supervisor = Supervisor::builder().max_pending(1).start_within(Duration::from_millis(50)).build();
+    let supervisor = Supervisor::builder()
+        .max_pending(1)
+        .start_within(Duration::from_millis(50))
+        .build();
     let server = Server::router(&supervisor, router(&held).merge(slow)).await;
-    let mut reader = TcpStream::connect(server.address).await.expect("the server listens");
-    reader.write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
+    let mut reader = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    reader
+        .write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .expect("it reads");
     let mut first = [0; 1];
-    soon(reader.read_exact(&mut first)).await.expect("the head comes");
+    soon(reader.read_exact(&mut first))
+        .await
+        .expect("the head comes");
 
-    assert_eq!(held.started().await, "slow", "it starts although nobody reads");
+    assert_eq!(
+        held.started().await,
+        "slow",
+        "it starts although nobody reads"
+    );
     held.let_go(1);
-    assert_eq!(server.get("/a/0").await.0, StatusCode::OK, "and another task may come");
+    assert_eq!(
+        server.get("/a/0").await.0,
+        StatusCode::OK,
+        "and another task may come"
+    );
     let stats = supervisor.stats();
     assert_eq!((stats.succeeded, stats.pending()), (1, 0));
     drop(reader);
@@ -347,18 +441,35 @@ async fn with_start_within_a_slow_reader_does_not_keep_tasks_pending() {
 #[tokio::test(start_paused = true)]
 async fn no_service_waits_once_the_supervisor_is_shut_down() {
     let supervisor = Supervisor::builder().max_pending(1).build();
-    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(async |request: Request<()>| {
-        request.background_tasks().expect("the layer is there").add(async {});
-        Ok::<_, Infallible>(Response::new(String::new()))
-    }));
-    let open = service.clone().oneshot(Request::new(())).await.expect("it can't fail");
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        async |request: Request<()>| {
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(async {});
+            Ok::<_, Infallible>(Response::new(String::new()))
+        },
+    ));
+    let open = service
+        .clone()
+        .oneshot(Request::new(()))
+        .await
+        .expect("it can't fail");
     let mut waiting = service.clone();
     let mut ready = tokio_test::task::spawn(waiting.ready());
-    assert!(ready.poll().is_pending(), "the open response's task is the only one that may be");
+    assert!(
+        ready.poll().is_pending(),
+        "the open response's task is the only one that may be"
+    );
     let report = supervisor.shutdown(Duration::ZERO).await;
     assert_eq!(report.abandoned().len(), 1);
     assert!(ready.is_woken() && ready.poll().is_ready());
-    drop(service.oneshot(Request::new(())).await.expect("it can't fail"));
+    drop(
+        service
+            .oneshot(Request::new(()))
+            .await
+            .expect("it can't fail"),
+    );
     assert_eq!(supervisor.stats().refused, 1);
     drop(open);
     soon(supervisor.idle()).await;

@@ -40,7 +40,12 @@ fn shut_down(supervisor: &Supervisor, grace: Duration) -> JoinHandle<ShutdownRep
 
 /// Finished, cancelled, abandoned, open responses.
 fn counts(report: &ShutdownReport) -> (u64, u64, usize, usize) {
-    (report.finished(), report.cancelled(), report.abandoned().len(), report.open_responses())
+    (
+        report.finished(),
+        report.cancelled(),
+        report.abandoned().len(),
+        report.open_responses(),
+    )
 }
 
 fn names(tasks: &[TaskInfo]) -> Vec<&str> {
@@ -69,22 +74,34 @@ struct Told {
 
 impl Told {
     fn ended(&self) -> Vec<String> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn shutdowns(&self) -> Vec<ShutdownReport> {
-        self.shutdowns.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shutdowns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl Observer for Told {
     fn on_task_end(&self, report: &TaskReport) {
         let line = format!("{} {}", report.name().unwrap_or(""), report.outcome());
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
     }
 
     fn on_shutdown(&self, report: &ShutdownReport) {
-        self.shutdowns.lock().unwrap_or_else(PoisonError::into_inner).push(report.clone());
+        self.shutdowns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(report.clone());
     }
 }
 
@@ -99,7 +116,11 @@ async fn an_idle_supervisor_is_shut_down_at_once() {
     let report = supervisor.shutdown(GRACE).await;
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert!(report.is_clean());
-    assert_eq!(counts(&report), (0, 0, 0, 0), "what had ended before is not of the shutdown");
+    assert_eq!(
+        counts(&report),
+        (0, 0, 0, 0),
+        "what had ended before is not of the shutdown"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,8 +133,16 @@ async fn an_open_response_and_its_tasks_are_waited_for() {
 
     let mut shutdown = spawn(supervisor.shutdown(GRACE));
     assert_pending!(shutdown.poll());
-    assert!(tasks.try_add(async { defer(tokio::time::sleep(SECOND)) }).is_ok(), "the response is open: its tasks are taken");
-    assert_eq!((supervisor.open_responses(), supervisor.stats().deferred), (1, 2));
+    assert!(
+        tasks
+            .try_add(async { defer(tokio::time::sleep(SECOND)) })
+            .is_ok(),
+        "the response is open: its tasks are taken"
+    );
+    assert_eq!(
+        (supervisor.open_responses(), supervisor.stats().deferred),
+        (1, 2)
+    );
     assert_pending!(shutdown.poll());
 
     drop(answer);
@@ -143,8 +172,9 @@ async fn a_handler_that_still_runs_may_add_its_tasks() {
 #[tokio::test(start_paused = true)]
 async fn a_call_counts_before_it_is_polled_and_ends_when_it_is_dropped() {
     let supervisor = Supervisor::new();
-    let mut service = BackgroundLayer::with_supervisor(supervisor.clone())
-        .layer(service_fn(async |_: Request<()>| Ok::<_, ()>(Response::new(Full::<Bytes>::default()))));
+    let mut service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        async |_: Request<()>| Ok::<_, ()>(Response::new(Full::<Bytes>::default())),
+    ));
     let unpolled = service.call(Request::new(()));
     let call = Call::new(&supervisor, "/");
     call.tasks.add(Task::new(async {}).when(When::Always));
@@ -184,13 +214,21 @@ async fn tasks_are_told_when_the_grace_is_over_and_not_before() {
     assert_eq!(counts(&report), (1, 1, 0, 0));
     assert!(!report.is_clean());
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, stats.failed, stats.aborted), (1, 1, 0), "it ended by itself: {stats:?}");
+    assert_eq!(
+        (stats.succeeded, stats.failed, stats.aborted),
+        (1, 1, 0),
+        "it ended by itself: {stats:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_heed_it_is_dropped_and_reported() {
     let told = Arc::new(Told::default());
-    let supervisor = Supervisor::builder().max_concurrent(1).abort_after(5 * SECOND).observer(Arc::clone(&told)).build();
+    let supervisor = Supervisor::builder()
+        .max_concurrent(1)
+        .abort_after(5 * SECOND)
+        .observer(Arc::clone(&told))
+        .build();
     let dropped = Arc::new(AtomicUsize::new(0));
     let never = |name| {
         let guard = Dropped(Arc::clone(&dropped));
@@ -210,16 +248,35 @@ async fn what_does_not_heed_it_is_dropped_and_reported() {
 
     let report = supervisor.shutdown(GRACE).await;
     assert_eq!(counts(&report), (0, 0, 3, 1), "{report:?}");
-    assert_eq!(names(report.abandoned()), ["runs", "waits", "deferred"], "the oldest first");
+    assert_eq!(
+        names(report.abandoned()),
+        ["runs", "waits", "deferred"],
+        "the oldest first"
+    );
     let stood: Vec<_> = report.abandoned().iter().map(TaskInfo::state).collect();
-    assert_eq!(stood, [TaskState::Running, TaskState::Queued, TaskState::Deferred]);
+    assert_eq!(
+        stood,
+        [TaskState::Running, TaskState::Queued, TaskState::Deferred]
+    );
     let paths: Vec<_> = report.abandoned().iter().map(TaskInfo::path).collect();
     assert_eq!(paths, [Some("/over"), Some("/over"), Some("/open")]);
-    assert!(report.abandoned().iter().all(|task| task.method() == Some(&http::Method::GET)));
+    assert!(
+        report
+            .abandoned()
+            .iter()
+            .all(|task| task.method() == Some(&http::Method::GET))
+    );
     let oldest = report.abandoned()[0].age();
-    assert!((17 * SECOND..18 * SECOND).contains(&oldest), "2 s before, 10 s of grace, 5 s to come to an end: {oldest:?}");
+    assert!(
+        (17 * SECOND..18 * SECOND).contains(&oldest),
+        "2 s before, 10 s of grace, 5 s to come to an end: {oldest:?}"
+    );
 
-    assert_eq!(dropped.load(SeqCst), 3, "all are dropped when the shutdown returns");
+    assert_eq!(
+        dropped.load(SeqCst),
+        3,
+        "all are dropped when the shutdown returns"
+    );
     let stats = supervisor.stats();
     assert_eq!((stats.aborted, stats.pending()), (3, 0));
     let mut ended = told.ended();
@@ -236,20 +293,27 @@ async fn what_is_left_of_a_sequence_is_dropped_with_it() {
     for order in [Order::Sequential, Order::FailFast] {
         let supervisor = Supervisor::builder().order(order).build();
         let call = Call::new(&supervisor, "/");
-        call.tasks.add(Task::new(std::future::pending::<()>()).named("first"));
+        call.tasks
+            .add(Task::new(std::future::pending::<()>()).named("first"));
         call.tasks.add(Task::new(must_not_start()).named("second"));
         call.finish().await;
 
         let report = supervisor.shutdown(GRACE).await;
         assert_eq!(names(report.abandoned()), ["first", "second"], "{order:?}");
         let stats = supervisor.stats();
-        assert_eq!((stats.aborted, stats.added()), (2, 2), "{order:?}: {stats:?}");
+        assert_eq!(
+            (stats.aborted, stats.added()),
+            (2, 2),
+            "{order:?}: {stats:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_blocking_task_can_heed_its_token() {
-    let supervisor = Supervisor::builder().abort_after(crate::common::PATIENCE).build();
+    let supervisor = Supervisor::builder()
+        .abort_after(crate::common::PATIENCE)
+        .build();
     let tasks = answered(&supervisor, "/").await;
     let (running, runs) = oneshot::channel();
     tasks.add(Task::blocking_with_context(|cx| {
@@ -267,7 +331,9 @@ async fn a_blocking_task_can_heed_its_token() {
 
 #[tokio::test]
 async fn a_blocking_task_that_ignores_its_token_is_reported() {
-    let supervisor = Supervisor::builder().abort_after(Duration::from_millis(1)).build();
+    let supervisor = Supervisor::builder()
+        .abort_after(Duration::from_millis(1))
+        .build();
     let tasks = answered(&supervisor, "/export").await;
     let (running, runs) = oneshot::channel();
     let (end, ends) = mpsc::channel::<()>();
@@ -277,7 +343,8 @@ async fn a_blocking_task_that_ignores_its_token_is_reported() {
             running.send(()).expect("the test is there");
             let _ = ends.recv();
             let tasks = BackgroundTasks::current().expect("this is a task of a request");
-            late.send(tasks.try_add(async {}).is_err()).expect("the test is there");
+            late.send(tasks.try_add(async {}).is_err())
+                .expect("the test is there");
         })
         .named("ignorant"),
     );
@@ -286,23 +353,35 @@ async fn a_blocking_task_that_ignores_its_token_is_reported() {
     let report = soon(supervisor.shutdown(Duration::from_millis(1))).await;
     assert_eq!(counts(&report), (0, 0, 1, 0));
     let task = &report.abandoned()[0];
-    assert_eq!((task.name(), task.path(), task.state()), (Some("ignorant"), Some("/export"), TaskState::Running));
+    assert_eq!(
+        (task.name(), task.path(), task.state()),
+        (Some("ignorant"), Some("/export"), TaskState::Running)
+    );
     let stats = supervisor.stats();
     assert_eq!((stats.aborted, stats.pending()), (1, 0));
 
     drop(end);
-    assert!(soon(came_late).await.expect("it comes to its end"), "what it adds then is refused");
+    assert!(
+        soon(came_late).await.expect("it comes to its end"),
+        "what it adds then is refused"
+    );
     let stats = supervisor.stats();
     assert_eq!((stats.aborted, stats.refused, stats.added()), (1, 1, 1));
 }
 
 #[test]
 fn a_blocking_task_that_has_no_thread_yet_never_runs() {
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let (free, is_free) = mpsc::channel::<()>();
         let busy = tokio::task::spawn_blocking(move || is_free.recv());
-        let supervisor = Supervisor::builder().abort_after(Duration::from_millis(1)).build();
+        let supervisor = Supervisor::builder()
+            .abort_after(Duration::from_millis(1))
+            .build();
         let tasks = answered(&supervisor, "/").await;
         let dropped = Arc::new(AtomicUsize::new(0));
         let ran = Arc::new(AtomicUsize::new(0));
@@ -320,15 +399,26 @@ fn a_blocking_task_that_has_no_thread_yet_never_runs() {
         let report = soon(supervisor.shutdown(Duration::from_millis(1))).await;
         assert_eq!(counts(&report), (0, 0, 1, 0), "{report:?}");
         drop(free);
-        soon(busy).await.expect("it does not panic").expect_err("nothing was sent");
-        soon(tokio::task::spawn_blocking(|| ())).await.expect("the thread is free for the next");
-        assert_eq!((ran.load(SeqCst), dropped.load(SeqCst)), (0, 2), "one had timed out, and one was dropped by the shutdown");
+        soon(busy)
+            .await
+            .expect("it does not panic")
+            .expect_err("nothing was sent");
+        soon(tokio::task::spawn_blocking(|| ()))
+            .await
+            .expect("the thread is free for the next");
+        assert_eq!(
+            (ran.load(SeqCst), dropped.load(SeqCst)),
+            (0, 2),
+            "one had timed out, and one was dropped by the shutdown"
+        );
     });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_holds_its_thread_does_not_hold_the_shutdown() {
-    let supervisor = Supervisor::builder().abort_after(Duration::from_millis(1)).build();
+    let supervisor = Supervisor::builder()
+        .abort_after(Duration::from_millis(1))
+        .build();
     let tasks = answered(&supervisor, "/").await;
     let (running, runs) = oneshot::channel();
     let (end, ends) = mpsc::channel::<()>();
@@ -343,29 +433,51 @@ async fn a_task_that_holds_its_thread_does_not_hold_the_shutdown() {
 
     let report = soon(supervisor.shutdown(Duration::from_millis(1))).await;
     assert_eq!(names(report.abandoned()), ["busy"]);
-    assert_eq!(supervisor.stats().running, 1, "it is not dropped, and not called dropped");
+    assert_eq!(
+        supervisor.stats().running,
+        1,
+        "it is not dropped, and not called dropped"
+    );
     drop(end);
     soon(supervisor.idle()).await;
-    assert_eq!(supervisor.stats().succeeded, 1, "it came to its end without an await");
+    assert_eq!(
+        supervisor.stats().succeeded,
+        1,
+        "it came to its end without an await"
+    );
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_its_response_open() {
-    let supervisor = Supervisor::builder().abort_after(Duration::from_millis(1)).build();
+    let supervisor = Supervisor::builder()
+        .abort_after(Duration::from_millis(1))
+        .build();
     let server = Server::with(supervisor.clone(), |_, course| {
         let megabytes = (0..64).map(|_| Step::data(vec![0; 1 << 20]));
         Response::new(Script::new(megabytes).seen_by(course.expect_body()))
     })
     .await;
-    let mut client = TcpStream::connect(server.address).await.expect("the server listens");
-    client.write_all(b"GET /download HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it reads");
+    let mut client = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    client
+        .write_all(b"GET /download HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .expect("it reads");
     client.read_u8().await.expect("it has begun to answer");
 
     let report = soon(supervisor.shutdown(Duration::from_millis(1))).await;
     assert_eq!(counts(&report), (0, 0, 1, 1), "{report:?}");
     let task = &report.abandoned()[0];
-    assert_eq!((task.name(), task.path(), task.state()), (Some("witness"), Some("/download"), TaskState::Deferred));
-    assert_eq!((supervisor.stats().aborted, supervisor.open_responses()), (1, 1), "its response is still open");
+    assert_eq!(
+        (task.name(), task.path(), task.state()),
+        (Some("witness"), Some("/download"), TaskState::Deferred)
+    );
+    assert_eq!(
+        (supervisor.stats().aborted, supervisor.open_responses()),
+        (1, 1),
+        "its response is still open"
+    );
 
     drop(client);
     until(async || supervisor.open_responses() == 0).await;
@@ -382,14 +494,23 @@ async fn every_call_has_the_same_result_and_it_is_told_once() {
     let ends = Arc::clone(&end);
     tasks.add(async move { ends.notified().await });
 
-    let calls: Vec<_> = (0..8).map(|_| shut_down(&supervisor, crate::common::PATIENCE)).collect();
+    let calls: Vec<_> = (0..8)
+        .map(|_| shut_down(&supervisor, crate::common::PATIENCE))
+        .collect();
     tokio::task::yield_now().await;
     assert!(told.shutdowns().is_empty());
     end.notify_one();
     for call in calls {
-        assert_eq!(counts(&soon(call).await.expect("it does not panic")), (1, 0, 0, 0));
+        assert_eq!(
+            counts(&soon(call).await.expect("it does not panic")),
+            (1, 0, 0, 0)
+        );
     }
-    assert_eq!(counts(&soon(supervisor.shutdown(Duration::ZERO)).await), (1, 0, 0, 0), "also of a later call");
+    assert_eq!(
+        counts(&soon(supervisor.shutdown(Duration::ZERO)).await),
+        (1, 0, 0, 0),
+        "also of a later call"
+    );
     assert_eq!(told.shutdowns().len(), 1);
 }
 
@@ -401,7 +522,10 @@ async fn the_shortest_grace_counts_for_every_call() {
     let started = Instant::now();
     let calls = [100 * SECOND, SECOND, 50 * SECOND].map(|grace| shut_down(&supervisor, grace));
     for call in calls {
-        assert_eq!(counts(&call.await.expect("it does not panic")), (0, 0, 1, 1));
+        assert_eq!(
+            counts(&call.await.expect("it does not panic")),
+            (0, 0, 1, 1)
+        );
     }
     assert!(started.elapsed() < 10 * SECOND, "{:?}", started.elapsed());
     open.finish().await;
@@ -422,7 +546,10 @@ async fn a_call_that_was_dropped_is_gone_on_with() {
     assert!(first.is_err(), "it was dropped in its grace");
     assert!(was_told.try_recv().is_err());
     let late = Call::new(&supervisor, "/late");
-    assert!(late.tasks.try_add(async {}).is_err(), "it is closed all the same");
+    assert!(
+        late.tasks.try_add(async {}).is_err(),
+        "it is closed all the same"
+    );
     late.finish().await;
 
     let second = tokio::time::timeout(GRACE + SECOND, supervisor.shutdown(GRACE)).await;
@@ -431,7 +558,11 @@ async fn a_call_that_was_dropped_is_gone_on_with() {
 
     let started = Instant::now();
     let report = supervisor.shutdown(GRACE).await;
-    assert!(started.elapsed() < GRACE, "the grace was over: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < GRACE,
+        "the grace was over: {:?}",
+        started.elapsed()
+    );
     assert_eq!(counts(&report), (0, 0, 1, 0));
 }
 
@@ -444,17 +575,36 @@ async fn tasks_of_later_requests_are_refused() {
     assert_pending!(shutdown.poll());
 
     let late = Call::new(&supervisor, "/late");
-    assert_eq!(supervisor.open_responses(), 1, "a shutdown does not wait for what came after it");
+    assert_eq!(
+        supervisor.open_responses(),
+        1,
+        "a shutdown does not wait for what came after it"
+    );
     let dropped = Arc::new(AtomicUsize::new(0));
     let guard = Dropped(Arc::clone(&dropped));
-    assert!(late.tasks.try_add(Task::new(async move { drop(guard) }).named("late")).is_err());
-    assert_eq!(dropped.load(SeqCst), 1, "it is dropped with all that it held");
-    assert!(open.tasks.try_add(Task::new(async {}).named("in time")).is_ok());
+    assert!(
+        late.tasks
+            .try_add(Task::new(async move { drop(guard) }).named("late"))
+            .is_err()
+    );
+    assert_eq!(
+        dropped.load(SeqCst),
+        1,
+        "it is dropped with all that it held"
+    );
+    assert!(
+        open.tasks
+            .try_add(Task::new(async {}).named("in time"))
+            .is_ok()
+    );
     late.finish().await;
     open.finish().await;
 
     let report = shutdown.await;
-    assert!(report.is_clean(), "a refusal is not of the shutdown: {report:?}");
+    assert!(
+        report.is_clean(),
+        "a refusal is not of the shutdown: {report:?}"
+    );
     let stats = supervisor.stats();
     assert_eq!((stats.refused, stats.succeeded, stats.added()), (1, 1, 1));
     assert_eq!(told.ended(), ["in time succeeded"]);
@@ -467,11 +617,17 @@ async fn a_registry_that_is_kept_is_refused_at_the_end() {
     let open = Call::new(&supervisor, "/open");
     let mut shutdown = spawn(supervisor.shutdown(GRACE));
     assert_pending!(shutdown.poll());
-    assert!(kept.try_add(async {}).is_ok(), "its request came in time, and the supervisor still waits");
+    assert!(
+        kept.try_add(async {}).is_ok(),
+        "its request came in time, and the supervisor still waits"
+    );
     open.finish().await;
     assert_eq!(counts(&shutdown.await), (1, 0, 0, 0));
     assert!(kept.try_add(must_not_start()).is_err());
-    assert_eq!((supervisor.stats().refused, supervisor.stats().pending()), (1, 0));
+    assert_eq!(
+        (supervisor.stats().refused, supervisor.stats().pending()),
+        (1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -499,7 +655,10 @@ async fn a_panicking_observer_does_not_disturb_it() {
         }
     }
     let told = Arc::new(Told::default());
-    let supervisor = Supervisor::builder().observer(Panics).observer(Arc::clone(&told)).build();
+    let supervisor = Supervisor::builder()
+        .observer(Panics)
+        .observer(Arc::clone(&told))
+        .build();
     assert!(supervisor.shutdown(GRACE).await.is_clean());
     assert_eq!(told.shutdowns().len(), 1);
 }
@@ -514,13 +673,25 @@ async fn refusals_and_what_was_left_are_logged() {
     open.tasks.add(Task::new(async {}).named("late"));
 
     let refused = events.of_task("late");
-    let [refused @ Entry::Event { level, .. }] = &refused[..] else { panic!("{refused:?}") };
-    assert!(refused.message().is_some_and(|message| message.starts_with("a background task was refused")), "{refused:?}");
+    let [refused @ Entry::Event { level, .. }] = &refused[..] else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        refused
+            .message()
+            .is_some_and(|message| message.starts_with("a background task was refused")),
+        "{refused:?}"
+    );
     assert_eq!(*level, tracing::Level::ERROR);
-    assert_eq!((refused.field("task"), refused.field("path")), (Some("late"), Some("/open")));
+    assert_eq!(
+        (refused.field("task"), refused.field("path")),
+        (Some("late"), Some("/open"))
+    );
 
     let left = events.with_message("a shutdown ended before all tasks and responses had finished");
-    let [left @ Entry::Event { level, .. }] = &left[..] else { panic!("{left:?}") };
+    let [left @ Entry::Event { level, .. }] = &left[..] else {
+        panic!("{left:?}")
+    };
     assert_eq!(*level, tracing::Level::WARN);
     let fields = ["cancelled", "abandoned", "open_responses"].map(|name| left.field(name));
     assert_eq!(fields, [Some("0"), Some("1"), Some("1")]);
@@ -542,7 +713,10 @@ async fn it_closes_in_one_step() {
                 let mut taken = 0;
                 loop {
                     let (run, has_run) = mpsc::channel();
-                    if kept.try_add(async move { run.send(()).expect("the thread waits") }).is_err() {
+                    if kept
+                        .try_add(async move { run.send(()).expect("the thread waits") })
+                        .is_err()
+                    {
                         return taken;
                     }
                     has_run.recv().expect("what was taken is run");
@@ -557,8 +731,14 @@ async fn it_closes_in_one_step() {
         let stats = supervisor.stats();
         assert!(report.is_clean(), "{report:?}");
         assert_eq!(stats.pending(), 0);
-        let taken: u64 = adders.map(|adder| adder.join().expect("it does not panic")).iter().sum();
-        assert_eq!(stats.succeeded, taken, "what was taken had run, and nothing was taken later");
+        let taken: u64 = adders
+            .map(|adder| adder.join().expect("it does not panic"))
+            .iter()
+            .sum();
+        assert_eq!(
+            stats.succeeded, taken,
+            "what was taken had run, and nothing was taken later"
+        );
         let stats = supervisor.stats();
         assert_eq!((stats.refused, stats.added()), (2, taken));
     }
@@ -576,8 +756,10 @@ async fn late_requests_do_not_hold_it_open() {
         let (begun, begins) = oneshot::channel();
         let storm = std::thread::spawn(move || {
             let mut begun = Some(begun);
-            let mut service = BackgroundLayer::with_supervisor(late)
-                .layer(service_fn(async |_: Request<()>| Ok::<_, ()>(Response::new(Full::<Bytes>::default()))));
+            let mut service =
+                BackgroundLayer::with_supervisor(late).layer(service_fn(async |_: Request<()>| {
+                    Ok::<_, ()>(Response::new(Full::<Bytes>::default()))
+                }));
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 for _ in 0..20 {
                     drop(service.call(Request::new(())));
@@ -592,7 +774,9 @@ async fn late_requests_do_not_hold_it_open() {
         let report = tokio::time::timeout(crate::common::PATIENCE, shutdown).await;
         drop(stop);
         storm.join().expect("it does not panic");
-        let report = report.expect("the last response has ended").expect("it does not panic");
+        let report = report
+            .expect("the last response has ended")
+            .expect("it does not panic");
         assert!(report.is_clean(), "{report:?}");
     }
 }

@@ -19,7 +19,10 @@ async fn idle_within_says_what_it_waits_for() {
     let open = Call::new(&supervisor, "/open");
     open.tasks.add(Task::new(async {}).named("push"));
 
-    let busy = supervisor.idle_within(SECOND).await.expect_err("three tasks have not ended");
+    let busy = supervisor
+        .idle_within(SECOND)
+        .await
+        .expect_err("three tasks have not ended");
     assert_eq!((busy.tasks().len(), busy.open_responses()), (3, 1));
     assert_eq!(
         busy.to_string(),
@@ -40,10 +43,16 @@ async fn a_long_list_of_tasks_is_cut() {
     for _ in 0..12 {
         tasks.add(std::future::pending::<()>());
     }
-    let busy = supervisor.idle_within(SECOND).await.expect_err("the tasks never end");
+    let busy = supervisor
+        .idle_within(SECOND)
+        .await
+        .expect_err("the tasks never end");
     assert_eq!(busy.tasks().len(), 12);
     let text = busy.to_string();
-    assert!(text.starts_with("12 tasks have not ended: ") && text.ends_with("; and 2 more"), "{text}");
+    assert!(
+        text.starts_with("12 tasks have not ended: ") && text.ends_with("; and 2 more"),
+        "{text}"
+    );
     assert_eq!(text.matches("of GET /, which runs").count(), 10, "{text}");
 }
 
@@ -68,9 +77,15 @@ async fn begin_shutdown_wakes_who_awaits_it_and_refuses_nothing() {
     call.tasks.add(task());
     call.finish().await;
     answered(&supervisor, "/later").await.add(task());
-    supervisor.spawn(task()).expect("the supervisor is open").await;
+    supervisor
+        .spawn(task())
+        .expect("the supervisor is open")
+        .await;
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().refused), (3, 0));
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().refused),
+        (3, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

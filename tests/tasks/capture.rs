@@ -30,7 +30,10 @@ struct TenantScope {
 impl Capture for Tenant {
     fn capture(&self) -> Box<dyn Scope> {
         self.0.captured.fetch_add(1, SeqCst);
-        Box::new(TenantScope { tenant: TENANT.try_get().ok(), counts: self.0.clone() })
+        Box::new(TenantScope {
+            tenant: TENANT.try_get().ok(),
+            counts: self.0.clone(),
+        })
     }
 }
 
@@ -52,7 +55,11 @@ impl Drop for TenantScope {
 
 impl Tenant {
     fn counts(&self) -> (usize, usize, usize) {
-        (self.0.captured.load(SeqCst), self.0.entered.load(SeqCst), self.0.dropped.load(SeqCst))
+        (
+            self.0.captured.load(SeqCst),
+            self.0.entered.load(SeqCst),
+            self.0.dropped.load(SeqCst),
+        )
     }
 }
 
@@ -92,7 +99,11 @@ async fn each_poll_enters_it() {
     });
     assert_eq!(run(&tenant, task).await.stats().succeeded, 1);
     assert_eq!(seen.all(), [Some(7); 3]);
-    assert_eq!(tenant.counts(), (1, 4, 1), "captured once, entered for each poll, dropped");
+    assert_eq!(
+        tenant.counts(),
+        (1, 4, 1),
+        "captured once, entered for each poll, dropped"
+    );
 }
 
 #[tokio::test]
@@ -113,7 +124,11 @@ async fn the_functions_of_a_task_enter_it() {
             true
         }));
         assert_eq!(run(&tenant, task).await.stats().succeeded, 1);
-        assert_eq!(seen.all(), [Some(7); 2], "the condition and the function, blocking: {blocking}");
+        assert_eq!(
+            seen.all(),
+            [Some(7); 2],
+            "the condition and the function, blocking: {blocking}"
+        );
     }
 }
 
@@ -146,7 +161,9 @@ impl Scope for Numbered {
 #[tokio::test]
 async fn the_first_of_several_is_the_outermost() {
     let entered = Arc::default();
-    let supervisor = Supervisor::builder().capture(Numbered(1, Arc::clone(&entered))).capture(Numbered(2, Arc::clone(&entered)));
+    let supervisor = Supervisor::builder()
+        .capture(Numbered(1, Arc::clone(&entered)))
+        .capture(Numbered(2, Arc::clone(&entered)));
     let supervisor = supervisor.build();
     let handle = supervisor.spawn(async {}).expect("the supervisor is open");
     assert_eq!(soon(handle).await.label(), "succeeded");
@@ -191,7 +208,13 @@ impl Drop for PanicsScope {
 
 #[tokio::test]
 async fn a_context_that_panics_does_not_disturb_the_task() {
-    for panics in [Panics::Capture, Panics::Before, Panics::After, Panics::Drop, Panics::Never] {
+    for panics in [
+        Panics::Capture,
+        Panics::Before,
+        Panics::After,
+        Panics::Drop,
+        Panics::Never,
+    ] {
         let (events, _guard) = Events::record();
         let supervisor = Supervisor::builder().capture(panics).build();
         let call = Call::new(&supervisor, "/");
@@ -201,6 +224,10 @@ async fn a_context_that_panics_does_not_disturb_the_task() {
         soon(supervisor.idle()).await;
         assert_eq!(supervisor.stats().succeeded, 2, "{panics:?}");
         let logged = events.with_message("a panic was caught").len();
-        assert_eq!(logged > 0, panics != Panics::Never, "{panics:?}: {logged} panics are logged");
+        assert_eq!(
+            logged > 0,
+            panics != Panics::Never,
+            "{panics:?}: {logged} panics are logged"
+        );
     }
 }

@@ -19,7 +19,9 @@ async fn held(kind: EndKind, status: StatusCode) -> Vec<&'static str> {
     for (name, when) in CONDITIONS {
         let tasks = BackgroundTasks::for_test();
         tasks.add(Task::new(async {}).when(when));
-        let Stats { succeeded, skipped, .. } = soon(tasks.end_for_test(kind, status)).await;
+        let Stats {
+            succeeded, skipped, ..
+        } = soon(tasks.end_for_test(kind, status)).await;
         assert_eq!(succeeded + skipped, 1);
         if succeeded == 1 {
             held.push(name);
@@ -37,18 +39,33 @@ async fn after_each_end_with_a_head() {
         let all = ["Responded", "Success", "Complete", "Delivered", "Always"];
         assert_eq!(held(EndKind::Complete, status).await, all);
         for kind in [EndKind::Interrupted, EndKind::Unfinished] {
-            assert_eq!(held(kind, status).await, ["Responded", "Success", "Always"], "{kind:?}");
+            assert_eq!(
+                held(kind, status).await,
+                ["Responded", "Success", "Always"],
+                "{kind:?}"
+            );
         }
     }
     for status in [bad, broken] {
-        assert_eq!(held(EndKind::Complete, status).await, ["Responded", "Complete", "Always"]);
+        assert_eq!(
+            held(EndKind::Complete, status).await,
+            ["Responded", "Complete", "Always"]
+        );
         for kind in [EndKind::Interrupted, EndKind::Unfinished] {
-            assert_eq!(held(kind, status).await, ["Responded", "Always"], "{kind:?}");
+            assert_eq!(
+                held(kind, status).await,
+                ["Responded", "Always"],
+                "{kind:?}"
+            );
         }
     }
     for status in [ok, broken] {
         for kind in [EndKind::Failed, EndKind::Panicked] {
-            assert_eq!(held(kind, status).await, ["Responded", "Always"], "{kind:?}");
+            assert_eq!(
+                held(kind, status).await,
+                ["Responded", "Always"],
+                "{kind:?}"
+            );
         }
     }
 }
@@ -58,21 +75,35 @@ async fn after_a_response_without_a_head() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
     for (name, when) in CONDITIONS {
-        let task = if name == "Always" { Task::new(async {}) } else { Task::new(async { assert_eq!(1, 2, "it must not run") }) };
+        let task = if name == "Always" {
+            Task::new(async {})
+        } else {
+            Task::new(async { assert_eq!(1, 2, "it must not run") })
+        };
         call.tasks.add(task.when(when));
     }
     call.cancel().await;
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().skipped, supervisor.stats().succeeded), (4, 1));
+    assert_eq!(
+        (supervisor.stats().skipped, supervisor.stats().succeeded),
+        (4, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_handler_is_tested_without_a_server() {
     fn sign_up(tasks: &BackgroundTasks) -> StatusCode {
-        tasks.add(Task::new(async {}).named("welcome-mail").when(When::Success));
+        tasks.add(
+            Task::new(async {})
+                .named("welcome-mail")
+                .when(When::Success),
+        );
         tasks.add(Task::with_context(async |cx| {
             let end = cx.end().expect("it has one");
-            assert_eq!((end.kind(), end.status(), end.path()), (EndKind::Interrupted, Some(StatusCode::CREATED), "/"));
+            assert_eq!(
+                (end.kind(), end.status(), end.path()),
+                (EndKind::Interrupted, Some(StatusCode::CREATED), "/")
+            );
         }));
         StatusCode::CREATED
     }
@@ -88,5 +119,9 @@ async fn a_handler_is_tested_without_a_server() {
     let second = soon(tasks.end_for_test(EndKind::Complete, status)).await;
     assert_eq!((second.succeeded, second.added()), (3, 3), "{second:?}");
 
-    assert_ne!(tasks.supervisor(), BackgroundTasks::for_test().supervisor(), "each test has its own supervisor");
+    assert_ne!(
+        tasks.supervisor(),
+        BackgroundTasks::for_test().supervisor(),
+        "each test has its own supervisor"
+    );
 }

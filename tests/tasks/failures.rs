@@ -46,11 +46,17 @@ struct Holds<T> {
 
 impl<T> Holds<T> {
     fn ready(value: T) -> Self {
-        Self { ends: true, _value: value }
+        Self {
+            ends: true,
+            _value: value,
+        }
     }
 
     fn pending(value: T) -> Self {
-        Self { ends: false, _value: value }
+        Self {
+            ends: false,
+            _value: value,
+        }
     }
 }
 
@@ -58,7 +64,11 @@ impl<T> Future for Holds<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.ends { Poll::Ready(()) } else { Poll::Pending }
+        if self.ends {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -83,7 +93,10 @@ async fn serve(
                 "second"
             }),
         );
-    (Server::router(&builder.observer(recorder.clone()).build(), router).await, recorder)
+    (
+        Server::router(&builder.observer(recorder.clone()).build(), router).await,
+        recorder,
+    )
 }
 
 /// Gets both paths on one connection, the second when all tasks of the first have ended.
@@ -101,7 +114,10 @@ async fn visit(server: &Server) {
 fn ended(recorder: &Recorder) -> Vec<String> {
     let mut ended = recorder.lines_of("ended");
     ended.sort();
-    let next = ended.iter().position(|line| line == "ended next succeeded").expect("the next request is as any other");
+    let next = ended
+        .iter()
+        .position(|line| line == "ended next succeeded")
+        .expect("the next request is as any other");
     ended.remove(next);
     ended
 }
@@ -109,16 +125,28 @@ fn ended(recorder: &Recorder) -> Vec<String> {
 /// The error that was logged of the task; there is no other.
 fn logged(events: &Events, task: &str, error: &str) {
     let all = events.of_task(task);
-    let errors: Vec<_> =
-        all.iter().filter(|entry| matches!(entry, Entry::Event { level, .. } if *level == Level::ERROR)).collect();
-    let [only] = &errors[..] else { panic!("{task}: {all:?}") };
-    assert_eq!((only.message(), only.field("error")), (Some("a background task failed"), Some(error)), "{task}");
+    let errors: Vec<_> = all
+        .iter()
+        .filter(|entry| matches!(entry, Entry::Event { level, .. } if *level == Level::ERROR))
+        .collect();
+    let [only] = &errors[..] else {
+        panic!("{task}: {all:?}")
+    };
+    assert_eq!(
+        (only.message(), only.field("error")),
+        (Some("a background task failed"), Some(error)),
+        "{task}"
+    );
 }
 
 /// The panics of this that were caught and logged.
 fn caught(events: &Events, what: &str) -> Vec<String> {
-    let all = events.with_message("a panic was caught").into_iter().filter(|entry| entry.field("what") == Some(what));
-    all.filter_map(|entry| entry.field("panic").map(str::to_owned)).collect()
+    let all = events
+        .with_message("a panic was caught")
+        .into_iter()
+        .filter(|entry| entry.field("what") == Some(what));
+    all.filter_map(|entry| entry.field("panic").map(str::to_owned))
+        .collect()
 }
 
 // Tasks that fail.
@@ -147,12 +175,18 @@ async fn errors_and_panics_are_told_under_the_task_s_name_and_stop_nothing_else(
     let (server, recorder) = serve(Supervisor::builder(), |tasks| {
         tasks.add(Task::new(async { broken() }).named("error"));
         tasks.add(Task::blocking(broken).named("error, blocking"));
-        let panics: [(&str, fn()); 5] =
-            [("text", text), ("string", string), ("number", number), ("bomb", bomb), ("bombs", bombs)];
+        let panics: [(&str, fn()); 5] = [
+            ("text", text),
+            ("string", string),
+            ("number", number),
+            ("bomb", bomb),
+            ("bombs", bombs),
+        ];
         for (name, panics) in panics {
             tasks.add(Task::new(async move { panics() }).named(name));
             tasks.add(Task::blocking(panics).named(format!("{name}, blocking")));
-            tasks.add(Task::with_context(async move |_| panics()).named(format!("{name}, context")));
+            tasks
+                .add(Task::with_context(async move |_| panics()).named(format!("{name}, context")));
         }
         tasks.add(Task::new(async {}).named("well"));
         tasks.add(Task::blocking(|| {}).named("well, blocking"));
@@ -161,14 +195,27 @@ async fn errors_and_panics_are_told_under_the_task_s_name_and_stop_nothing_else(
     visit(&server).await;
 
     let no_text = "a panic without a message";
-    let mut expected = vec!["ended well succeeded".to_owned(), "ended well, blocking succeeded".to_owned()];
+    let mut expected = vec![
+        "ended well succeeded".to_owned(),
+        "ended well, blocking succeeded".to_owned(),
+    ];
     for name in ["error", "error, blocking"] {
         expected.push(format!("ended {name} failed: broken"));
         logged(&events, name, "broken");
     }
-    let panics = [("text", "a text"), ("string", "a string"), ("number", no_text), ("bomb", no_text), ("bombs", no_text)];
+    let panics = [
+        ("text", "a text"),
+        ("string", "a string"),
+        ("number", no_text),
+        ("bomb", no_text),
+        ("bombs", no_text),
+    ];
     for (name, message) in panics {
-        for name in [name.to_owned(), format!("{name}, blocking"), format!("{name}, context")] {
+        for name in [
+            name.to_owned(),
+            format!("{name}, blocking"),
+            format!("{name}, context"),
+        ] {
             expected.push(format!("ended {name} panicked: {message}"));
             logged(&events, &name, message);
         }
@@ -176,7 +223,11 @@ async fn errors_and_panics_are_told_under_the_task_s_name_and_stop_nothing_else(
     expected.sort();
     assert_eq!(ended(&recorder), expected);
     let stats = server.supervisor.stats();
-    assert_eq!((stats.failed, stats.panicked, stats.succeeded, stats.added()), (2, 15, 3, 20), "{stats:?}");
+    assert_eq!(
+        (stats.failed, stats.panicked, stats.succeeded, stats.added()),
+        (2, 15, 3, 20),
+        "{stats:?}"
+    );
     assert_eq!(recorder.lines_of("done").len(), 2);
 }
 
@@ -184,7 +235,10 @@ async fn errors_and_panics_are_told_under_the_task_s_name_and_stop_nothing_else(
 async fn a_function_that_panics_before_its_future_is_a_task_that_panics() {
     let (events, _guard) = Events::record();
     let (server, recorder) = serve(Supervisor::builder(), |tasks| {
-        tasks.add(Task::with_context(|_| -> std::future::Ready<()> { panic!("no future") }).named("early"));
+        tasks.add(
+            Task::with_context(|_| -> std::future::Ready<()> { panic!("no future") })
+                .named("early"),
+        );
     })
     .await;
     visit(&server).await;
@@ -196,15 +250,27 @@ async fn a_function_that_panics_before_its_future_is_a_task_that_panics() {
 async fn a_task_without_a_name_is_found_by_its_path() {
     for level in [LevelFilter::TRACE, LevelFilter::WARN] {
         let (events, _guard) = Events::up_to(level);
-        let (server, recorder) = serve(Supervisor::builder(), |tasks| tasks.add(async { Err::<(), _>("broken") })).await;
+        let (server, recorder) = serve(Supervisor::builder(), |tasks| {
+            tasks.add(async { Err::<(), _>("broken") })
+        })
+        .await;
         visit(&server).await;
         assert_eq!(ended(&recorder), ["ended - failed: broken"]);
         // The span of the task has the path, or the event has it if there is no span.
         let has_path = |entry: &Entry| match entry {
-            Entry::New { name, .. } => *name == "background_task" && entry.field("path") == Some("/"),
-            _ => entry.message() == Some("a background task failed") && entry.field("path") == Some("/"),
+            Entry::New { name, .. } => {
+                *name == "background_task" && entry.field("path") == Some("/")
+            }
+            _ => {
+                entry.message() == Some("a background task failed")
+                    && entry.field("path") == Some("/")
+            }
         };
-        assert_eq!(events.all().iter().filter(|entry| has_path(entry)).count(), 1, "{level}: {events:?}");
+        assert_eq!(
+            events.all().iter().filter(|entry| has_path(entry)).count(),
+            1,
+            "{level}: {events:?}"
+        );
     }
 }
 
@@ -222,25 +288,49 @@ async fn a_condition_that_panics_is_its_task_s_and_the_task_does_not_start() {
         })
         .await;
         visit(&server).await;
-        assert_eq!(ended(&recorder), ["ended one panicked: undecided", "ended three succeeded", "ended two panicked: undecided"]);
-        assert_eq!(recorder.lines_of("started"), ["started three", "started next"]);
-        assert_eq!(recorder.lines_of("done")[0], "done / succeeded=1,panicked=2");
+        assert_eq!(
+            ended(&recorder),
+            [
+                "ended one panicked: undecided",
+                "ended three succeeded",
+                "ended two panicked: undecided"
+            ]
+        );
+        assert_eq!(
+            recorder.lines_of("started"),
+            ["started three", "started next"]
+        );
+        assert_eq!(
+            recorder.lines_of("done")[0],
+            "done / succeeded=1,panicked=2"
+        );
         logged(&events, "one", "undecided");
         logged(&events, "two", "undecided");
         let stats = server.supervisor.stats();
-        assert_eq!((stats.panicked, stats.succeeded, stats.added()), (2, 2, 4), "{stats:?}");
+        assert_eq!(
+            (stats.panicked, stats.succeeded, stats.added()),
+            (2, 2, 4),
+            "{stats:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_condition_that_panics_is_a_failure_to_a_sequence_that_stops_at_one() {
     let (server, recorder) = serve(Supervisor::builder().order(Order::FailFast), |tasks| {
-        tasks.add(Task::new(async {}).named("one").when(When::matches(|_| panic!("undecided"))));
+        tasks.add(
+            Task::new(async {})
+                .named("one")
+                .when(When::matches(|_| panic!("undecided"))),
+        );
         tasks.add(Task::new(async {}).named("two"));
     })
     .await;
     visit(&server).await;
-    assert_eq!(ended(&recorder), ["ended one panicked: undecided", "ended two skipped"]);
+    assert_eq!(
+        ended(&recorder),
+        ["ended one panicked: undecided", "ended two skipped"]
+    );
 }
 
 // Observers that panic.
@@ -250,10 +340,19 @@ async fn a_condition_that_panics_is_a_failure_to_a_sequence_that_stops_at_one() 
 struct Panicking(&'static str);
 
 impl Panicking {
-    const METHODS: [&str; 5] = ["on_response_end", "on_task_start", "on_task_end", "on_request_done", "on_shutdown"];
+    const METHODS: [&str; 5] = [
+        "on_response_end",
+        "on_task_start",
+        "on_task_end",
+        "on_request_done",
+        "on_shutdown",
+    ];
 
     fn call(self, method: &str) {
-        assert!(self.0 != method && self.0 != "all", "an observer's {method}");
+        assert!(
+            self.0 != method && self.0 != "all",
+            "an observer's {method}"
+        );
     }
 }
 
@@ -283,7 +382,9 @@ impl Observer for Panicking {
 async fn an_observer_that_panics_disturbs_neither_tasks_nor_responses_nor_other_observers() {
     for method in Panicking::METHODS.into_iter().chain(["all"]) {
         let (events, _guard) = Events::record();
-        let builder = Supervisor::builder().order(Order::Sequential).observer(Panicking(method));
+        let builder = Supervisor::builder()
+            .order(Order::Sequential)
+            .observer(Panicking(method));
         let (server, recorder) = serve(builder, |tasks| {
             tasks.add(Task::new(async {}).named("one"));
             tasks.add(Task::blocking(|| Err::<(), _>("broken")).named("two"));
@@ -292,7 +393,11 @@ async fn an_observer_that_panics_disturbs_neither_tasks_nor_responses_nor_other_
         visit(&server).await;
         let report = soon(server.supervisor.shutdown(Duration::from_secs(1))).await;
         assert!(report.is_clean(), "{report:?}");
-        assert_eq!(server.get("/").await, (StatusCode::OK, "first".to_owned()), "its tasks are refused");
+        assert_eq!(
+            server.get("/").await,
+            (StatusCode::OK, "first".to_owned()),
+            "its tasks are refused"
+        );
         assert_eq!(
             recorder.lines(),
             [
@@ -311,18 +416,36 @@ async fn an_observer_that_panics_disturbs_neither_tasks_nor_responses_nor_other_
             ]
         );
         let stats = server.supervisor.stats();
-        assert_eq!((stats.succeeded, stats.failed, stats.refused, stats.added()), (2, 1, 2, 3), "{stats:?}");
+        assert_eq!(
+            (stats.succeeded, stats.failed, stats.refused, stats.added()),
+            (2, 1, 2, 3),
+            "{stats:?}"
+        );
         for (one, times) in Panicking::METHODS.into_iter().zip([3, 3, 3, 2, 1]) {
-            let panics = caught(&events, "an observer").iter().filter(|text| text.contains(one)).count();
-            assert_eq!(panics, if method == one || method == "all" { times } else { 0 }, "{method}: {one}");
+            let panics = caught(&events, "an observer")
+                .iter()
+                .filter(|text| text.contains(one))
+                .count();
+            assert_eq!(
+                panics,
+                if method == one || method == "all" {
+                    times
+                } else {
+                    0
+                },
+                "{method}: {one}"
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn an_observer_that_panics_while_a_body_is_dropped_stops_neither_the_release_nor_the_server() {
+async fn an_observer_that_panics_while_a_body_is_dropped_stops_neither_the_release_nor_the_server()
+{
     let recorder = Recorder::default();
-    let builder = Supervisor::builder().observer(Panicking("on_response_end")).observer(recorder.clone());
+    let builder = Supervisor::builder()
+        .observer(Panicking("on_response_end"))
+        .observer(recorder.clone());
     let server = Server::with(builder.build(), |_, course| {
         Response::new(Script::new([Step::data("abc"), Step::Hang]).seen_by(course.expect_body()))
     })
@@ -333,21 +456,31 @@ async fn an_observer_that_panics_while_a_body_is_dropped_stops_neither_the_relea
     client.reset();
     assert_eq!(server.witness.next().await.cell(), "Interrupted, 3 B");
     soon(server.supervisor.idle()).await;
-    assert_eq!(recorder.lines_of("response"), ["response GET / Interrupted"]);
+    assert_eq!(
+        recorder.lines_of("response"),
+        ["response GET / Interrupted"]
+    );
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1"]);
 
     let mut client = Raw::connect(server.address).await;
     client.get("/again").await;
     client.until("abc").await;
-    assert_eq!(server.supervisor.open_responses(), 1, "the first was let out");
+    assert_eq!(
+        server.supervisor.open_responses(),
+        1,
+        "the first was let out"
+    );
 }
 
 /// Were the second panic to leave the drop, the process would be aborted, and this test with it.
 #[tokio::test]
-async fn an_observer_that_panics_while_another_panic_unwinds_stops_neither_the_release_nor_the_server() {
+async fn an_observer_that_panics_while_another_panic_unwinds_stops_neither_the_release_nor_the_server()
+ {
     let (events, _guard) = Events::record();
     let recorder = Recorder::default();
-    let builder = Supervisor::builder().observer(Panicking("all")).observer(recorder.clone());
+    let builder = Supervisor::builder()
+        .observer(Panicking("all"))
+        .observer(recorder.clone());
     let server = Server::with(builder.build(), |_, course| {
         Response::new(Script::new([Step::data("abc"), Step::Panic]).seen_by(course.expect_body()))
     })
@@ -358,9 +491,16 @@ async fn an_observer_that_panics_while_another_panic_unwinds_stops_neither_the_r
         assert_eq!(server.witness.next().await.cell(), "Panicked, 3 B");
         soon(server.supervisor.idle()).await;
     }
-    assert_eq!(recorder.lines_of("response"), ["response GET / Panicked"; 2]);
+    assert_eq!(
+        recorder.lines_of("response"),
+        ["response GET / Panicked"; 2]
+    );
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1"; 2]);
-    assert_eq!(caught(&events, "an observer").len(), 8, "four methods, two requests");
+    assert_eq!(
+        caught(&events, "an observer").len(),
+        8,
+        "four methods, two requests"
+    );
     assert_eq!(server.supervisor.open_responses(), 0);
 }
 
@@ -369,7 +509,10 @@ async fn an_observer_that_panics_while_another_panic_unwinds_stops_neither_the_r
 /// How many panics of dropped values were logged.
 fn bangs(events: &Events) -> usize {
     let all = events.with_message("a panic was caught");
-    assert!(all.iter().all(|entry| entry.field("panic") == Some("bang")), "{all:?}");
+    assert!(
+        all.iter().all(|entry| entry.field("panic") == Some("bang")),
+        "{all:?}"
+    );
     all.len()
 }
 
@@ -384,12 +527,23 @@ async fn a_captured_value_that_panics_in_its_task_is_the_task_s_panic() {
     })
     .await;
     visit(&server).await;
-    assert_eq!(ended(&recorder), ["ended one panicked: bang", "ended two panicked: bang", "ended well succeeded"]);
+    assert_eq!(
+        ended(&recorder),
+        [
+            "ended one panicked: bang",
+            "ended two panicked: bang",
+            "ended well succeeded"
+        ]
+    );
     assert_eq!(bangs(&events), 0, "they are outcomes");
 }
 
 /// Leaves a task whose values panic when they are dropped, and one after it; the first must come to this end.
-async fn with_bomb(bomb: impl Fn() -> Task + Clone + Send + Sync + 'static, times: usize, outcome: &str) {
+async fn with_bomb(
+    bomb: impl Fn() -> Task + Clone + Send + Sync + 'static,
+    times: usize,
+    outcome: &str,
+) {
     for order in [Order::Concurrent, Order::Sequential] {
         let (events, _guard) = Events::record();
         let bomb = bomb.clone();
@@ -399,10 +553,21 @@ async fn with_bomb(bomb: impl Fn() -> Task + Clone + Send + Sync + 'static, time
         })
         .await;
         visit(&server).await;
-        assert_eq!(ended(&recorder), [format!("ended bomb {outcome}"), "ended well succeeded".to_owned()], "{order:?}");
+        assert_eq!(
+            ended(&recorder),
+            [
+                format!("ended bomb {outcome}"),
+                "ended well succeeded".to_owned()
+            ],
+            "{order:?}"
+        );
         assert_eq!(bangs(&events), times, "{order:?}");
         let stats = server.supervisor.stats();
-        assert_eq!((stats.added(), stats.pending()), (3, 0), "{order:?}: {stats:?}");
+        assert_eq!(
+            (stats.added(), stats.pending()),
+            (3, 0),
+            "{order:?}: {stats:?}"
+        );
         assert_eq!(recorder.lines_of("done").len(), 2, "{order:?}");
     }
 }
@@ -418,20 +583,40 @@ fn holding(holds: bool, value: Bomb) -> When {
 #[tokio::test]
 async fn a_captured_value_that_panics_after_its_task_has_ended() {
     with_bomb(|| Task::new(Holds::ready(Bomb("bang"))), 1, "succeeded").await;
-    with_bomb(|| Task::with_context(|_| Holds::ready(Bomb("bang"))), 1, "succeeded").await;
+    with_bomb(
+        || Task::with_context(|_| Holds::ready(Bomb("bang"))),
+        1,
+        "succeeded",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_captured_value_that_panics_when_its_task_has_timed_out() {
     let soon = Duration::from_millis(1);
-    with_bomb(move || Task::new(Holds::pending(Bomb("bang"))).timeout(soon), 1, "timed out").await;
-    with_bomb(move || Task::with_context(|_| Holds::pending(Bomb("bang"))).timeout(soon), 1, "timed out").await;
+    with_bomb(
+        move || Task::new(Holds::pending(Bomb("bang"))).timeout(soon),
+        1,
+        "timed out",
+    )
+    .await;
+    with_bomb(
+        move || Task::with_context(|_| Holds::pending(Bomb("bang"))).timeout(soon),
+        1,
+        "timed out",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_captured_value_that_panics_when_its_task_is_skipped() {
     let never = || When::matches(|_| false);
-    with_bomb(move || Task::new(Holds::ready(Bomb("bang"))).when(never()), 1, "skipped").await;
+    with_bomb(
+        move || Task::new(Holds::ready(Bomb("bang"))).when(never()),
+        1,
+        "skipped",
+    )
+    .await;
     with_bomb(
         move || {
             let bomb = Bomb("bang");
@@ -453,7 +638,14 @@ async fn a_captured_value_that_panics_when_a_failure_skips_its_task() {
     })
     .await;
     visit(&server).await;
-    assert_eq!(ended(&recorder), ["ended bomb skipped", "ended one failed: broken", "ended three skipped"]);
+    assert_eq!(
+        ended(&recorder),
+        [
+            "ended bomb skipped",
+            "ended one failed: broken",
+            "ended three skipped"
+        ]
+    );
     assert_eq!(bangs(&events), 1);
 }
 
@@ -462,19 +654,33 @@ async fn a_captured_value_that_panics_when_its_task_is_taken_back_by_the_handler
     let (events, _guard) = Events::record();
     let (server, recorder) = serve(Supervisor::builder(), |tasks| {
         tasks.add(Task::new(Holds::ready(Bomb("bang"))).named("bomb"));
-        tasks.add(Task::new(Holds::ready(Bomb("bang"))).named("bomb").when(holding(true, Bomb("bang"))));
+        tasks.add(
+            Task::new(Holds::ready(Bomb("bang")))
+                .named("bomb")
+                .when(holding(true, Bomb("bang"))),
+        );
         tasks.add(Task::new(async {}).named("well"));
         assert_eq!(tasks.remove("bomb"), 2);
     })
     .await;
     visit(&server).await;
-    assert_eq!(ended(&recorder), ["ended bomb removed", "ended bomb removed", "ended well succeeded"]);
+    assert_eq!(
+        ended(&recorder),
+        [
+            "ended bomb removed",
+            "ended bomb removed",
+            "ended well succeeded"
+        ]
+    );
     assert_eq!(bangs(&events), 3);
     assert_eq!(server.supervisor.stats().removed, 2);
 }
 
 /// Takes a task back, or shuts down, while it waits behind another: for its turn, or for a place.
-async fn behind(builder: SupervisorBuilder, end: impl AsyncFnOnce(&Supervisor, BackgroundTasks, Held)) -> Recorder {
+async fn behind(
+    builder: SupervisorBuilder,
+    end: impl AsyncFnOnce(&Supervisor, BackgroundTasks, Held),
+) -> Recorder {
     let (events, _guard) = Events::record();
     let (held, kept) = (Held::new(), Arc::new(Mutex::new(None)));
     let (first, keep) = (held.clone(), Arc::clone(&kept));
@@ -487,7 +693,11 @@ async fn behind(builder: SupervisorBuilder, end: impl AsyncFnOnce(&Supervisor, B
     .await;
     assert_eq!(server.get("/").await.0, StatusCode::OK);
     assert_eq!(held.started().await, "first");
-    let tasks = kept.lock().expect("nothing panics with it").take().expect("the handler kept it");
+    let tasks = kept
+        .lock()
+        .expect("nothing panics with it")
+        .take()
+        .expect("the handler kept it");
     end(&server.supervisor, tasks, held).await;
     soon(server.supervisor.idle()).await;
     assert_eq!(bangs(&events), 1);
@@ -496,7 +706,10 @@ async fn behind(builder: SupervisorBuilder, end: impl AsyncFnOnce(&Supervisor, B
 
 #[tokio::test]
 async fn a_captured_value_that_panics_when_its_task_is_taken_back_while_it_waits() {
-    for builder in [Supervisor::builder().order(Order::Sequential), Supervisor::builder().max_concurrent(1)] {
+    for builder in [
+        Supervisor::builder().order(Order::Sequential),
+        Supervisor::builder().max_concurrent(1),
+    ] {
         let recorder = behind(builder, async |_, tasks, held| {
             assert_eq!(tasks.remove("bomb"), 1);
             held.let_go(1);
@@ -530,7 +743,10 @@ async fn a_captured_value_that_panics_when_its_task_is_cancelled_while_it_runs()
 #[tokio::test]
 async fn a_captured_value_that_panics_when_its_task_is_cancelled_while_it_waits() {
     for order in [Order::Sequential, Order::Concurrent] {
-        let builder = Supervisor::builder().order(order).max_concurrent(1).abort_after(Duration::from_millis(1));
+        let builder = Supervisor::builder()
+            .order(order)
+            .max_concurrent(1)
+            .abort_after(Duration::from_millis(1));
         let recorder = behind(builder, async |supervisor, _, _| {
             let report = soon(supervisor.shutdown(Duration::ZERO)).await;
             assert_eq!(report.abandoned().len(), 3, "{report:?}");
@@ -542,16 +758,41 @@ async fn a_captured_value_that_panics_when_its_task_is_cancelled_while_it_waits(
 
 #[tokio::test]
 async fn a_captured_value_that_panics_in_a_condition() {
-    with_bomb(|| Task::new(async {}).when(holding(true, Bomb("bang"))), 1, "succeeded").await;
-    with_bomb(|| Task::blocking(|| {}).when(holding(true, Bomb("bang"))), 1, "succeeded").await;
-    with_bomb(|| Task::new(async {}).when(holding(false, Bomb("bang"))), 1, "skipped").await;
+    with_bomb(
+        || Task::new(async {}).when(holding(true, Bomb("bang"))),
+        1,
+        "succeeded",
+    )
+    .await;
+    with_bomb(
+        || Task::blocking(|| {}).when(holding(true, Bomb("bang"))),
+        1,
+        "succeeded",
+    )
+    .await;
+    with_bomb(
+        || Task::new(async {}).when(holding(false, Bomb("bang"))),
+        1,
+        "skipped",
+    )
+    .await;
 }
 
 /// Two panics of one drop abort the process, but these values have nothing to do with each other.
 #[tokio::test]
 async fn a_captured_value_and_one_of_the_condition_that_both_panic() {
-    with_bomb(|| Task::new(Holds::ready(Bomb("bang"))).when(holding(true, Bomb("bang"))), 2, "succeeded").await;
-    with_bomb(|| Task::new(Holds::ready(Bomb("bang"))).when(holding(false, Bomb("bang"))), 2, "skipped").await;
+    with_bomb(
+        || Task::new(Holds::ready(Bomb("bang"))).when(holding(true, Bomb("bang"))),
+        2,
+        "succeeded",
+    )
+    .await;
+    with_bomb(
+        || Task::new(Holds::ready(Bomb("bang"))).when(holding(false, Bomb("bang"))),
+        2,
+        "skipped",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -559,7 +800,11 @@ async fn a_captured_value_that_panics_when_its_registry_is_dropped() {
     let (events, _guard) = Events::record();
     let tasks = BackgroundTasks::for_test();
     let supervisor = tasks.supervisor().clone();
-    tasks.add(Task::new(Holds::ready(Bomb("bang"))).named("bomb").when(holding(true, Bomb("bang"))));
+    tasks.add(
+        Task::new(Holds::ready(Bomb("bang")))
+            .named("bomb")
+            .when(holding(true, Bomb("bang"))),
+    );
     tasks.add(async {});
     drop(tasks);
     let stats = supervisor.stats();
@@ -571,12 +816,24 @@ async fn a_captured_value_that_panics_when_its_registry_is_dropped() {
 async fn a_captured_value_that_panics_when_its_task_is_refused() {
     let (events, _guard) = Events::record();
     let (server, recorder) = serve(Supervisor::builder(), |tasks| {
-        tasks.add(Task::new(Holds::ready(Bomb("bang"))).named("bomb").when(holding(true, Bomb("bang"))));
+        tasks.add(
+            Task::new(Holds::ready(Bomb("bang")))
+                .named("bomb")
+                .when(holding(true, Bomb("bang"))),
+        );
     })
     .await;
     soon(server.supervisor.shutdown(Duration::ZERO)).await;
-    assert_eq!(server.get("/").await, (StatusCode::OK, "first".to_owned()), "the handler's `add` does not panic");
-    assert_eq!(recorder.lines_of("ended"), [""; 0], "a refused task has no outcome");
+    assert_eq!(
+        server.get("/").await,
+        (StatusCode::OK, "first".to_owned()),
+        "the handler's `add` does not panic"
+    );
+    assert_eq!(
+        recorder.lines_of("ended"),
+        [""; 0],
+        "a refused task has no outcome"
+    );
     assert_eq!(server.supervisor.stats().refused, 1);
     assert_eq!(bangs(&events), 2);
 }
@@ -610,7 +867,10 @@ struct Labels(Arc<Mutex<Vec<&'static str>>>);
 
 impl Observer for Labels {
     fn on_task_end(&self, report: &TaskReport) {
-        self.0.lock().expect("no event panics").push(report.outcome().label());
+        self.0
+            .lock()
+            .expect("no event panics")
+            .push(report.outcome().label());
     }
 }
 
@@ -638,16 +898,32 @@ async fn an_error_that_panics_when_it_is_shown_or_dropped() {
                 assert_eq!(server.get("/").await.0, StatusCode::OK);
                 soon(supervisor.idle()).await;
                 let stats = supervisor.stats();
-                assert_eq!((stats.failed, stats.succeeded, stats.added()), (2, 1, 3), "{stats:?}");
+                assert_eq!(
+                    (stats.failed, stats.succeeded, stats.added()),
+                    (2, 1, 3),
+                    "{stats:?}"
+                );
                 if observed {
                     let mut labels = labels.0.lock().expect("no event panics").clone();
                     labels.sort_unstable();
                     assert_eq!(labels, ["failed", "failed", "succeeded"]);
                 }
                 for task in ["one", "two"] {
-                    logged(&events, task, if shown { "an error whose message panicked: bang" } else { "broken" });
+                    logged(
+                        &events,
+                        task,
+                        if shown {
+                            "an error whose message panicked: bang"
+                        } else {
+                            "broken"
+                        },
+                    );
                 }
-                assert_eq!(bangs(&events), if shown { 0 } else { 2 }, "{order:?}, {observed}");
+                assert_eq!(
+                    bangs(&events),
+                    if shown { 0 } else { 2 },
+                    "{order:?}, {observed}"
+                );
             }
         }
     }

@@ -46,13 +46,36 @@ async fn each_outcome_reaches_the_handle() {
     let add = |task: Task| tasks.try_add(task).expect("the supervisor is open");
     assert_eq!(label(add(Task::new(async {}))).await, "succeeded");
     assert_eq!(label(add(Task::blocking(|| {}))).await, "succeeded");
-    assert_eq!(label(add(Task::new(async { assert_eq!(1, 2, "as it should") }))).await, "panicked");
-    assert_eq!(label(add(Task::new(pending::<()>()).timeout(Duration::from_millis(1)))).await, "timed_out");
-    assert_eq!(label(add(Task::new(async {}).when(When::matches(|_| false)))).await, "skipped");
+    assert_eq!(
+        label(add(Task::new(async { assert_eq!(1, 2, "as it should") }))).await,
+        "panicked"
+    );
+    assert_eq!(
+        label(add(
+            Task::new(pending::<()>()).timeout(Duration::from_millis(1))
+        ))
+        .await,
+        "timed_out"
+    );
+    assert_eq!(
+        label(add(Task::new(async {}).when(When::matches(|_| false)))).await,
+        "skipped"
+    );
     // The handle gets the error itself, and not only its text.
-    let failed = soon(add(Task::new(async { Err::<(), _>(io::Error::from(io::ErrorKind::NotFound)) }))).await;
-    let Outcome::Failed(error) = failed else { panic!("{failed:?}") };
-    assert_eq!(error.downcast::<io::Error>().expect("it is the error of the task").kind(), io::ErrorKind::NotFound);
+    let failed = soon(add(Task::new(async {
+        Err::<(), _>(io::Error::from(io::ErrorKind::NotFound))
+    })))
+    .await;
+    let Outcome::Failed(error) = failed else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(
+        error
+            .downcast::<io::Error>()
+            .expect("it is the error of the task")
+            .kind(),
+        io::ErrorKind::NotFound
+    );
     soon(supervisor.idle()).await;
     assert_eq!(supervisor.stats().added(), 6);
 }
@@ -61,8 +84,14 @@ async fn each_outcome_reaches_the_handle() {
 async fn a_handle_can_be_polled_and_awaited_later() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
-    let mut handle = call.tasks.try_add(async {}).expect("the supervisor is open");
-    assert!((&mut handle).now_or_never().is_none(), "the response is open");
+    let mut handle = call
+        .tasks
+        .try_add(async {})
+        .expect("the supervisor is open");
+    assert!(
+        (&mut handle).now_or_never().is_none(),
+        "the response is open"
+    );
     call.finish().await;
     assert_eq!(label(handle).await, "succeeded");
 }
@@ -80,7 +109,10 @@ async fn dropping_the_handle_leaves_the_task_alone() {
 #[tokio::test]
 async fn a_task_that_is_taken_back_ends_for_its_handle() {
     let call = Call::new(&Supervisor::new(), "/");
-    let handle = call.tasks.try_add(Task::new(async {}).named("mail")).expect("the supervisor is open");
+    let handle = call
+        .tasks
+        .try_add(Task::new(async {}).named("mail"))
+        .expect("the supervisor is open");
     assert_eq!(call.tasks.remove("mail"), 1);
     assert_eq!(label(handle).await, "removed");
 }
@@ -95,13 +127,19 @@ async fn a_deferred_task_is_aborted() {
     assert!(left.upgrade().is_none() && call.tasks.names().is_empty());
     call.finish().await;
     settle().await;
-    assert_eq!((supervisor.stats().added(), supervisor.stats().aborted), (1, 1));
+    assert_eq!(
+        (supervisor.stats().added(), supervisor.stats().aborted),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_task_that_waits_is_aborted() {
     // It waits for its turn, or for a permit.
-    for builder in [Supervisor::builder().order(Order::Sequential), Supervisor::builder().max_concurrent(1)] {
+    for builder in [
+        Supervisor::builder().order(Order::Sequential),
+        Supervisor::builder().max_concurrent(1),
+    ] {
         let (supervisor, held) = (builder.build(), Held::new());
         let tasks = answered(&supervisor, "/").await;
         tasks.add(held.task("first"));
@@ -112,7 +150,11 @@ async fn a_task_that_waits_is_aborted() {
         assert_aborts(&supervisor, handle).await;
         assert!(left.upgrade().is_none());
         held.let_go(1);
-        assert_eq!(label(last).await, "succeeded", "the next one is not held up");
+        assert_eq!(
+            label(last).await,
+            "succeeded",
+            "the next one is not held up"
+        );
     }
 }
 
@@ -122,7 +164,10 @@ async fn a_task_that_is_not_spawned_yet_is_aborted() {
     let call = Call::new(&supervisor, "/");
     let (task, left) = idle_task();
     let handle = call.tasks.try_add(task).expect("the supervisor is open");
-    let other = call.tasks.try_add(async {}).expect("the supervisor is open");
+    let other = call
+        .tasks
+        .try_add(async {})
+        .expect("the supervisor is open");
     // Two tasks have a driver, which has not run.
     drop(call.answer().await);
     assert_aborts(&supervisor, handle).await;
@@ -134,7 +179,9 @@ async fn a_task_that_is_not_spawned_yet_is_aborted() {
 async fn a_running_task_is_aborted() {
     let (supervisor, held) = (Supervisor::new(), Held::new());
     let tasks = answered(&supervisor, "/").await;
-    let handle = tasks.try_add(held.task("runs")).expect("the supervisor is open");
+    let handle = tasks
+        .try_add(held.task("runs"))
+        .expect("the supervisor is open");
     assert_eq!(held.started().await, "runs");
     assert_aborts(&supervisor, handle).await;
     soon(supervisor.idle()).await;
@@ -156,7 +203,9 @@ async fn a_blocking_function_that_runs_is_asked_to_stop() {
     let handle = tasks.try_add(task).expect("the supervisor is open");
     soon(runs).await.expect("it runs");
     assert_aborts(&supervisor, handle).await;
-    stops.recv_timeout(PATIENCE).expect("its context is cancelled");
+    stops
+        .recv_timeout(PATIENCE)
+        .expect("its context is cancelled");
 }
 
 #[tokio::test]
@@ -168,7 +217,10 @@ async fn a_task_that_has_ended_keeps_its_outcome() {
     // The entry of the ended task is used again, and the new task must not be aborted.
     let next = tasks.try_add(ready(())).expect("the supervisor is open");
     handle.abort();
-    assert_eq!((label(handle).await, label(next).await), ("succeeded", "succeeded"));
+    assert_eq!(
+        (label(handle).await, label(next).await),
+        ("succeeded", "succeeded")
+    );
 }
 
 #[tokio::test]
@@ -176,9 +228,17 @@ async fn a_refused_task_is_given_back() {
     let supervisor = Supervisor::new();
     let tasks = answered(&supervisor, "/").await;
     soon(supervisor.shutdown(Duration::ZERO)).await;
-    let refused = tasks.try_add(Task::new(async {}).named("late")).expect_err("the supervisor was shut down");
-    assert_eq!(refused.to_string(), "the task `late` was refused: its supervisor was shut down");
-    assert_eq!((supervisor.stats().refused, supervisor.stats().added()), (1, 0));
+    let refused = tasks
+        .try_add(Task::new(async {}).named("late"))
+        .expect_err("the supervisor was shut down");
+    assert_eq!(
+        refused.to_string(),
+        "the task `late` was refused: its supervisor was shut down"
+    );
+    assert_eq!(
+        (supervisor.stats().refused, supervisor.stats().added()),
+        (1, 0)
+    );
     // Another supervisor takes it.
     let other = BackgroundTasks::for_test();
     other.add(refused.into_task());

@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use tokio::sync::{Barrier, Notify, mpsc};
 use tower::{Layer, Service, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor, Task, defer, report::RequestReport,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor, Task, defer,
+    report::RequestReport,
 };
 
 use crate::common::{Recorder, Script, Server, Step, soon, until};
@@ -27,7 +28,10 @@ fn four(tasks: &BackgroundTasks) {
 
 async fn serve(order: Order, router: Router) -> (Server, Recorder) {
     let recorder = Recorder::default();
-    let supervisor = Supervisor::builder().order(order).observer(recorder.clone()).build();
+    let supervisor = Supervisor::builder()
+        .order(order)
+        .observer(recorder.clone())
+        .build();
     (Server::router(&supervisor, router).await, recorder)
 }
 
@@ -57,8 +61,11 @@ async fn concurrent_tasks_run_beside_each_other() {
 
 #[tokio::test]
 async fn a_sequence_goes_on_after_a_failure() {
-    let (server, recorder) =
-        serve(Order::Sequential, Router::new().route("/", get(async |tasks: BackgroundTasks| four(&tasks)))).await;
+    let (server, recorder) = serve(
+        Order::Sequential,
+        Router::new().route("/", get(async |tasks: BackgroundTasks| four(&tasks))),
+    )
+    .await;
     server.get("/").await;
     soon(server.supervisor.idle()).await;
     assert_eq!(
@@ -80,12 +87,18 @@ async fn a_sequence_goes_on_after_a_failure() {
 
 #[tokio::test]
 async fn fail_fast_skips_the_rest() {
-    let (server, recorder) =
-        serve(Order::FailFast, Router::new().route("/", get(async |tasks: BackgroundTasks| four(&tasks)))).await;
+    let (server, recorder) = serve(
+        Order::FailFast,
+        Router::new().route("/", get(async |tasks: BackgroundTasks| four(&tasks))),
+    )
+    .await;
     server.get("/").await;
     soon(server.supervisor.idle()).await;
     assert_eq!(recorder.lines_of("started"), ["started one", "started two"]);
-    assert_eq!(recorder.lines_of("done"), ["done / succeeded=1,failed=1,skipped=2"]);
+    assert_eq!(
+        recorder.lines_of("done"),
+        ["done / succeeded=1,failed=1,skipped=2"]
+    );
     let stats = server.supervisor.stats();
     assert_eq!((stats.succeeded, stats.failed, stats.skipped), (1, 1, 2));
 }
@@ -94,22 +107,35 @@ async fn fail_fast_skips_the_rest() {
 async fn a_panic_and_a_timeout_are_failures_too() {
     let router = Router::new().route(
         "/{how}",
-        get(async |axum::extract::Path(how): axum::extract::Path<String>, tasks: BackgroundTasks| {
-            tasks.set_order(Order::FailFast);
-            if how == "panic" {
-                tasks.add(Task::new(async { assert_eq!(1, 2) }).named("bad"));
-            } else {
-                let timeout = std::time::Duration::from_millis(1);
-                tasks.add(Task::new(std::future::pending::<()>()).timeout(timeout).named("bad"));
-            }
-            tasks.add(named("rest", Ok(())));
-        }),
+        get(
+            async |axum::extract::Path(how): axum::extract::Path<String>,
+                   tasks: BackgroundTasks| {
+                tasks.set_order(Order::FailFast);
+                if how == "panic" {
+                    tasks.add(Task::new(async { assert_eq!(1, 2) }).named("bad"));
+                } else {
+                    let timeout = std::time::Duration::from_millis(1);
+                    tasks.add(
+                        Task::new(std::future::pending::<()>())
+                            .timeout(timeout)
+                            .named("bad"),
+                    );
+                }
+                tasks.add(named("rest", Ok(())));
+            },
+        ),
     );
     let (server, recorder) = serve(Order::Concurrent, router).await;
     server.get("/panic").await;
     server.get("/timeout").await;
     soon(server.supervisor.idle()).await;
-    assert_eq!(recorder.lines_of("done"), ["done /panic panicked=1,skipped=1", "done /timeout timed_out=1,skipped=1"]);
+    assert_eq!(
+        recorder.lines_of("done"),
+        [
+            "done /panic panicked=1,skipped=1",
+            "done /timeout timed_out=1,skipped=1"
+        ]
+    );
 }
 
 /// Serves a handler that keeps its registry, and returns both.
@@ -140,7 +166,10 @@ async fn a_request_chooses_its_own_order_until_its_tasks_start() {
     })
     .await;
     soon(server.supervisor.idle()).await;
-    assert!(!tasks.set_order(Order::Sequential), "the tasks have started");
+    assert!(
+        !tasks.set_order(Order::Sequential),
+        "the tasks have started"
+    );
     assert_eq!(recorder.lines_of("done"), ["done / failed=1,skipped=1"]);
 }
 
@@ -156,31 +185,51 @@ async fn a_task_that_is_added_by_a_task_runs_last_in_a_sequence() {
     let (server, recorder) = serve(Order::Sequential, router).await;
     server.get("/").await;
     soon(server.supervisor.idle()).await;
-    assert_eq!(recorder.lines_of("started"), ["started one", "started two", "started late"]);
-    assert_eq!(recorder.lines_of("done"), ["done / succeeded=3"], "it is one report");
+    assert_eq!(
+        recorder.lines_of("started"),
+        ["started one", "started two", "started late"]
+    );
+    assert_eq!(
+        recorder.lines_of("done"),
+        ["done / succeeded=3"],
+        "it is one report"
+    );
 }
 
 #[tokio::test]
 async fn a_task_that_is_added_after_the_last_has_ended_has_a_report_of_its_own() {
-    let (server, recorder, tasks) = keep(Order::FailFast, |tasks| tasks.add(named("one", Ok(())))).await;
+    let (server, recorder, tasks) =
+        keep(Order::FailFast, |tasks| tasks.add(named("one", Ok(())))).await;
     soon(server.supervisor.idle()).await;
     tasks.add(named("late", Ok(())));
     soon(server.supervisor.idle()).await;
-    assert_eq!(recorder.lines_of("ended"), ["ended one succeeded", "ended late succeeded"]);
+    assert_eq!(
+        recorder.lines_of("ended"),
+        ["ended one succeeded", "ended late succeeded"]
+    );
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1"; 2]);
 }
 
 #[tokio::test]
 async fn a_task_that_is_added_after_a_failure_is_skipped_by_fail_fast_alone() {
-    for (order, late) in [(Order::FailFast, "skipped"), (Order::Sequential, "succeeded"), (Order::Concurrent, "succeeded")] {
-        let (server, recorder, tasks) = keep(order, |tasks| tasks.add(named("bad", Err("broken")))).await;
+    for (order, late) in [
+        (Order::FailFast, "skipped"),
+        (Order::Sequential, "succeeded"),
+        (Order::Concurrent, "succeeded"),
+    ] {
+        let (server, recorder, tasks) =
+            keep(order, |tasks| tasks.add(named("bad", Err("broken")))).await;
         soon(server.supervisor.idle()).await;
         for _ in 0..2 {
             tasks.add(named("late", Ok(())));
             soon(server.supervisor.idle()).await;
         }
         let late = format!("ended late {late}");
-        assert_eq!(recorder.lines_of("ended"), ["ended bad failed: broken", &late, &late], "{order:?}");
+        assert_eq!(
+            recorder.lines_of("ended"),
+            ["ended bad failed: broken", &late, &late],
+            "{order:?}"
+        );
     }
 }
 
@@ -189,16 +238,33 @@ async fn a_report_is_an_error_that_lists_all_failures() {
     struct Check(Arc<Notify>);
     impl Observer for Check {
         fn on_request_done(&self, report: &RequestReport) {
-            assert_eq!(report.to_string(), "2 of 4 tasks failed after GET /: two failed: broken; four panicked: worse");
+            assert_eq!(
+                report.to_string(),
+                "2 of 4 tasks failed after GET /: two failed: broken; four panicked: worse"
+            );
             assert_eq!(report.source().expect("a source").to_string(), "broken");
-            assert_eq!(report.failures().iter().map(|task| task.name().unwrap()).collect::<Vec<_>>(), ["two", "four"]);
-            assert!(report.failures().iter().all(|task| task.ran().is_some() && task.end().is_some()));
+            assert_eq!(
+                report
+                    .failures()
+                    .iter()
+                    .map(|task| task.name().unwrap())
+                    .collect::<Vec<_>>(),
+                ["two", "four"]
+            );
+            assert!(
+                report
+                    .failures()
+                    .iter()
+                    .all(|task| task.ran().is_some() && task.end().is_some())
+            );
             assert_eq!(report.more_failures(), 0);
             self.0.notify_one();
         }
     }
     let checked = Arc::new(Notify::new());
-    let supervisor = Supervisor::builder().observer(Check(Arc::clone(&checked))).build();
+    let supervisor = Supervisor::builder()
+        .observer(Check(Arc::clone(&checked)))
+        .build();
     let router = Router::new().route(
         "/",
         get(async |tasks: BackgroundTasks| {
@@ -235,7 +301,14 @@ async fn what_has_not_started_can_be_taken_back() {
     assert_eq!(tasks.remove("second"), 1, "it waits for its turn");
     go.notify_one();
     soon(server.supervisor.idle()).await;
-    assert_eq!(recorder.lines_of("ended"), ["ended deferred removed", "ended second removed", "ended first succeeded"]);
+    assert_eq!(
+        recorder.lines_of("ended"),
+        [
+            "ended deferred removed",
+            "ended second removed",
+            "ended first succeeded"
+        ]
+    );
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1,removed=2"]);
 }
 
@@ -247,11 +320,17 @@ async fn first_after(version: Version, body: Script, polls: usize) -> &'static s
     let task = sender.clone();
     let mut service = BackgroundLayer::new().layer(service_fn(move |request: Request<()>| {
         let task = task.clone();
-        request.background_tasks().expect("the layer is there").add(async move { task.send("task").expect("the test is there") });
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(async move { task.send("task").expect("the test is there") });
         let body = body.take().expect("there is one request");
         std::future::ready(Ok::<_, Infallible>(Response::new(body)))
     }));
-    let request = Request::builder().version(version).body(()).expect("a request");
+    let request = Request::builder()
+        .version(version)
+        .body(())
+        .expect("a request");
     let mut response = service.call(request).await.expect("it answers");
     for _ in 0..polls {
         let _ = response.body_mut().frame().await;
@@ -268,6 +347,10 @@ async fn tasks_yield_once_after_the_body_is_dropped_over_http2() {
     let stream = || Script::new([Step::data("hello")]);
     for (version, first) in [(Version::HTTP_11, "task"), (Version::HTTP_2, "spawned")] {
         assert_eq!(first_after(version, whole(), 1).await, first, "{version:?}");
-        assert_eq!(first_after(version, stream(), 1).await, first, "{version:?}");
+        assert_eq!(
+            first_after(version, stream(), 1).await,
+            first,
+            "{version:?}"
+        );
     }
 }

@@ -13,19 +13,29 @@ use http::{Request, Response, StatusCode};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Order, ResponseEnd, Supervisor, SupervisorBuilder, Task,
-    TaskContext, defer, middleware::ResponseBody,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Order, ResponseEnd, Supervisor,
+    SupervisorBuilder, Task, TaskContext, defer, middleware::ResponseBody,
 };
 
 use crate::common::{Recorder, Server, soon};
 
 /// A runtime whose threads can be told from others.
 fn other_runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).thread_name("tasks").enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("tasks")
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn of_requests() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).thread_name("requests").enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("requests")
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Which tasks ran on which threads, in the order of the alphabet.
@@ -60,15 +70,23 @@ impl Threads {
     }
 }
 
-const ALL: [&str; 5] =
-    ["blocking on tasks", "context on tasks", "future on tasks", "future, after its sleep on tasks", "late on tasks"];
+const ALL: [&str; 5] = [
+    "blocking on tasks",
+    "context on tasks",
+    "future on tasks",
+    "future, after its sleep on tasks",
+    "late on tasks",
+];
 
 #[test]
 fn all_tasks_of_a_server_s_responses_run_on_it() {
     let other = other_runtime();
     for order in [Order::Concurrent, Order::Sequential] {
         let threads = Threads::default();
-        let supervisor = Supervisor::builder().runtime(other.handle().clone()).order(order).build();
+        let supervisor = Supervisor::builder()
+            .runtime(other.handle().clone())
+            .order(order)
+            .build();
         of_requests().block_on(async {
             let notes = threads.clone();
             let router = Router::new().route(
@@ -84,7 +102,10 @@ fn all_tasks_of_a_server_s_responses_run_on_it() {
                 async move { Server::router(&supervisor, router).await }
             });
             let server = server.await.expect("it does not panic");
-            assert_eq!(server.get("/").await, (StatusCode::OK, "requests".to_owned()));
+            assert_eq!(
+                server.get("/").await,
+                (StatusCode::OK, "requests".to_owned())
+            );
             soon(supervisor.idle()).await;
         });
         assert_eq!(threads.lines(), ALL);
@@ -98,28 +119,45 @@ fn without_one_they_run_where_the_requests_are_served() {
     let supervisor = Supervisor::new();
     of_requests().block_on(async {
         let notes = threads.clone();
-        let router = Router::new().route("/", get(async move |tasks: BackgroundTasks| notes.leave(&tasks)));
+        let router = Router::new().route(
+            "/",
+            get(async move |tasks: BackgroundTasks| notes.leave(&tasks)),
+        );
         let server = Server::router(&supervisor, router).await;
         assert_eq!(server.get("/").await.0, StatusCode::OK);
         soon(supervisor.idle()).await;
     });
-    assert_eq!(threads.lines(), ALL.map(|line| line.replace("on tasks", "on requests")));
+    assert_eq!(
+        threads.lines(),
+        ALL.map(|line| line.replace("on tasks", "on requests"))
+    );
 }
 
 /// A response of a service that is driven by hand, here: where there may be no runtime.
-fn respond(supervisor: &Supervisor, leave: impl Fn(&BackgroundTasks)) -> Response<ResponseBody<String>> {
-    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(|request: Request<()>| {
-        leave(&request.background_tasks().expect("the layer is there"));
-        std::future::ready(Ok::<_, Infallible>(Response::new("hello".to_owned())))
-    }));
-    service.oneshot(Request::new(())).now_or_never().expect("it never waits").expect("it can't fail")
+fn respond(
+    supervisor: &Supervisor,
+    leave: impl Fn(&BackgroundTasks),
+) -> Response<ResponseBody<String>> {
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        |request: Request<()>| {
+            leave(&request.background_tasks().expect("the layer is there"));
+            std::future::ready(Ok::<_, Infallible>(Response::new("hello".to_owned())))
+        },
+    ));
+    service
+        .oneshot(Request::new(()))
+        .now_or_never()
+        .expect("it never waits")
+        .expect("it can't fail")
 }
 
 #[test]
 fn they_run_on_it_also_where_the_response_is_dropped_outside_of_any_runtime() {
     let other = other_runtime();
     let threads = Threads::default();
-    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .build();
     assert!(Handle::try_current().is_err(), "there is no runtime here");
     let response = respond(&supervisor, |tasks| threads.leave(tasks));
     assert_eq!(supervisor.stats().deferred, 3);
@@ -135,17 +173,27 @@ fn they_run_on_it_also_where_the_response_is_dropped_outside_of_any_runtime() {
     drop(response);
     other.block_on(soon(supervisor.idle()));
     assert_eq!(threads.lines(), ALL);
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().added()), (8, 8));
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().added()),
+        (8, 8)
+    );
 }
 
 #[test]
 fn a_task_that_is_added_outside_of_any_runtime_after_the_end_runs_on_it() {
     let other = other_runtime();
     let threads = Threads::default();
-    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .build();
     let kept = Mutex::new(None);
-    drop(respond(&supervisor, |tasks| *kept.lock().expect("nothing panics with it") = Some(tasks.clone())));
-    let tasks = kept.into_inner().expect("nothing panics with it").expect("the handler kept it");
+    drop(respond(&supervisor, |tasks| {
+        *kept.lock().expect("nothing panics with it") = Some(tasks.clone())
+    }));
+    let tasks = kept
+        .into_inner()
+        .expect("nothing panics with it")
+        .expect("the handler kept it");
     let notes = threads.clone();
     tasks.add(async move { notes.note("after the end") });
     other.block_on(soon(supervisor.idle()));
@@ -155,15 +203,23 @@ fn a_task_that_is_added_outside_of_any_runtime_after_the_end_runs_on_it() {
 #[test]
 fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime() {
     let other = other_runtime();
-    let supervisor = Supervisor::builder().runtime(other.handle().clone()).start_within(Duration::from_millis(1)).build();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .start_within(Duration::from_millis(1))
+        .build();
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let open = respond(&supervisor, |tasks| {
         let sender = sender.clone();
         tasks.add(Task::with_context(async move |cx: TaskContext| {
-            sender.send(cx.end().map(ResponseEnd::kind)).expect("the test waits");
+            sender
+                .send(cx.end().map(ResponseEnd::kind))
+                .expect("the test waits");
         }));
     });
-    assert_eq!(other.block_on(soon(receiver.recv())), Some(Some(EndKind::Unfinished)));
+    assert_eq!(
+        other.block_on(soon(receiver.recv())),
+        Some(Some(EndKind::Unfinished))
+    );
     drop(open);
 }
 
@@ -177,7 +233,9 @@ fn without_its_runtime(builder: SupervisorBuilder) -> Supervisor {
 async fn when_it_is_gone_tasks_are_aborted_and_the_server_goes_on() {
     let recorder = Recorder::default();
     let builder = Supervisor::builder().observer(recorder.clone());
-    let supervisor = thread::spawn(|| without_its_runtime(builder)).join().expect("it does not panic");
+    let supervisor = thread::spawn(|| without_its_runtime(builder))
+        .join()
+        .expect("it does not panic");
     let router = Router::new().route(
         "/",
         get(async |tasks: BackgroundTasks| {
@@ -198,20 +256,34 @@ async fn when_it_is_gone_tasks_are_aborted_and_the_server_goes_on() {
 #[test]
 fn a_shutdown_on_the_requests_runtime_waits_for_tasks_on_the_other() {
     let other = other_runtime();
-    let supervisor = Supervisor::builder().runtime(other.handle().clone()).build();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .build();
     let report = of_requests().block_on(async {
         drop(respond(&supervisor, |tasks| {
             // It ends once it is told to.
-            tasks.add(Task::with_context(async |cx: TaskContext| cx.cancelled().await));
+            tasks.add(Task::with_context(async |cx: TaskContext| {
+                cx.cancelled().await
+            }));
         }));
         soon(supervisor.shutdown(Duration::ZERO)).await
     });
-    assert_eq!((report.finished(), report.cancelled(), report.abandoned().len()), (0, 1, 0));
+    assert_eq!(
+        (
+            report.finished(),
+            report.cancelled(),
+            report.abandoned().len()
+        ),
+        (0, 1, 0)
+    );
     assert_eq!(supervisor.stats().succeeded, 1);
 }
 
 fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Where a task of a response that ends here runs.
@@ -220,7 +292,11 @@ fn runs_on(supervisor: &Supervisor, runtime: &Runtime) -> tokio::runtime::Id {
     let sender = Mutex::new(Some(sender));
     runtime.block_on(async {
         drop(respond(supervisor, |tasks| {
-            let sender = sender.lock().expect("nothing panics with it").take().expect("there is one request");
+            let sender = sender
+                .lock()
+                .expect("nothing panics with it")
+                .take()
+                .expect("there is one request");
             tasks.add(async move { sender.send(Handle::current().id()).expect("the test waits") });
         }));
         soon(supervisor.idle()).await;
@@ -255,11 +331,21 @@ fn a_runtime_that_goes_down_aborts_its_tasks() {
         respond(&supervisor, |tasks| tasks.add(async {}))
     });
     let stats = supervisor.stats();
-    assert_eq!((stats.queued, stats.running, stats.deferred), (2, 1, 1), "{stats:?}");
+    assert_eq!(
+        (stats.queued, stats.running, stats.deferred),
+        (2, 1, 1),
+        "{stats:?}"
+    );
     drop(runtime);
-    assert_eq!((supervisor.stats().aborted, supervisor.stats().pending()), (3, 1));
+    assert_eq!(
+        (supervisor.stats().aborted, supervisor.stats().pending()),
+        (3, 1)
+    );
     drop(open);
-    assert_eq!((supervisor.stats().aborted, supervisor.stats().pending()), (4, 0));
+    assert_eq!(
+        (supervisor.stats().aborted, supervisor.stats().pending()),
+        (4, 0)
+    );
 }
 
 #[test]
@@ -269,11 +355,21 @@ fn nothing_keeps_a_supervisor_or_a_runtime_after_the_last_task() {
     let (in_runtime, in_supervisor) = (Arc::new(()), Arc::new(()));
     let owned = Arc::clone(&in_runtime);
     let park = move || drop(Arc::clone(&owned));
-    let runtime = Builder::new_current_thread().enable_all().on_thread_park(park).build().expect("a runtime");
-    let supervisor = Supervisor::builder().observer(Owned(Arc::clone(&in_supervisor))).build();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(park)
+        .build()
+        .expect("a runtime");
+    let supervisor = Supervisor::builder()
+        .observer(Owned(Arc::clone(&in_supervisor)))
+        .build();
     assert_eq!(runs_on(&supervisor, &runtime), runtime.handle().id());
     drop(supervisor);
-    assert_eq!(Arc::strong_count(&in_supervisor), 1, "while the runtime is there");
+    assert_eq!(
+        Arc::strong_count(&in_supervisor),
+        1,
+        "while the runtime is there"
+    );
     drop(runtime);
     assert_eq!(Arc::strong_count(&in_runtime), 1);
 }

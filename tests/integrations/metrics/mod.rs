@@ -19,12 +19,29 @@ type Metric = (String, String, Vec<String>);
 /// The metrics in the documentation of `describe_metrics`, each with its unit and description.
 fn documented() -> BTreeMap<Metric, (String, String)> {
     let source = include_str!("../../../src/util/metrics.rs");
-    let rows = source.lines().filter_map(|line| line.trim().strip_prefix("/// |")).skip(2);
-    let rows = rows.map(|row| row.trim_end_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>());
+    let rows = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("/// |"))
+        .skip(2);
+    let rows = rows.map(|row| {
+        row.trim_end_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().replace('`', ""))
+            .collect::<Vec<_>>()
+    });
     rows.map(|row| {
-        let [name, kind, labels, unit, description] = &row[..] else { panic!("a row of five: {row:?}") };
-        let labels = labels.split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
-        ((name.clone(), kind.clone(), labels), (unit.clone(), description.clone()))
+        let [name, kind, labels, unit, description] = &row[..] else {
+            panic!("a row of five: {row:?}")
+        };
+        let labels = labels
+            .split(", ")
+            .filter(|label| !label.is_empty())
+            .map(str::to_owned)
+            .collect();
+        (
+            (name.clone(), kind.clone(), labels),
+            (unit.clone(), description.clone()),
+        )
     })
     .collect()
 }
@@ -50,15 +67,24 @@ impl Snapshot {
             };
             let labels = key.labels().map(|label| label.key().to_owned()).collect();
             let values: Vec<_> = key.labels().map(metrics::Label::value).collect();
-            let name = format!("{}({})", key.name().trim_start_matches("background_"), values.join(", "));
+            let name = format!(
+                "{}({})",
+                key.name().trim_start_matches("background_"),
+                values.join(", ")
+            );
             let unit = unit.map_or("", |unit| unit.as_str()).to_owned();
-            let description = description.map_or_else(String::new, |description| description.to_string());
-            all.metrics.insert((key.name().to_owned(), kind.to_owned(), labels), (unit, description));
+            let description =
+                description.map_or_else(String::new, |description| description.to_string());
+            all.metrics.insert(
+                (key.name().to_owned(), kind.to_owned(), labels),
+                (unit, description),
+            );
             match value {
                 DebugValue::Counter(value) => drop(all.counters.insert(name, value)),
                 DebugValue::Gauge(value) => drop(all.gauges.insert(name, value.into_inner())),
                 DebugValue::Histogram(values) => {
-                    all.histograms.insert(name, values.into_iter().map(f64::from).collect());
+                    all.histograms
+                        .insert(name, values.into_iter().map(f64::from).collect());
                 }
             }
         }
@@ -67,17 +93,29 @@ impl Snapshot {
 
     /// Returns how many tasks are deferred, queued and running.
     fn gauges(&self) -> [f64; 3] {
-        ["deferred", "queued", "running"].map(|state| self.gauges.get(&format!("tasks_{state}()")).copied().unwrap_or_default())
+        ["deferred", "queued", "running"].map(|state| {
+            self.gauges
+                .get(&format!("tasks_{state}()"))
+                .copied()
+                .unwrap_or_default()
+        })
     }
 
     /// How many tasks of this name ended so.
     fn ended(&self, task: &str, outcome: &str) -> u64 {
-        self.counters.get(&format!("tasks_total({task}, {outcome})")).copied().unwrap_or_default()
+        self.counters
+            .get(&format!("tasks_total({task}, {outcome})"))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The wait times and the run times of tasks of this name.
     fn times(&self, task: &str) -> [&[f64]; 2] {
-        ["wait", "run"].map(|what| self.histograms.get(&format!("task_{what}_seconds({task})")).map_or(&[][..], |times| times))
+        ["wait", "run"].map(|what| {
+            self.histograms
+                .get(&format!("task_{what}_seconds({task})"))
+                .map_or(&[][..], |times| times)
+        })
     }
 }
 
@@ -90,14 +128,29 @@ async fn one_of_each() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
     call.tasks.add(Task::new(async {}).named("succeeds"));
-    call.tasks.add(Task::new(async { Err("as it should") }).named("fails"));
-    call.tasks.add(Task::new(async { panics() }).named("panics"));
-    call.tasks.add(Task::new(tokio::time::sleep(2 * SECOND)).timeout(SECOND).named("times out"));
-    call.tasks.add(Task::new(async {}).when(When::matches(|_| false)).named("is skipped"));
+    call.tasks
+        .add(Task::new(async { Err("as it should") }).named("fails"));
+    call.tasks
+        .add(Task::new(async { panics() }).named("panics"));
+    call.tasks.add(
+        Task::new(tokio::time::sleep(2 * SECOND))
+            .timeout(SECOND)
+            .named("times out"),
+    );
+    call.tasks.add(
+        Task::new(async {})
+            .when(When::matches(|_| false))
+            .named("is skipped"),
+    );
     call.tasks.add(Task::new(async {}).named("is taken back"));
     // A name that is made at run time.
-    call.tasks.add(Task::new(std::future::pending::<()>()).named(format!("is cut {}", "off")));
-    call.tasks.add(Task::new(std::future::pending::<()>()).shutdown_fallback(async {}).named("falls back"));
+    call.tasks
+        .add(Task::new(std::future::pending::<()>()).named(format!("is cut {}", "off")));
+    call.tasks.add(
+        Task::new(std::future::pending::<()>())
+            .shutdown_fallback(async {})
+            .named("falls back"),
+    );
     call.tasks.add(async {});
     assert_eq!(call.tasks.remove("is taken back"), 1);
     let tasks = call.tasks.clone();
@@ -139,10 +192,23 @@ async fn each_task_is_counted_once_under_its_name_and_outcome() {
     ];
     for (task, outcome, started) in expected {
         assert_eq!(snapshot.ended(task, outcome), 1, "{task}: {snapshot:#?}");
-        assert_eq!(snapshot.times(task).map(<[f64]>::len), [usize::from(started); 2], "{task}: {snapshot:#?}");
+        assert_eq!(
+            snapshot.times(task).map(<[f64]>::len),
+            [usize::from(started); 2],
+            "{task}: {snapshot:#?}"
+        );
     }
-    assert_eq!(snapshot.counters.values().sum::<u64>(), expected.len() as u64);
-    assert!(snapshot.gauges().iter().all(|gauge| gauge.abs() < f64::EPSILON), "{snapshot:#?}");
+    assert_eq!(
+        snapshot.counters.values().sum::<u64>(),
+        expected.len() as u64
+    );
+    assert!(
+        snapshot
+            .gauges()
+            .iter()
+            .all(|gauge| gauge.abs() < f64::EPSILON),
+        "{snapshot:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,8 +218,10 @@ async fn waiting_and_running_are_timed_apart() {
     let _guard = metrics::set_default_local_recorder(&recorder);
     let supervisor = Supervisor::builder().order(Order::Sequential).build();
     let call = Call::new(&supervisor, "/");
-    call.tasks.add(Task::new(async { tokio::time::sleep(3 * SECOND).await }).named("first"));
-    call.tasks.add(Task::new(async { tokio::time::sleep(5 * SECOND).await }).named("second"));
+    call.tasks
+        .add(Task::new(async { tokio::time::sleep(3 * SECOND).await }).named("first"));
+    call.tasks
+        .add(Task::new(async { tokio::time::sleep(5 * SECOND).await }).named("second"));
     // The time that the response takes is of neither.
     tokio::time::advance(100 * SECOND).await;
     call.finish().await;
@@ -161,8 +229,13 @@ async fn waiting_and_running_are_timed_apart() {
     let snapshot = Snapshot::of(&snapshotter);
     for (task, seconds) in [("first", [0.0, 3.0]), ("second", [3.0, 5.0])] {
         for (times, seconds) in snapshot.times(task).into_iter().zip(seconds) {
-            let [time] = times else { panic!("{snapshot:#?}") };
-            assert!((seconds..seconds + 0.5).contains(time), "{task}: {snapshot:#?}");
+            let [time] = times else {
+                panic!("{snapshot:#?}")
+            };
+            assert!(
+                (seconds..seconds + 0.5).contains(time),
+                "{task}: {snapshot:#?}"
+            );
         }
     }
 }
@@ -193,7 +266,10 @@ async fn the_gauges_tell_where_tasks_stand() {
     // The recorder has begun again from 0.
     let after = Snapshot::of(&snapshotter).gauges();
     for (before, after) in before.iter().zip(&after) {
-        assert!((before + after).abs() < f64::EPSILON, "{before:?} {after:?}");
+        assert!(
+            (before + after).abs() < f64::EPSILON,
+            "{before:?} {after:?}"
+        );
     }
 }
 
@@ -208,8 +284,14 @@ fn the_gauges_return_to_zero_on_many_threads() {
     let recorder: &DebuggingRecorder = Box::leak(Box::default());
     let record = || RECORDING.set(Some(metrics::set_default_local_recorder(recorder)));
     record();
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(record).build();
-    runtime.expect("a runtime").block_on(return_to_zero(&recorder.snapshotter()));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(record)
+        .build();
+    runtime
+        .expect("a runtime")
+        .block_on(return_to_zero(&recorder.snapshotter()));
     RECORDING.set(None);
 }
 
