@@ -263,7 +263,7 @@ fn serve_axum(listener: TcpListener, handler: Handler) -> JoinSet<()> {
     serving.spawn(async {
         axum::serve(listener, router)
             .await
-            .expect("it serves until it is dropped")
+            .expect("it serves until it is dropped");
     });
     serving
 }

@@ -62,9 +62,9 @@ fn main() {
             tasks.parse().expect("a number"),
         );
         return if SERVING_WAYS.contains(&&**way) {
-            serving(way, number, tasks)
+            serving(way, number, tasks);
         } else {
-            pending(way, number)
+            pending(way, number);
         };
     }
     println!("{}\n", figures::machine());
@@ -168,7 +168,7 @@ fn pending(way: &str, number: usize) {
             match way {
                 "deferred, hand-written" => {
                     run.deferred(PlainLayer(leaving_to_plain_layer(task, 1)), number)
-                        .await
+                        .await;
                 }
                 "deferred, layer" => run.deferred(layer.layer(leaving(task, 1)), number).await,
                 "no task, layer" => run.deferred(layer.layer(leaving(task, 0)), 0).await,

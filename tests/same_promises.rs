@@ -108,7 +108,7 @@ async fn failures_and_panics_are_counted() {
             assert!(
                 Tasks::current().is_none(),
                 "this panic is a part of the test"
-            )
+            );
         });
         tasks.add("succeeds", async { Ok::<_, &str>(()) });
     })
@@ -166,7 +166,7 @@ fn a_body_may_be_dropped_outside_of_a_runtime() {
         .build()
         .unwrap();
     let response = runtime.block_on(call(&supervisor, |tasks| {
-        assert!(tasks.add("task", async {}))
+        assert!(tasks.add("task", async {}));
     }));
     drop(response);
     assert_eq!(
@@ -187,7 +187,7 @@ async fn future_body_and_tasks_find_their_request() {
             Tasks::current()
                 .expect("this is code of a request")
                 .add(name, async {})
-        )
+        );
     };
     let service = service_fn(|_: Request<()>| async move {
         yield_now().await;
@@ -245,7 +245,7 @@ async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
             .expect("the layer is there");
         tasks.add("reports", async move {
             tell.send(Tasks::current().unwrap().response_end().unwrap())
-                .unwrap()
+                .unwrap();
         });
         let chunks = chunks.lock().unwrap().take().unwrap();
         async {
@@ -301,7 +301,7 @@ async fn a_service_that_fails_or_is_dropped_ends_the_response() {
             .expect("the layer is there");
         tasks.add("reports", async move {
             tell.send(Tasks::current().unwrap().response_end().unwrap())
-                .unwrap()
+                .unwrap();
         });
         async { Err::<Response<Full<Bytes>>, _>("broken") }
     });
@@ -329,7 +329,7 @@ fn counts_agree_on_several_workers() {
     runtime.block_on(async {
         for _ in 0..500 {
             let response = call(&supervisor, |tasks| {
-                (0..4).for_each(|_| assert!(tasks.add("task", async {})))
+                (0..4).for_each(|_| assert!(tasks.add("task", async {})));
             })
             .await;
             drop(response);

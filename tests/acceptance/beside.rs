@@ -209,7 +209,7 @@ fn block_in_place_blocks_no_other_task() {
                 tokio::task::block_in_place(|| {
                     waiting
                         .recv()
-                        .expect("the other task is not dropped unpolled")
+                        .expect("the other task is not dropped unpolled");
                 });
             });
             call.tasks

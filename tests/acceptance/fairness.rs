@@ -194,13 +194,13 @@ fn an_endless_chain_leaves_others_their_turns(order: Order) {
 #[test]
 fn a_sequential_chain() {
     alone!(a_sequential_chain, || {
-        an_endless_chain_leaves_others_their_turns(Order::Sequential)
+        an_endless_chain_leaves_others_their_turns(Order::Sequential);
     });
 }
 
 #[test]
 fn a_concurrent_chain() {
     alone!(a_concurrent_chain, || {
-        an_endless_chain_leaves_others_their_turns(Order::Concurrent)
+        an_endless_chain_leaves_others_their_turns(Order::Concurrent);
     });
 }

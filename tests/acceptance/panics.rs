@@ -293,6 +293,6 @@ fn a_recorder_panics_when_a_metric_changes() {
     alone!(a_recorder_panics_when_a_metric_changes, || {
         assert_all_run_with(PanickingRecorder {
             at_registration: false,
-        })
+        });
     });
 }

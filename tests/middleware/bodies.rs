@@ -660,7 +660,7 @@ fn ending(case: &Case) -> ResponseEnd {
     let service = service_fn(move |request: Request<()>| {
         let ends = task_ends.clone();
         let task = Task::with_context(async move |cx: TaskContext| {
-            ends.on_response_end(cx.end().expect("a request left the task"))
+            ends.on_response_end(cx.end().expect("a request left the task"));
         });
         request
             .background_tasks()

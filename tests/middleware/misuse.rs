@@ -410,7 +410,7 @@ fn dropped_without_a_runtime_while_the_runtime_lives() {
         let task = Task::with_context(async move |cx| {
             sender
                 .send(cx.end().map(ResponseEnd::kind))
-                .expect("the test waits")
+                .expect("the test waits");
         });
         respond(&supervisor, |tasks| tasks.add(task), full())
     };

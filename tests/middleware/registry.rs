@@ -515,7 +515,7 @@ async fn in_order_and_with_arguments() {
             let (owned, shared, borrowed) = (vec![nth; 2], Arc::new(nth * 10), "static");
             let notes = notes.clone();
             tasks.add(Task::with_context(async move |cx| {
-                notes.note(&cx, format!("{nth} {owned:?} {shared} {borrowed}"))
+                notes.note(&cx, format!("{nth} {owned:?} {shared} {borrowed}"));
             }));
         }
         "done"

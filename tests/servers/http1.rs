@@ -160,7 +160,7 @@ async fn chunked_stream_to_curl() {
             check(&server, "HTTP/1.1", "chunked stream").await;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: there is no curl here")
+            println!("skipped: there is no curl here");
         }
         Err(error) => panic!("{error}"),
     }

@@ -204,7 +204,7 @@ fn without_a_runtime_it_is_aborted() {
     let seen = Arc::new(Mutex::new(None));
     let noting = seen.clone();
     let handle = supervisor.spawn(async move {
-        *noting.lock().unwrap() = Some(tokio::runtime::Handle::current().id())
+        *noting.lock().unwrap() = Some(tokio::runtime::Handle::current().id());
     });
     assert!(matches!(
         runtime.block_on(handle.expect("the supervisor is open")),

@@ -251,7 +251,7 @@ async fn a_task_without_a_name_is_found_by_its_path() {
     for level in [LevelFilter::TRACE, LevelFilter::WARN] {
         let (events, _guard) = Events::up_to(level);
         let (server, recorder) = serve(Supervisor::builder(), |tasks| {
-            tasks.add(async { Err::<(), _>("broken") })
+            tasks.add(async { Err::<(), _>("broken") });
         })
         .await;
         visit(&server).await;

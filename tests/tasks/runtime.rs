@@ -188,7 +188,7 @@ fn a_task_that_is_added_outside_of_any_runtime_after_the_end_runs_on_it() {
         .build();
     let kept = Mutex::new(None);
     drop(respond(&supervisor, |tasks| {
-        *kept.lock().expect("nothing panics with it") = Some(tasks.clone())
+        *kept.lock().expect("nothing panics with it") = Some(tasks.clone());
     }));
     let tasks = kept
         .into_inner()
@@ -263,7 +263,7 @@ fn a_shutdown_on_the_requests_runtime_waits_for_tasks_on_the_other() {
         drop(respond(&supervisor, |tasks| {
             // It ends once it is told to.
             tasks.add(Task::with_context(async |cx: TaskContext| {
-                cx.cancelled().await
+                cx.cancelled().await;
             }));
         }));
         soon(supervisor.shutdown(Duration::ZERO)).await
