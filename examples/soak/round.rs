@@ -163,21 +163,7 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     if timeout(PATIENCE, helped.recv()).await.is_err() {
         wrong.push("late adds hang".to_owned());
     }
-    let settled = async {
-        while supervisor.open_responses() > 0
-            || supervisor.stats().pending() > 0
-            || account.alive() > 0
-        {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    if timeout(PATIENCE, settled).await.is_err() {
-        let (open, stats) = (supervisor.open_responses(), supervisor.stats());
-        wrong.push(format!(
-            "{open} responses open, {} tasks alive, {stats:?}",
-            account.alive()
-        ));
-    }
+    wrong.extend(settle(&supervisor, &account).await);
     let again = supervisor.shutdown(Duration::ZERO).await;
     if format!("{again:?}") != format!("{report:?}") {
         wrong.push(format!(
@@ -186,14 +172,7 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     }
     let stats = supervisor.stats();
     drop(supervisor);
-    let freed = async {
-        while Arc::strong_count(&watch) > 1 {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    if timeout(PATIENCE, freed).await.is_err() {
-        wrong.push("something holds the supervisor: a request was leaked".to_owned());
-    }
+    wrong.extend(free(&watch).await);
     let mut round = Round {
         number,
         account,
@@ -206,6 +185,35 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     };
     round.check();
     round
+}
+
+/// Waits until no response is open and no task is left. Returns what is wrong.
+async fn settle(supervisor: &Supervisor, account: &Account) -> Option<String> {
+    let settled = async {
+        while supervisor.open_responses() > 0
+            || supervisor.stats().pending() > 0
+            || account.alive() > 0
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, settled).await.err()?;
+    let (open, stats) = (supervisor.open_responses(), supervisor.stats());
+    let alive = account.alive();
+    Some(format!(
+        "{open} responses open, {alive} tasks alive, {stats:?}"
+    ))
+}
+
+/// Waits until nothing holds the supervisor, which holds the observer. Returns what is wrong.
+async fn free(watch: &Arc<Watch>) -> Option<String> {
+    let freed = async {
+        while Arc::strong_count(watch) > 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, freed).await.err()?;
+    Some("something holds the supervisor: a request was leaked".to_owned())
 }
 
 fn supervisor(order: Order, watch: Option<Arc<Watch>>, runtime: Option<&Runtime>) -> Supervisor {

@@ -1,4 +1,4 @@
-//! Measures pushes beside plain INSERTs, workers, start latencies, and reads of large queues, in one
+//! Measures pushes beside plain `INSERT` statements, workers, start latencies, and reads of large queues, in one
 //! run on both engines. Prints the table of `README.md`.
 //!
 //! `cargo bench -p tower-background-jobs --all-features`; set `DATABASE_URL` to a PostgreSQL
