@@ -79,20 +79,10 @@ impl Observer for Watch {
 
 pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant>) -> Round {
     let begun = Instant::now();
-    let order = match number % 4 {
-        0 | 1 => Order::Concurrent,
-        2 => Order::Sequential,
-        _ => Order::FailFast,
-    };
+    let order = order(number);
     let account = Account::new(number % 2 == 0);
     let watch = Arc::new(Watch(Arc::clone(&account)));
-    let doomed = (number % 6 == 4).then(|| {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime")
-    });
+    let doomed = (number % 6 == 4).then(one_worker);
     let supervisor = supervisor(
         order,
         account.is_observed().then(|| Arc::clone(&watch)),
@@ -185,6 +175,23 @@ pub async fn run(number: u64, requests: u64, seed: u64, deadline: Option<Instant
     };
     round.check();
     round
+}
+
+fn order(round: u64) -> Order {
+    match round % 4 {
+        0 | 1 => Order::Concurrent,
+        2 => Order::Sequential,
+        _ => Order::FailFast,
+    }
+}
+
+fn one_worker() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Waits until no response is open and no task is left. Returns what is wrong.
