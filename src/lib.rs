@@ -57,6 +57,11 @@
 //! | `sent-axum` | | `serve` of axum with such connections |
 //! | `sent-tonic` | | such connections for tonic |
 //!
+//! # Guides
+//!
+//! The module [`guide`] has a guide for each server, and for middleware, streams, tests, shutdown and observability. If
+//! something does not compile or does not run, see [its section on problems](guide::axum#when-it-does-not-work).
+//!
 //! # Limitations
 //!
 //! Tasks live in the process and end with it. Push work that must survive a crash into a queue. A complete response is no proof
