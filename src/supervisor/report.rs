@@ -357,7 +357,10 @@ impl Busy {
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 10;
-        write!(f, "{} tasks have not ended", self.tasks.len())?;
+        match self.tasks.len() {
+            1 => f.write_str("1 task has not ended")?,
+            tasks => write!(f, "{tasks} tasks have not ended")?,
+        }
         for (index, task) in self.tasks.iter().take(SHOWN).enumerate() {
             write!(f, "{}{task}", if index == 0 { ": " } else { "; " })?;
         }
