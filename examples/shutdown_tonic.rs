@@ -13,6 +13,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -57,13 +61,25 @@ impl Health for Service {
         }))
     }
 
-    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
+    /// Streams the status: it serves until the process stops. The stream ends then, so that the server can end.
     async fn watch(
         &self,
-        _request: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("this example has nothing to watch"))
+        let stopping = request.background_tasks()?.stopping();
+        let status = |status: ServingStatus| {
+            Ok(HealthCheckResponse {
+                status: status.into(),
+            })
+        };
+        let serving =
+            stream::once(async move { status(ServingStatus::Serving) }).chain(stream::pending());
+        let last = stream::once(async move { status(ServingStatus::NotServing) });
+        Ok(Response::new(
+            serving.take_until(stopping).chain(last).boxed(),
+        ))
     }
 }
 
@@ -78,7 +94,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let supervisor = Supervisor::new();
     let counts = Arc::<Counts>::default();
 
-    // First the server ends. It takes no more requests, and answers those that it has. Then their tasks end.
+    let stopping = supervisor.clone();
+    // The signal ends the streams. First the server ends. It takes no more requests, and answers those that it has. Then their tasks end.
     Server::builder()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .add_service(HealthServer::new(Service {
@@ -86,6 +103,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         }))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             let _ = terminate.recv().await;
+            stopping.begin_shutdown();
         })
         .await?;
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
