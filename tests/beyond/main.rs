@@ -3,6 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
+mod context;
+mod limit;
 #[cfg(unix)]
 mod stopping;
+mod unique;
 mod websocket;
