@@ -1,4 +1,4 @@
-//! An axum server with endless streams, WebSockets and uploads that stops in order at SIGTERM.
+//! An axum server with endless streams, web sockets and uploads that stops in order at SIGTERM.
 //!
 //! Start it with `cargo run --example shutdown_streams -- 3000` and open `/events`, `/socket`, or send a body to `/upload`. Then
 //! send SIGTERM with `kill`. The process ends when all of them have ended, after ten seconds at the latest.

@@ -41,8 +41,11 @@ impl Scope for TenantScope {
     }
 }
 
+/// A task, and the tenant that it saw.
+type Sight = (&'static str, Option<&'static str>);
+
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(&'static str, Option<&'static str>)>>>);
+struct Seen(Arc<Mutex<Vec<Sight>>>);
 
 impl Seen {
     fn note(&self, task: &'static str) {
@@ -150,6 +153,6 @@ async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
         assert_eq!(task.parent_span_id, SpanId::INVALID, "a task has a trace of its own");
         assert_ne!(task.span_context.trace_id(), request.span_context.trace_id());
         let links: Vec<_> = task.links.iter().map(|link| link.span_context.clone()).collect();
-        assert_eq!(links, [request.span_context.clone()]);
+        assert_eq!(links, std::slice::from_ref(&request.span_context));
     }
 }

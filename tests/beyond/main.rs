@@ -1,4 +1,4 @@
-//! What goes beyond a request: WebSockets, streams that stop in order, the caller's context, unique and limited tasks.
+//! What goes beyond a request: web sockets, streams that stop in order, the caller's context, unique and limited tasks.
 
 #[path = "../common/mod.rs"]
 mod common;
