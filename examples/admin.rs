@@ -31,12 +31,23 @@ async fn tasks(State(supervisor): State<Supervisor>) -> Json<Value> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    let supervisor = Supervisor::builder().abort_after(Duration::from_secs(1)).build();
-    let app = Router::new().route("/work", post(work)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    let admin = Router::new().route("/tasks", get(tasks)).with_state(supervisor.clone());
+    let address = env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    let supervisor = Supervisor::builder()
+        .abort_after(Duration::from_secs(1))
+        .build();
+    let app = Router::new()
+        .route("/work", post(work))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let admin = Router::new()
+        .route("/tasks", get(tasks))
+        .with_state(supervisor.clone());
 
-    let (listener, admin_listener) = (TcpListener::bind(address).await?, TcpListener::bind("127.0.0.1:0").await?);
+    let (listener, admin_listener) = (
+        TcpListener::bind(address).await?,
+        TcpListener::bind("127.0.0.1:0").await?,
+    );
     println!("http://{}/work", listener.local_addr()?);
     println!("http://{}/tasks", admin_listener.local_addr()?);
     let admin = tokio::spawn(async { axum::serve(admin_listener, admin).await });

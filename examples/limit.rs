@@ -29,7 +29,11 @@ struct Mailer {
 
 impl Mailer {
     fn new() -> Self {
-        Self { connections: Limit::new(4), open: Arc::default(), most: Arc::default() }
+        Self {
+            connections: Limit::new(4),
+            open: Arc::default(),
+            most: Arc::default(),
+        }
     }
 
     /// Sends a mail when one of the four connections is free. Other tasks do not wait for that.
@@ -55,13 +59,23 @@ async fn main() -> Result<(), BoxError> {
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let mailer = Mailer::new();
-    let app = Router::new().route("/sign-up", post(sign_up)).with_state(mailer.clone()).layer(layer);
+    let app = Router::new()
+        .route("/sign-up", post(sign_up))
+        .with_state(mailer.clone())
+        .layer(layer);
 
     for _ in 0..20 {
-        let response = app.clone().oneshot(Request::post("/sign-up").body(Body::empty())?).await?;
+        let response = app
+            .clone()
+            .oneshot(Request::post("/sign-up").body(Body::empty())?)
+            .await?;
         to_bytes(response.into_body(), 1024).await?;
     }
     supervisor.idle().await;
-    println!("mails: {}, connections at once: {}", supervisor.stats().succeeded, mailer.most.load(SeqCst));
+    println!(
+        "mails: {}, connections at once: {}",
+        supervisor.stats().succeeded,
+        mailer.most.load(SeqCst)
+    );
     Ok(())
 }

@@ -30,12 +30,20 @@ async fn send_mail() -> io::Result<()> {
 
 async fn sign_up(tasks: BackgroundTasks) -> StatusCode {
     let mail = Task::with_context(|cx| async move {
-        let waits = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(5).with_jitter();
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_times(5)
+            .with_jitter();
         let sending = send_mail
             .retry(waits)
             // A shutdown cancels the task after its grace. The error of the last attempt is its outcome then.
             .when(move |_| !cx.is_cancelled())
-            .notify(|error, wait| println!("{error}: the next attempt is in less than {} s", wait.as_secs() + 1));
+            .notify(|error, wait| {
+                println!(
+                    "{error}: the next attempt is in less than {} s",
+                    wait.as_secs() + 1
+                );
+            });
         sending.await
     });
     // The timeout is for all attempts together.
@@ -49,9 +57,15 @@ async fn main() -> Result<(), BoxError> {
     let supervisor = layer.supervisor().clone();
     let app = Router::new().route("/sign-up", post(sign_up)).layer(layer);
 
-    let response = app.oneshot(Request::post("/sign-up").body(Body::empty())?).await?;
+    let response = app
+        .oneshot(Request::post("/sign-up").body(Body::empty())?)
+        .await?;
     to_bytes(response.into_body(), 1024).await?;
     supervisor.idle().await;
-    println!("attempts: {}, succeeded: {}", ATTEMPTS.load(SeqCst), supervisor.stats().succeeded);
+    println!(
+        "attempts: {}, succeeded: {}",
+        ATTEMPTS.load(SeqCst),
+        supervisor.stats().succeeded
+    );
     Ok(())
 }

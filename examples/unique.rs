@@ -41,13 +41,23 @@ async fn main() -> Result<(), BoxError> {
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let cache = Arc::<Cache>::default();
-    let app = Router::new().route("/prices", get(prices)).with_state(Arc::clone(&cache)).layer(layer);
+    let app = Router::new()
+        .route("/prices", get(prices))
+        .with_state(Arc::clone(&cache))
+        .layer(layer);
 
     for _ in 0..100 {
-        let response = app.clone().oneshot(Request::get("/prices").body(Body::empty())?).await?;
+        let response = app
+            .clone()
+            .oneshot(Request::get("/prices").body(Body::empty())?)
+            .await?;
         to_bytes(response.into_body(), 1024).await?;
     }
     supervisor.idle().await;
-    println!("refreshes: {}, duplicates: {}", cache.refreshes.load(SeqCst), supervisor.stats().duplicates);
+    println!(
+        "refreshes: {}, duplicates: {}",
+        cache.refreshes.load(SeqCst),
+        supervisor.stats().duplicates
+    );
     Ok(())
 }

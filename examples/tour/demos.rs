@@ -1,27 +1,53 @@
-//! The handlers that the page calls. Each leaves tasks; the page shows these very lines.
+//! The handlers that the page calls. The page shows their source, cut out of this file.
 
-use std::{convert::Infallible, future::pending, sync::Arc, thread, time::Duration};
+use std::{convert::Infallible, future::pending, thread, time::Duration};
 
 use axum::{
-    Extension, Router,
+    Router,
     body::{Body, Bytes},
-    extract::FromRequestParts,
-    http::request::Parts,
-    response::Response,
-    routing::get,
+    extract::{
+        Path,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    response::{
+        Response,
+        sse::{Event, Sse},
+    },
+    routing::{any, get},
 };
-use serde_json::json;
-use tokio::time::sleep;
-use tower_background::{BackgroundTasks, MissingLayer, Task, When};
+use futures_util::{Stream, StreamExt};
+use tokio::time::{interval, sleep};
+use tokio_stream::wrappers::IntervalStream;
+use tower_background::{BackgroundTasks, Supervisor, Task, When, report::ShutdownReport};
 
-use crate::{news::News, reporter};
-
-/// How much the slow reader is sent.
+/// How many bytes the slow reader gets.
 pub(crate) const SLOW_BYTES: usize = 1024 * 1024;
-/// What it is sent, again and again.
+/// The part of which that body consists.
 static PIECE: [u8; 32 * 1024] = [b'.'; 32 * 1024];
 
-pub(crate) fn router(news: Arc<News>) -> Router {
+/// How long tasks may go on after the start of a shutdown.
+pub(crate) const GRACE: Duration = Duration::from_millis(1200);
+
+/// The functions that the page shows for each handler: the handler itself, and what it calls.
+const SHOWN: [(&str, &[&str]); 12] = [
+    ("quick", &["quick"]),
+    ("stream", &["stream"]),
+    ("slow", &["slow"]),
+    ("abort", &["abort"]),
+    ("fail", &["fail"]),
+    ("panic", &["panic", "shrink"]),
+    ("blocking", &["blocking"]),
+    ("burst", &["burst"]),
+    ("socket", &["socket", "talk"]),
+    ("feed", &["feed", "shut_down"]),
+    (
+        "fallback",
+        &["fallback", "send_mail", "store_mail", "shut_down"],
+    ),
+    ("shutdown", &["shutdown", "shut_down"]),
+];
+
+pub(crate) fn router() -> Router {
     Router::new()
         .route("/demo/quick/{request}", get(quick))
         .route("/demo/stream/{request}", get(stream))
@@ -31,50 +57,63 @@ pub(crate) fn router(news: Arc<News>) -> Router {
         .route("/demo/panic/{request}", get(panic))
         .route("/demo/blocking/{request}", get(blocking))
         .route("/demo/burst/{request}", get(burst))
+        .route("/demo/socket/{request}", any(socket))
+        .route("/demo/feed/{request}", get(feed))
+        .route("/demo/fallback/{request}", get(fallback))
         .route("/demo/shutdown/{request}", get(shutdown))
-        .layer(Extension(news))
 }
 
-/// The source of a handler, for the page.
-pub(crate) fn source(handler: &str) -> Option<&'static str> {
+/// Returns the source of a handler, and of the functions that explain it.
+pub(crate) fn source(handler: &str) -> Option<String> {
+    let (_, functions) = SHOWN.iter().find(|(name, _)| *name == handler)?;
+    let sources: Option<Vec<_>> = functions.iter().map(|function| cut_out(function)).collect();
+    Some(sources?.join("\n"))
+}
+
+/// Cuts one function out of this file.
+fn cut_out(function: &str) -> Option<&'static str> {
     let text = include_str!("demos.rs");
-    let start = text.find(&format!("\nasync fn {handler}("))? + 1;
-    let length = text[start..].find("\n}\n")? + 2;
+    let name = text.find(&format!("fn {function}("))?;
+    let start = text[..name].rfind('\n')? + 1;
+    let length = text[start..].find("\n}\n")? + 3;
     Some(&text[start..start + length])
 }
 
-async fn quick(tasks: Tour) -> &'static str {
-    tasks.add("welcome-mail", Task::new(work(700)));
-    tasks.add("audit-log", Task::new(work(250)));
+async fn quick(tasks: BackgroundTasks) -> &'static str {
+    tasks.add(Task::new(work(700)).named("welcome-mail"));
+    tasks.add(Task::new(work(250)).named("audit-log"));
     "Welcome! A mail is on its way.\n"
 }
 
-async fn stream(tasks: Tour) -> Response {
-    tasks.add("count-usage", Task::new(work(400)));
-    lines(6, ms(180)) // no task starts before the last line was sent
+async fn stream(tasks: BackgroundTasks) -> Response {
+    // The task starts after the last line, not after the head.
+    tasks.add(Task::new(work(400)).named("count-usage"));
+    lines(6, ms(180))
 }
 
-async fn slow(tasks: Tour) -> Response {
-    tasks.add("count-download", Task::new(work(400)));
-    pieces(SLOW_BYTES) // the end comes when the client has let it
+async fn slow(tasks: BackgroundTasks) -> Response {
+    // The server takes the body only as fast as the client reads it.
+    tasks.add(Task::new(work(400)).named("count-download"));
+    pieces(SLOW_BYTES)
 }
 
-async fn abort(tasks: Tour) -> Response {
-    tasks.add("receipt", Task::new(work(400)).when(When::Delivered));
-    tasks.add("clean-up", Task::new(work(500))); // by default: whatever the client did
+async fn abort(tasks: BackgroundTasks) -> Response {
+    tasks.add(Task::new(work(400)).named("receipt").when(When::Delivered));
+    // The default is `When::Responded`: it also runs if the client leaves after the head.
+    tasks.add(Task::new(work(500)).named("clean-up"));
     lines(20, ms(180))
 }
 
-async fn fail(tasks: Tour) -> &'static str {
-    tasks.add("webhook", Task::new(async { Err("no such host") }));
-    tasks.add("report", Task::new(work(60_000)).timeout(ms(600)));
-    tasks.add("audit-log", Task::new(work(300)));
-    "Done, whatever becomes of the rest.\n"
+async fn fail(tasks: BackgroundTasks) -> &'static str {
+    tasks.add(Task::new(async { Err("no such host") }).named("webhook"));
+    tasks.add(Task::new(work(60_000)).named("report").timeout(ms(600)));
+    tasks.add(Task::new(work(300)).named("audit-log"));
+    "Done.\n"
 }
 
-async fn panic(tasks: Tour) -> &'static str {
-    tasks.add("thumbnail", Task::new(async { shrink(&[]) }));
-    tasks.add("audit-log", Task::new(work(300)));
+async fn panic(tasks: BackgroundTasks) -> &'static str {
+    tasks.add(Task::new(async { shrink(&[]) }).named("thumbnail"));
+    tasks.add(Task::new(work(300)).named("audit-log"));
     "Your image is stored.\n"
 }
 
@@ -82,56 +121,84 @@ fn shrink(pixels: &[u8]) {
     assert!(!pixels.is_empty(), "the image has no pixels");
 }
 
-async fn blocking(tasks: Tour) -> &'static str {
-    // `max_blocking` is 1 here, so the second function waits.
-    tasks.add("hash-password", Task::blocking(|| thread::sleep(ms(600))));
-    tasks.add("zip-files", Task::blocking(|| thread::sleep(ms(600))));
-    tasks.add("audit-log", Task::new(work(250)));
-    "No thread that serves requests is held up.\n"
+async fn blocking(tasks: BackgroundTasks) -> &'static str {
+    // `max_blocking` is 1 here, so the second function waits for the first.
+    tasks.add(Task::blocking(|| thread::sleep(ms(600))).named("hash-password"));
+    tasks.add(Task::blocking(|| thread::sleep(ms(600))).named("zip-files"));
+    tasks.add(Task::new(work(250)).named("audit-log"));
+    "Blocking tasks hold up no other request.\n"
 }
 
-async fn burst(tasks: Tour) -> &'static str {
-    // 3 tasks run at once, the rest waits in line.
-    // With 8 left the layer is not ready, and `load_shed` answers 503.
-    tasks.add("resize", Task::new(work(900)));
+async fn burst(tasks: BackgroundTasks) -> &'static str {
+    // `max_concurrent` is 3 here, so the other tasks wait for a permit.
+    // `max_pending` is 8: then the service is not ready, and `load_shed` answers 503.
+    tasks.add(Task::new(work(900)).named("resize"));
     "One of many.\n"
 }
 
-async fn shutdown(tasks: Tour) -> &'static str {
-    tasks.add("short", Task::new(work(500))); // ends within the grace
-    tasks.add("polite", Task::with_context(|cx| async move { cx.cancelled().await })); // ends when told to
-    tasks.add("stubborn", Task::new(pending::<()>())); // is dropped, and named in the report
-    "Good night.\n"
-}
-
-/// The request's registry, which also tells the page what was added. A handler of your own takes `BackgroundTasks`.
-struct Tour {
-    request: String,
+async fn socket(
     tasks: BackgroundTasks,
-    news: Arc<News>,
+    Path(id): Path<String>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    // The response is over at the upgrade, so this task starts before the conversation ends.
+    tasks.add(Task::new(work(300)).named("count-visit"));
+    let supervisor = tasks.supervisor().clone();
+    upgrade.on_upgrade(async move |socket| {
+        // The conversation is a task too, so the supervisor lists it, and a shutdown waits for it.
+        let conversation = Task::new(talk(socket)).named(format!("conversation#{id}"));
+        // After a shutdown `spawn` gives the task back. Dropping it closes the socket.
+        drop(supervisor.spawn(conversation));
+    })
 }
 
-impl Tour {
-    fn add(&self, name: &str, task: Task) {
-        self.news.tell("added", json!({ "task": name, "request": self.request }));
-        if self.tasks.try_add(task.named(format!("{name}#{}", self.request))).is_err() {
-            // Observers do not see a refused task.
-            self.news.tell("ended", json!({ "task": name, "request": self.request, "outcome": "refused" }));
+async fn talk(mut socket: WebSocket) {
+    while let Some(Ok(Message::Text(question))) = socket.recv().await {
+        if socket.send(Message::Text(question)).await.is_err() {
+            break;
         }
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Tour {
-    type Rejection = MissingLayer;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, MissingLayer> {
-        let request = reporter::request(parts.uri.path()).to_owned();
-        let news = parts.extensions.get::<Arc<News>>().cloned().expect("the router has it");
-        Ok(Self { request, tasks: BackgroundTasks::from_request_parts(parts, state).await?, news })
-    }
+async fn feed(tasks: BackgroundTasks) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    tasks.add(Task::new(work(400)).named("save-position"));
+    let events = IntervalStream::new(interval(ms(180))).map(|_| Ok(Event::default().data("news")));
+    // The stream has no end, so it stops when the shutdown begins.
+    Sse::new(events.take_until(tasks.stopping()))
 }
 
-/// Takes this long, in milliseconds, from its start on: a bare `sleep` counts from the call, which is in the handler.
+async fn fallback(tasks: BackgroundTasks) -> &'static str {
+    // If the grace ends before the mail is sent, the mail is stored instead.
+    tasks.add(
+        Task::new(send_mail())
+            .named("mail")
+            .shutdown_fallback(store_mail()),
+    );
+    tasks.add(Task::new(work(500)).named("audit-log"));
+    "Welcome!\n"
+}
+
+async fn send_mail() {
+    sleep(ms(60_000)).await; // the mail server does not answer
+}
+
+async fn store_mail() {
+    sleep(ms(200)).await;
+}
+
+async fn shutdown(tasks: BackgroundTasks) -> &'static str {
+    tasks.add(Task::new(work(500)).named("short")); // ends within the grace
+    tasks.add(Task::with_context(|cx| async move { cx.cancelled().await }).named("polite"));
+    tasks.add(Task::new(pending::<()>()).named("stubborn")); // is aborted, and the report names it
+    "Good night.\n"
+}
+
+pub(crate) async fn shut_down(supervisor: &Supervisor) -> ShutdownReport {
+    supervisor.begin_shutdown(); // `tasks.stopping()` ends, and with it endless streams
+    supervisor.shutdown(GRACE).await // waits, cancels after the grace, aborts after `abort_after`
+}
+
+/// Takes this many milliseconds from its first poll on. A bare `sleep` would count from the call.
 async fn work(milliseconds: u64) {
     sleep(ms(milliseconds)).await;
 }
@@ -140,7 +207,7 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// A body of some lines, one at a time.
+/// Returns a body of some lines, with a pause between them.
 fn lines(count: usize, pause: Duration) -> Response {
     Response::new(Body::from_stream(async_stream::stream! {
         for line in 1..=count {
@@ -152,7 +219,7 @@ fn lines(count: usize, pause: Duration) -> Response {
     }))
 }
 
-/// A body of this many bytes, which are made as the client takes them.
+/// Returns a body of this many bytes, each part made when the server asks for it.
 fn pieces(bytes: usize) -> Response {
     Response::new(Body::from_stream(async_stream::stream! {
         for _ in 0..bytes / PIECE.len() {

@@ -1,4 +1,4 @@
-//! What happens, told to every page that is open, in the server's time.
+//! Sends each event to every open page, with the time of the server.
 
 use std::time::Instant;
 
@@ -17,7 +17,11 @@ pub(crate) struct News {
 
 impl Default for News {
     fn default() -> Self {
-        Self { started: Instant::now(), pages: broadcast::channel(BACKLOG).0, closed: CancellationToken::new() }
+        Self {
+            started: Instant::now(),
+            pages: broadcast::channel(BACKLOG).0,
+            closed: CancellationToken::new(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The page, the stream of news, and the buttons that are no plain requests. None of it goes through the layer.
+//! The page, its stream of news, and the buttons that send no plain request. None of these routes is inside the layer.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use axum::{
         IntoResponse,
         sse::{Event, KeepAlive, Sse},
     },
-    routing::{any, get, post},
+    routing::{get, post},
 };
 use futures_util::Stream;
 use serde_json::{Value, json};
@@ -18,13 +18,13 @@ use tokio::{sync::broadcast::error::RecvError, time::interval};
 use tower::ServiceExt;
 
 use crate::{
-    demos,
+    demos::{self, GRACE},
     news::News,
     slow::read_slowly,
-    stage::{GRACE, Stage},
+    stage::Stage,
 };
 
-/// How often a page gets the figures, if they have changed.
+/// How often a page gets the statistics, if they have changed.
 const FIGURES: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -38,28 +38,41 @@ pub(crate) fn router(address: SocketAddr, stage: Arc<Stage>, news: Arc<News>) ->
     Router::new()
         .route("/", get(page))
         .route("/news", get(follow))
-        .route("/clock", get(async |State(tour): State<Tour>| tour.news.now().to_string()))
+        .route(
+            "/clock",
+            get(async |State(tour): State<Tour>| tour.news.now().to_string()),
+        )
         .route("/source/{handler}", get(source))
         .route("/slow/{request}", post(slow))
         .route("/shutdown", post(shutdown))
-        .route("/restart", post(async |State(tour): State<Tour>| tour.stage.restart()))
-        .route("/demo/{handler}/{request}", any(demo))
-        .with_state(Tour { address, stage, news })
+        .route(
+            "/restart",
+            post(async |State(tour): State<Tour>| tour.stage.restart()),
+        )
+        // A route with parameters would add them to the parameters of the handlers.
+        .fallback(demo)
+        .with_state(Tour {
+            address,
+            stage,
+            news,
+        })
 }
 
-/// The page is all in one file, and may load nothing else.
+/// Returns the page, which is one file and may load nothing else.
 async fn page() -> impl IntoResponse {
-    const POLICY: &str =
-        "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'";
-    let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+    const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'";
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+    ];
     (headers, include_str!("page.html"))
 }
 
-async fn source(Path(handler): Path<String>) -> Result<&'static str, StatusCode> {
+async fn source(Path(handler): Path<String>) -> Result<String, StatusCode> {
     demos::source(&handler).ok_or(StatusCode::NOT_FOUND)
 }
 
-/// What is below the layer, in the router of the present supervisor.
+/// Calls a handler below the layer, in the router of the current supervisor.
 async fn demo(State(tour): State<Tour>, request: Request) -> impl IntoResponse {
     tour.stage.router().oneshot(request).await
 }
@@ -69,12 +82,13 @@ async fn slow(State(tour): State<Tour>, Path(request): Path<String>) {
 }
 
 async fn shutdown(State(tour): State<Tour>) -> Json<Value> {
-    tour.news.tell("closing", json!({ "grace": GRACE.as_millis() }));
-    let report = tour.stage.supervisor().shutdown(GRACE).await;
+    tour.news
+        .tell("closing", json!({ "grace": GRACE.as_millis() }));
+    let report = demos::shut_down(&tour.stage.supervisor()).await;
     Json(json!({ "clean": report.is_clean() }))
 }
 
-/// News, and the figures whenever they have changed.
+/// Sends the news, and the statistics whenever they have changed.
 async fn follow(State(tour): State<Tour>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut news = tour.news.follow();
     let mut ticks = interval(FIGURES);
@@ -86,7 +100,7 @@ async fn follow(State(tour): State<Tour>) -> Sse<impl Stream<Item = Result<Event
                 () = tour.news.closed() => break,
                 piece = news.recv() => match piece {
                     Ok(piece) => yield Ok(event("news", &piece)),
-                    // The page is so far behind that its drawing would be wrong: it connects again.
+                    // The page missed some news, so its drawing would be wrong. It connects again.
                     Err(RecvError::Lagged(_) | RecvError::Closed) => break,
                 },
                 _ = ticks.tick() => {

@@ -1,4 +1,4 @@
-//! The observer: turns what the supervisor sees into news.
+//! The observer: turns the reports of the supervisor into news for the page.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,11 +28,11 @@ impl Observer for Reporter {
     }
 
     fn on_task_start(&self, task: &TaskInfo) {
-        self.0.tell("started", named(task.name()));
+        self.0.tell("started", named(task.name(), task.path()));
     }
 
     fn on_task_end(&self, report: &TaskReport) {
-        let mut fact = named(report.name());
+        let mut fact = named(report.name(), report.end().map(ResponseEnd::path));
         fact["outcome"] = json!(report.outcome().label());
         fact["reason"] = match report.outcome() {
             Outcome::Failed(error) => json!(error.to_string()),
@@ -61,19 +61,26 @@ impl Observer for Reporter {
 
 /// A task as it stands now.
 pub(crate) fn running(task: &TaskInfo) -> Value {
-    let mut fact = named(task.name());
+    let mut fact = named(task.name(), task.path());
     fact["state"] = json!(format!("{:?}", task.state()).to_lowercase());
     fact["age"] = json!(milliseconds(task.age()));
     fact
 }
 
-/// Takes a name apart. The tour names its tasks after their requests, as `welcome-mail#7`.
-fn named(name: Option<&str>) -> Value {
-    let (task, request) = name.and_then(|name| name.split_once('#')).unwrap_or_default();
+fn named(name: Option<&str>, path: Option<&str>) -> Value {
+    let (task, request) = owner(name, path);
     json!({ "task": task, "request": request })
 }
 
-/// The request's number, which the tour has at the end of each path.
+/// Returns the name of a task and the id of its request. A task without a request has the id in its
+/// name, as in `conversation#7`.
+pub(crate) fn owner<'a>(name: Option<&'a str>, path: Option<&'a str>) -> (&'a str, &'a str) {
+    let name = name.unwrap_or_default();
+    name.split_once('#')
+        .unwrap_or((name, path.map_or("", request)))
+}
+
+/// Returns the id of a request: the page puts it at the end of each path.
 pub(crate) fn request(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }

@@ -1,22 +1,27 @@
-//! The supervisor that is being shown, and the routes below its layer. After a shutdown the next one takes its place.
+//! The supervisor that the page shows, and the routes below its layer. After a shutdown a new supervisor replaces it.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use axum::{Router, error_handling::HandleErrorLayer, http::StatusCode};
+use axum::{
+    Router,
+    error_handling::HandleErrorLayer,
+    extract::Request,
+    http::StatusCode,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use serde_json::{Value, json};
 use tower::{BoxError, ServiceBuilder};
-use tower_background::{BackgroundLayer, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor};
 
 use crate::{
     demos,
     news::News,
-    reporter::{Reporter, running},
+    reporter::{Reporter, owner, running},
 };
-
-pub(crate) const GRACE: Duration = Duration::from_millis(1200);
 
 /// The limits are low, so that one click reaches them.
 const MAX_CONCURRENT: usize = 3;
@@ -35,21 +40,29 @@ impl Stage {
     }
 
     pub(crate) fn supervisor(&self) -> Supervisor {
-        self.scene.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.scene
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .clone()
     }
 
     pub(crate) fn router(&self) -> Router {
-        self.scene.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.scene
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .clone()
     }
 
-    /// Puts a new supervisor in the place of one that was shut down. The listener, and the page, stay.
+    /// Replaces a supervisor that was shut down. The listener and the page stay.
     pub(crate) fn restart(&self) {
         let next = scene(&self.news);
         *self.scene.write().unwrap_or_else(PoisonError::into_inner) = next;
         self.news.tell("restarted", json!({}));
     }
 
-    /// The figures, and the tasks that have not ended.
+    /// Returns the statistics, and the tasks that have not ended.
     pub(crate) fn figures(&self) -> Value {
         let supervisor = self.supervisor();
         let stats = supervisor.stats();
@@ -82,10 +95,31 @@ fn scene(news: &Arc<News>) -> (Supervisor, Router) {
         .abort_after(Duration::from_millis(600))
         .observer(Reporter(Arc::clone(news)))
         .build();
-    // With `max_pending` tasks left, the service is not ready; what is outside of the layer decides what that means.
+    // With `max_pending` tasks left the service is not ready, and `load_shed` turns that into an error.
     let layers = ServiceBuilder::new()
-        .layer(HandleErrorLayer::new(async |_: BoxError| (StatusCode::SERVICE_UNAVAILABLE, "too much work is left\n")))
+        .layer(HandleErrorLayer::new(async |_: BoxError| {
+            (StatusCode::SERVICE_UNAVAILABLE, "too many tasks are left\n")
+        }))
         .load_shed()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    (supervisor, demos::router(Arc::clone(news)).layer(layers))
+    let news = Arc::clone(news);
+    let told =
+        from_fn(move |tasks, request, next| tell_added(Arc::clone(&news), tasks, request, next));
+    (supervisor, demos::router().layer(told).layer(layers))
+}
+
+/// Tells the page which tasks the handler has added.
+async fn tell_added(
+    news: Arc<News>,
+    tasks: BackgroundTasks,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    for name in tasks.names() {
+        let (task, request) = owner(name.as_deref(), Some(&path));
+        news.tell("added", json!({ "task": task, "request": request }));
+    }
+    response
 }

@@ -7,14 +7,31 @@ use crate::common::{output, soon, start_with, until};
 #[tokio::test]
 async fn the_admin_route_answers_json() {
     let (_child, work, mut lines) = start_with("admin", "axum,serde", &[]).await;
-    let tasks = soon(lines.next_line()).await.expect("it prints text").expect("it prints a second address");
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client needs nothing");
+    let tasks = soon(lines.next_line())
+        .await
+        .expect("it prints text")
+        .expect("it prints a second address");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client needs nothing");
     let read = async || -> Value {
-        let text = soon(client.get(&tasks).send()).await.expect("it answers").text().await.expect("the body ends well");
+        let text = soon(client.get(&tasks).send())
+            .await
+            .expect("it answers")
+            .text()
+            .await
+            .expect("the body ends well");
         serde_json::from_str(&text).expect("it is JSON")
     };
     assert_eq!(read().await["tasks"], json!([]));
-    assert_eq!(soon(client.post(&work).send()).await.expect("it answers").status(), 202);
+    assert_eq!(
+        soon(client.post(&work).send())
+            .await
+            .expect("it answers")
+            .status(),
+        202
+    );
     until(async || read().await["stats"]["running"] == 1).await;
     let mut answer = read().await;
     let age = answer["tasks"][0]["age_seconds"].take();

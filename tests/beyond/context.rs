@@ -55,23 +55,43 @@ impl Seen {
 
 #[tokio::test]
 async fn a_task_local_of_a_middleware() {
-    async fn middleware(request: Request, next: Next) -> Result<axum::response::Response, Infallible> {
+    async fn middleware(
+        request: Request,
+        next: Next,
+    ) -> Result<axum::response::Response, Infallible> {
         Ok(TENANT.scope("ada", next.run(request)).await)
     }
     async fn handler(tasks: BackgroundTasks, State(seen): State<Seen>) {
         let (task, blocking, spawned) = (seen.clone(), seen.clone(), seen);
         tasks.add(async move { task.note("task") });
         tasks.add(Task::blocking(move || blocking.note("blocking")));
-        drop(tasks.supervisor().spawn(async move { spawned.note("spawned") }));
+        drop(
+            tasks
+                .supervisor()
+                .spawn(async move { spawned.note("spawned") }),
+        );
     }
-    let (seen, supervisor) = (Seen::default(), Supervisor::builder().capture(Tenant).build());
-    let router = Router::new().route("/", get(handler)).with_state(seen.clone()).layer(from_fn(middleware));
+    let (seen, supervisor) = (
+        Seen::default(),
+        Supervisor::builder().capture(Tenant).build(),
+    );
+    let router = Router::new()
+        .route("/", get(handler))
+        .with_state(seen.clone())
+        .layer(from_fn(middleware));
     let server = Server::router(&supervisor, router).await;
     assert_eq!(server.get("/").await.0, 200);
     soon(supervisor.idle()).await;
     let mut seen = seen.0.lock().unwrap().clone();
     seen.sort_unstable();
-    assert_eq!(seen, [("blocking", Some("ada")), ("spawned", Some("ada")), ("task", Some("ada"))]);
+    assert_eq!(
+        seen,
+        [
+            ("blocking", Some("ada")),
+            ("spawned", Some("ada")),
+            ("task", Some("ada"))
+        ]
+    );
 }
 
 struct SentryHub;
@@ -94,14 +114,19 @@ impl Scope for HubScope {
 #[test]
 fn an_error_in_a_task_has_the_tags_of_its_request_in_sentry() {
     let events = sentry_core::test::with_captured_events(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
             let supervisor = Supervisor::builder().capture(SentryHub).build();
             for path in ["/first", "/second"] {
                 let call = Call::new(&supervisor, path);
                 Hub::run(Arc::new(Hub::new_from_top(Hub::current())), || {
                     sentry_core::configure_scope(|scope| scope.set_tag("path", path));
-                    let report = |kind: &str| _ = sentry_core::capture_message(kind, sentry_core::Level::Error);
+                    let report = |kind: &str| {
+                        _ = sentry_core::capture_message(kind, sentry_core::Level::Error);
+                    };
                     call.tasks.add(async move {
                         tokio::task::yield_now().await;
                         report("task");
@@ -114,10 +139,19 @@ fn an_error_in_a_task_has_the_tags_of_its_request_in_sentry() {
             soon(supervisor.idle()).await;
         });
     });
-    let mut tagged: Vec<_> =
-        events.iter().map(|event| (event.tags["path"].as_str(), event.message.as_deref().unwrap_or_default())).collect();
+    let mut tagged: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event.tags["path"].as_str(),
+                event.message.as_deref().unwrap_or_default(),
+            )
+        })
+        .collect();
     tagged.sort_unstable();
-    let all = ["/first", "/second"].into_iter().flat_map(|path| ["blocking", "spawned", "task"].map(|kind| (path, kind)));
+    let all = ["/first", "/second"]
+        .into_iter()
+        .flat_map(|path| ["blocking", "spawned", "task"].map(|kind| (path, kind)));
     assert_eq!(tagged, all.collect::<Vec<_>>());
 }
 
@@ -126,7 +160,9 @@ async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
     // It keeps spans that other tests have made without a subscriber from being disabled for all.
     let (_events, _recording) = Events::record();
     let exporter = InMemorySpanExporter::default();
-    let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let guard = tracing::subscriber::set_default(Registry::default().with(layer));
 
@@ -142,17 +178,39 @@ async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
     call.finish().await;
     soon(supervisor.idle()).await;
     // The blocking thread may drop its span a little later.
-    crate::common::until(async || exporter.get_finished_spans().is_ok_and(|spans| spans.len() == 4)).await;
+    crate::common::until(async || {
+        exporter
+            .get_finished_spans()
+            .is_ok_and(|spans| spans.len() == 4)
+    })
+    .await;
     drop(guard);
 
     let spans = exporter.get_finished_spans().expect("it works");
-    let request = spans.iter().find(|span| span.name == "request").expect("the request has a span");
-    let tasks: Vec<_> = spans.iter().filter(|span| span.name == "background_task").collect();
+    let request = spans
+        .iter()
+        .find(|span| span.name == "request")
+        .expect("the request has a span");
+    let tasks: Vec<_> = spans
+        .iter()
+        .filter(|span| span.name == "background_task")
+        .collect();
     assert_eq!(tasks.len(), 3);
     for task in tasks {
-        assert_eq!(task.parent_span_id, SpanId::INVALID, "a task has a trace of its own");
-        assert_ne!(task.span_context.trace_id(), request.span_context.trace_id());
-        let links: Vec<_> = task.links.iter().map(|link| link.span_context.clone()).collect();
+        assert_eq!(
+            task.parent_span_id,
+            SpanId::INVALID,
+            "a task has a trace of its own"
+        );
+        assert_ne!(
+            task.span_context.trace_id(),
+            request.span_context.trace_id()
+        );
+        let links: Vec<_> = task
+            .links
+            .iter()
+            .map(|link| link.span_context.clone())
+            .collect();
         assert_eq!(links, std::slice::from_ref(&request.span_context));
     }
 }

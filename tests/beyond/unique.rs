@@ -21,14 +21,20 @@ async fn a_thousand_requests_refresh_a_cache_once() {
         tasks.add(refresh.task("refresh").unique("refresh"));
         "stale"
     };
-    let app = Router::new().route("/", get(handler)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let mut requests = JoinSet::new();
     for _ in 0..1_000 {
         let app = app.clone();
         requests.spawn(async move {
-            let request = Request::get("/").body(Body::empty()).expect("the path is valid");
+            let request = Request::get("/")
+                .body(Body::empty())
+                .expect("the path is valid");
             let response = app.oneshot(request).await.expect("a router does not fail");
-            to_bytes(response.into_body(), 1024).await.expect("the body ends well")
+            to_bytes(response.into_body(), 1024)
+                .await
+                .expect("the body ends well")
         });
     }
     while let Some(answer) = soon(requests.join_next()).await {
@@ -39,7 +45,15 @@ async fn a_thousand_requests_refresh_a_cache_once() {
     held.let_go(1);
     soon(supervisor.idle()).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, stats.skipped, stats.duplicates, stats.added()), (1, 999, 999, 1_000));
+    assert_eq!(
+        (
+            stats.succeeded,
+            stats.skipped,
+            stats.duplicates,
+            stats.added()
+        ),
+        (1, 999, 999, 1_000)
+    );
     assert!(!held.has_started().await);
 }
 
@@ -58,13 +72,20 @@ async fn a_task_whose_response_is_open_suppresses_no_other() {
     assert_eq!(held.started().await, "open");
     held.let_go(1);
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().duplicates), (2, 0));
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().duplicates),
+        (2, 0)
+    );
 }
 
 #[tokio::test]
 async fn the_condition_is_judged_before_the_key() {
     let (supervisor, held) = (Supervisor::new(), Held::new());
-    let never = || Task::new(async {}).unique("key").when(When::matches(|_| false));
+    let never = || {
+        Task::new(async {})
+            .unique("key")
+            .when(When::matches(|_| false))
+    };
     let tasks = answered(&supervisor, "/").await;
     tasks.add(never());
     tasks.add(held.task("runs").unique("key"));
@@ -74,7 +95,10 @@ async fn the_condition_is_judged_before_the_key() {
     held.let_go(1);
     soon(supervisor.idle()).await;
     let stats = supervisor.stats();
-    assert_eq!((stats.succeeded, stats.skipped, stats.duplicates), (1, 3, 1));
+    assert_eq!(
+        (stats.succeeded, stats.skipped, stats.duplicates),
+        (1, 3, 1)
+    );
 }
 
 #[tokio::test]
@@ -89,11 +113,15 @@ async fn the_key_is_free_after_each_end() {
         Task::new(std::future::pending::<()>()).timeout(std::time::Duration::from_millis(1)),
     ];
     for task in ends {
-        let handle = tasks.try_add(task.unique("key")).expect("the supervisor is open");
+        let handle = tasks
+            .try_add(task.unique("key"))
+            .expect("the supervisor is open");
         soon(handle).await;
         soon(supervisor.idle()).await;
     }
-    let aborted = tasks.try_add(Task::new(std::future::pending::<()>()).unique("key")).expect("the supervisor is open");
+    let aborted = tasks
+        .try_add(Task::new(std::future::pending::<()>()).unique("key"))
+        .expect("the supervisor is open");
     aborted.abort();
     soon(aborted).await;
     soon(supervisor.idle()).await;
@@ -109,14 +137,21 @@ async fn the_key_is_free_after_each_end() {
     tasks.add(Task::new(async {}).unique("key"));
     held.let_go(1);
     soon(supervisor.idle()).await;
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().duplicates), (4, 1));
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().duplicates),
+        (4, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_spawned_task_has_a_key_too() {
     let (supervisor, held) = (Supervisor::new(), Held::new());
-    let first = supervisor.spawn(held.task("first").unique("key")).expect("the supervisor is open");
-    let second = supervisor.spawn(held.task("second").unique("key")).expect("the supervisor is open");
+    let first = supervisor
+        .spawn(held.task("first").unique("key"))
+        .expect("the supervisor is open");
+    let second = supervisor
+        .spawn(held.task("second").unique("key"))
+        .expect("the supervisor is open");
     assert_eq!(soon(second).await.label(), "skipped");
     held.let_go(1);
     assert_eq!(soon(first).await.label(), "succeeded");
@@ -125,5 +160,8 @@ async fn a_spawned_task_has_a_key_too() {
 
 #[tokio::test]
 async fn the_example_refreshes_once() {
-    assert_eq!(output("unique", "axum").await, "refreshes: 1, duplicates: 99\n");
+    assert_eq!(
+        output("unique", "axum").await,
+        "refreshes: 1, duplicates: 99\n"
+    );
 }

@@ -48,9 +48,11 @@ impl Browser {
     /// Starts a browser with an empty profile, if there is one on this machine.
     pub(crate) async fn start(profile: &str) -> Option<Self> {
         let path = env::var_os("PATH")?;
-        let program =
-            env::split_paths(&path).flat_map(|folder| NAMES.map(|name| folder.join(name))).find(|file| file.is_file())?;
-        let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{profile}-{}", std::process::id()));
+        let program = env::split_paths(&path)
+            .flat_map(|folder| NAMES.map(|name| folder.join(name)))
+            .find(|file| file.is_file())?;
+        let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{profile}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&profile);
         let mut process = Command::new(program)
             .arg(format!("--user-data-dir={}", profile.display()))
@@ -63,12 +65,35 @@ impl Browser {
             .expect("the browser can be run");
         let mut said = BufReader::new(process.stderr.take().expect("it is piped")).lines();
         let address = soon(devtools(&mut said)).await;
-        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let (socket, _) = connect_async_with_config(address, Some(config), false).await.expect("the browser listens");
-        let mut browser = Self { process, _said: said, profile, socket, session: None, calls: 0 };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
-        let attached = browser.call("Target.attachToTarget", json!({ "targetId": target["targetId"], "flatten": true })).await;
-        browser.session = Some(attached["sessionId"].as_str().expect("a session has a name").to_owned());
+        let config = WebSocketConfig::default()
+            .max_message_size(None)
+            .max_frame_size(None);
+        let (socket, _) = connect_async_with_config(address, Some(config), false)
+            .await
+            .expect("the browser listens");
+        let mut browser = Self {
+            process,
+            _said: said,
+            profile,
+            socket,
+            session: None,
+            calls: 0,
+        };
+        let target = browser
+            .call("Target.createTarget", json!({ "url": "about:blank" }))
+            .await;
+        let attached = browser
+            .call(
+                "Target.attachToTarget",
+                json!({ "targetId": target["targetId"], "flatten": true }),
+            )
+            .await;
+        browser.session = Some(
+            attached["sessionId"]
+                .as_str()
+                .expect("a session has a name")
+                .to_owned(),
+        );
         browser.call("Runtime.enable", json!({})).await;
         browser.call("Page.enable", json!({})).await;
         Some(browser)
@@ -81,10 +106,18 @@ impl Browser {
         if let Some(session) = &self.session {
             call["sessionId"] = json!(session);
         }
-        self.socket.send(Message::text(call.to_string())).await.expect("the browser listens");
+        self.socket
+            .send(Message::text(call.to_string()))
+            .await
+            .expect("the browser listens");
         loop {
-            let message = soon(self.socket.next()).await.expect("the browser is there").expect("it speaks");
-            let Message::Text(text) = message else { continue };
+            let message = soon(self.socket.next())
+                .await
+                .expect("the browser is there")
+                .expect("it speaks");
+            let Message::Text(text) = message else {
+                continue;
+            };
             let answer: Value = serde_json::from_str(&text).expect("it speaks JSON");
             assert_ne!(answer["method"], "Runtime.exceptionThrown", "{answer:#}");
             if answer["id"] == json!(self.calls) {
@@ -96,9 +129,13 @@ impl Browser {
 
     /// What an expression comes to on the page; a promise is awaited.
     pub(crate) async fn ask(&mut self, expression: &str) -> Value {
-        let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let params =
+            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", params).await;
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer:#}");
+        assert!(
+            answer["exceptionDetails"].is_null(),
+            "{expression}: {answer:#}"
+        );
         answer["result"]["value"].clone()
     }
 
@@ -157,8 +194,15 @@ impl Browser {
 
     /// What the user prefers, as `prefers-color-scheme: dark`.
     pub(crate) async fn prefer(&mut self, preferences: &[(&str, &str)]) {
-        let features: Vec<_> = preferences.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-        self.call("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+        let features: Vec<_> = preferences
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect();
+        self.call(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": features }),
+        )
+        .await;
     }
 
     pub(crate) async fn resize(&mut self, width: u32, height: u32) {
@@ -170,7 +214,9 @@ impl Browser {
     pub(crate) async fn close(mut self) {
         self.session = None;
         self.call("Browser.close", json!({})).await;
-        soon(self.process.wait()).await.expect("it can be waited for");
+        soon(self.process.wait())
+            .await
+            .expect("it can be waited for");
         // A straggler of the browser's may still write into it; the folder is one for temporary files.
         let _ = fs::remove_dir_all(&self.profile);
     }

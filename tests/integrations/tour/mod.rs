@@ -16,7 +16,10 @@ use browser::Browser;
 /// The page in a browser, and the server that it is from. `None` without a browser, which is told.
 async fn tour(name: &str) -> Option<(Child, Browser)> {
     let Some(mut browser) = Browser::start(name).await else {
-        assert!(std::env::var_os("TOWER_BACKGROUND_NO_SKIP").is_none(), "there is no chromium");
+        assert!(
+            std::env::var_os("TOWER_BACKGROUND_NO_SKIP").is_none(),
+            "there is no chromium"
+        );
         eprintln!("skipped: no chromium");
         return None;
     };
@@ -30,11 +33,17 @@ async fn tour(name: &str) -> Option<(Child, Browser)> {
 
 /// Waits for the end of what a button has begun.
 async fn done(browser: &mut Browser, demo: &str) {
-    browser.until(&format!("document.body.dataset.demo === {demo:?} && document.body.dataset.run === 'done'")).await;
+    browser
+        .until(&format!(
+            "document.body.dataset.demo === {demo:?} && document.body.dataset.run === 'done'"
+        ))
+        .await;
 }
 
 async fn click(browser: &mut Browser, demo: &str) {
-    browser.ask("document.querySelector('#log').textContent = ''").await;
+    browser
+        .ask("document.querySelector('#log').textContent = ''")
+        .await;
     browser.click(&format!("nav [data-demo={demo}]")).await;
     done(browser, demo).await;
 }
@@ -70,14 +79,18 @@ async fn in_order(browser: &mut Browser, selectors: &[&str]) {
 }
 
 async fn text(browser: &mut Browser, selector: &str) -> String {
-    let text = browser.ask(&format!("document.querySelector({selector:?}).innerText")).await;
+    let text = browser
+        .ask(&format!("document.querySelector({selector:?}).innerText"))
+        .await;
     text.as_str().expect("it is text").to_owned()
 }
 
 /// The supervisor's figures, when nothing is pending any more.
 async fn figures(browser: &mut Browser) -> Value {
     let none = "name => document.querySelector(`[data-stat=${name}] dd`).textContent === '0'";
-    browser.until(&format!("['deferred', 'queued', 'running'].every({none})")).await;
+    browser
+        .until(&format!("['deferred', 'queued', 'running'].every({none})"))
+        .await;
     browser
         .ask(
             "(() => {
@@ -93,28 +106,85 @@ async fn figures(browser: &mut Browser) -> Value {
 
 #[tokio::test]
 async fn an_answer_comes_first_and_its_tasks_later() {
-    let Some((_server, mut browser)) = tour("tour-first").await else { return };
+    let Some((_server, mut browser)) = tour("tour-first").await else {
+        return;
+    };
     click(&mut browser, "quick").await;
-    let expected =
-        json!([["Client", "answered"], ["Response", "over"], ["welcome-mail", "succeeded"], ["audit-log", "succeeded"]]);
+    let expected = json!([
+        ["Client", "answered"],
+        ["Response", "over"],
+        ["welcome-mail", "succeeded"],
+        ["audit-log", "succeeded"]
+    ]);
     assert_eq!(lanes(&mut browser).await, expected);
-    in_order(&mut browser, &["[data-what=sent]", "[data-what=head]", "[data-what=last]"]).await;
+    in_order(
+        &mut browser,
+        &["[data-what=sent]", "[data-what=head]", "[data-what=last]"],
+    )
+    .await;
     for task in ["welcome-mail", "audit-log"] {
         let of = |what: &str| format!("[data-what={what}][data-task={task}]");
-        in_order(&mut browser, &[&of("added"), "[data-what=over][data-end=Complete]", &of("started"), &of("ended")]).await;
+        in_order(
+            &mut browser,
+            &[
+                &of("added"),
+                "[data-what=over][data-end=Complete]",
+                &of("started"),
+                &of("ended"),
+            ],
+        )
+        .await;
     }
-    assert!(text(&mut browser, "#verdict").await.contains("The work took"));
-    assert!(text(&mut browser, "#code").await.starts_with("async fn quick(tasks: Tour)"));
+    assert!(
+        text(&mut browser, "#verdict")
+            .await
+            .contains("The tasks took")
+    );
 
     click(&mut browser, "stream").await;
-    assert_eq!(lanes(&mut browser).await, json!([["Client", "answered"], ["Response", "over"], ["count-usage", "succeeded"]]));
-    in_order(&mut browser, &["[data-what=sent]", "[data-what=head]", "[data-what=last]"]).await;
-    in_order(&mut browser, &["[data-what=added]", "[data-what=over]", "[data-what=started]"]).await;
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            ["count-usage", "succeeded"]
+        ])
+    );
+    in_order(
+        &mut browser,
+        &["[data-what=sent]", "[data-what=head]", "[data-what=last]"],
+    )
+    .await;
+    in_order(
+        &mut browser,
+        &[
+            "[data-what=added]",
+            "[data-what=over]",
+            "[data-what=started]",
+        ],
+    )
+    .await;
 
     click(&mut browser, "slow").await;
-    assert_eq!(lanes(&mut browser).await, json!([["Client", "answered"], ["Response", "over"], ["count-download", "succeeded"]]));
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            ["count-download", "succeeded"]
+        ])
+    );
     let socket = |what: &str| format!("[data-where=socket][data-what={what}]");
-    in_order(&mut browser, &[&socket("sent"), &socket("head"), "[data-what=over]", "[data-what=ended]"]).await;
+    in_order(
+        &mut browser,
+        &[
+            &socket("sent"),
+            &socket("head"),
+            "[data-what=over]",
+            "[data-what=ended]",
+        ],
+    )
+    .await;
     in_order(&mut browser, &["[data-what=over]", &socket("last")]).await;
     assert!(
         !text(&mut browser, "#verdict").await.contains('-'),
@@ -125,50 +195,134 @@ async fn an_answer_comes_first_and_its_tasks_later() {
 
 #[tokio::test]
 async fn what_goes_wrong_is_told_and_stays_where_it_is() {
-    let Some((_server, mut browser)) = tour("tour-wrong").await else { return };
+    let Some((_server, mut browser)) = tour("tour-wrong").await else {
+        return;
+    };
     click(&mut browser, "abort").await;
-    let expected = json!([["Client", "left"], ["Response", "over"], ["receipt", "skipped"], ["clean-up", "succeeded"]]);
+    let expected = json!([
+        ["Client", "left"],
+        ["Response", "over"],
+        ["receipt", "skipped"],
+        ["clean-up", "succeeded"]
+    ]);
     assert_eq!(lanes(&mut browser).await, expected);
     in_order(&mut browser, &["[data-what=head]", "[data-what=left]"]).await;
-    in_order(&mut browser, &["[data-what=over][data-end=Interrupted]", "[data-what=started][data-task=clean-up]"]).await;
+    in_order(
+        &mut browser,
+        &[
+            "[data-what=over][data-end=Interrupted]",
+            "[data-what=started][data-task=clean-up]",
+        ],
+    )
+    .await;
 
     click(&mut browser, "fail").await;
-    let tasks = [["webhook", "failed"], ["report", "timed_out"], ["audit-log", "succeeded"]];
-    assert_eq!(lanes(&mut browser).await, json!([["Client", "answered"], ["Response", "over"], tasks[0], tasks[1], tasks[2]]));
-    assert!(text(&mut browser, "#log [data-outcome=failed]").await.ends_with("webhook failed: no such host"));
+    let tasks = [
+        ["webhook", "failed"],
+        ["report", "timed_out"],
+        ["audit-log", "succeeded"],
+    ];
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            tasks[0],
+            tasks[1],
+            tasks[2]
+        ])
+    );
+    assert!(
+        text(&mut browser, "#log [data-outcome=failed]")
+            .await
+            .ends_with("webhook failed: no such host")
+    );
 
     click(&mut browser, "panic").await;
-    let expected = json!([["Client", "answered"], ["Response", "over"], ["thumbnail", "panicked"], ["audit-log", "succeeded"]]);
+    let expected = json!([
+        ["Client", "answered"],
+        ["Response", "over"],
+        ["thumbnail", "panicked"],
+        ["audit-log", "succeeded"]
+    ]);
     assert_eq!(lanes(&mut browser).await, expected);
-    assert!(text(&mut browser, "#log [data-outcome=panicked]").await.ends_with("thumbnail panicked: the image has no pixels"));
+    assert!(
+        text(&mut browser, "#log [data-outcome=panicked]")
+            .await
+            .ends_with("thumbnail panicked: the image has no pixels")
+    );
 
     let figures = figures(&mut browser).await;
-    let ended = ["succeeded", "failed", "panicked", "timed_out", "skipped"].map(|name| figures[name].as_u64());
-    assert_eq!(ended, [Some(5), Some(1), Some(1), Some(1), Some(1)], "{figures}");
+    let ended = ["succeeded", "failed", "panicked", "timed_out", "skipped"]
+        .map(|name| figures[name].as_u64());
+    assert_eq!(
+        ended,
+        [Some(5), Some(1), Some(1), Some(1), Some(1)],
+        "{figures}"
+    );
     assert_eq!(figures["balanced"], true);
     browser.close().await;
 }
 
 #[tokio::test]
 async fn limits_make_tasks_wait_and_then_the_door_closes() {
-    let Some((_server, mut browser)) = tour("tour-limits").await else { return };
+    let Some((_server, mut browser)) = tour("tour-limits").await else {
+        return;
+    };
     click(&mut browser, "blocking").await;
-    let tasks = [["hash-password", "succeeded"], ["zip-files", "succeeded"], ["audit-log", "succeeded"]];
-    assert_eq!(lanes(&mut browser).await, json!([["Client", "answered"], ["Response", "over"], tasks[0], tasks[1], tasks[2]]));
-    in_order(&mut browser, &["[data-what=started][data-task=hash-password]", "[data-what=started][data-task=zip-files]"]).await;
+    let tasks = [
+        ["hash-password", "succeeded"],
+        ["zip-files", "succeeded"],
+        ["audit-log", "succeeded"],
+    ];
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            tasks[0],
+            tasks[1],
+            tasks[2]
+        ])
+    );
+    in_order(
+        &mut browser,
+        &[
+            "[data-what=started][data-task=hash-password]",
+            "[data-what=started][data-task=zip-files]",
+        ],
+    )
+    .await;
 
     // A machine that is slow enough could work tasks off while the burst still comes.
     for _ in 0..5 {
-        let before = figures(&mut browser).await["succeeded"].as_u64().expect("a figure is a number");
+        let before = figures(&mut browser).await["succeeded"]
+            .as_u64()
+            .expect("a figure is a number");
         click(&mut browser, "burst").await;
-        let after = figures(&mut browser).await["succeeded"].as_u64().expect("a figure is a number");
-        let count = |state: &str| format!("document.querySelectorAll('.lane[data-state={state}]').length");
-        let done = browser.ask(&count("succeeded")).await.as_u64().expect("a count is a number");
-        let shed = browser.ask(&count("shed")).await.as_u64().expect("a count is a number");
+        let after = figures(&mut browser).await["succeeded"]
+            .as_u64()
+            .expect("a figure is a number");
+        let count =
+            |state: &str| format!("document.querySelectorAll('.lane[data-state={state}]').length");
+        let done = browser
+            .ask(&count("succeeded"))
+            .await
+            .as_u64()
+            .expect("a count is a number");
+        let shed = browser
+            .ask(&count("shed"))
+            .await
+            .as_u64()
+            .expect("a count is a number");
         assert_eq!((done + shed, after - before), (12, done));
         assert!(done >= 8, "there was room for 8, and {done} were let in");
         if shed > 0 {
-            assert!(text(&mut browser, "#verdict").await.starts_with(&format!("{done} of 12 answered, {shed} turned away")));
+            assert!(
+                text(&mut browser, "#verdict")
+                    .await
+                    .starts_with(&format!("{done} of 12 answered, {shed} turned away"))
+            );
             return browser.close().await;
         }
     }
@@ -177,23 +331,194 @@ async fn limits_make_tasks_wait_and_then_the_door_closes() {
 
 #[tokio::test]
 async fn a_shutdown_is_reported_and_the_tour_goes_on_after_it() {
-    let Some((_server, mut browser)) = tour("tour-shutdown").await else { return };
+    let Some((_server, mut browser)) = tour("tour-shutdown").await else {
+        return;
+    };
     click(&mut browser, "shutdown").await;
-    let tasks = [["short", "succeeded"], ["polite", "succeeded"], ["stubborn", "aborted"]];
-    assert_eq!(lanes(&mut browser).await, json!([["Client", "answered"], ["Response", "over"], tasks[0], tasks[1], tasks[2]]));
+    let tasks = [
+        ["short", "succeeded"],
+        ["polite", "succeeded"],
+        ["stubborn", "aborted"],
+    ];
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            tasks[0],
+            tasks[1],
+            tasks[2]
+        ])
+    );
     let report = text(&mut browser, "#report").await;
-    assert_eq!(report, "Not all came to its end. 1 ended within the grace, 1 when told to, 1 dropped.");
-    assert!(text(&mut browser, "#abandoned").await.starts_with("stubborn was dropped after"));
-    assert_eq!(browser.ask("document.activeElement.id").await, "restart", "the button is gone, and the focus with it");
+    assert_eq!(
+        report,
+        "Some tasks did not finish. Ended within the grace: 1. Ended after they were cancelled: 1. Aborted: 1."
+    );
+    assert!(
+        text(&mut browser, "#abandoned")
+            .await
+            .starts_with("stubborn was aborted after")
+    );
 
     click(&mut browser, "quick").await;
-    let expected = json!([["Client", "answered"], ["Response", "over"], ["welcome-mail", "refused"], ["audit-log", "refused"]]);
+    let expected = json!([
+        ["Client", "answered"],
+        ["Response", "over"],
+        ["welcome-mail", "refused"],
+        ["audit-log", "refused"]
+    ]);
     assert_eq!(lanes(&mut browser).await, expected);
+    assert!(
+        text(&mut browser, "#verdict b")
+            .await
+            .contains("2 tasks were refused")
+    );
+    let caption = text(&mut browser, "#see").await;
+    assert!(
+        !caption.contains("ran beside each other") && caption.contains("shut down"),
+        "{caption}"
+    );
 
     browser.click("#restart").await;
     browser.until("document.body.dataset.supervisor === 'open' && document.querySelector('#sum').dataset.added === '0'").await;
     click(&mut browser, "quick").await;
     let figures = figures(&mut browser).await;
-    assert_eq!((&figures["succeeded"], &figures["balanced"]), (&json!(2), &json!(true)), "{figures}");
+    assert_eq!(
+        (&figures["succeeded"], &figures["balanced"]),
+        (&json!(2), &json!(true)),
+        "{figures}"
+    );
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
+    let Some((_server, mut browser)) = tour("tour-scenes").await else {
+        return;
+    };
+    click(&mut browser, "socket").await;
+    let tasks = [["count-visit", "succeeded"], ["conversation", "succeeded"]];
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            tasks[0],
+            tasks[1]
+        ])
+    );
+    in_order(
+        &mut browser,
+        &[
+            "[data-what=over][data-end=Complete]",
+            "[data-what=ended][data-task=conversation]",
+        ],
+    )
+    .await;
+    assert!(
+        text(&mut browser, "#see")
+            .await
+            .contains("over at the upgrade")
+    );
+
+    click(&mut browser, "feed").await;
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            ["save-position", "succeeded"]
+        ])
+    );
+    let steps = [
+        "[data-what=closing]",
+        "[data-what=over][data-end=Complete]",
+        "[data-what=started]",
+        "[data-what=shutdown]",
+    ];
+    in_order(&mut browser, &steps).await;
+    let report = text(&mut browser, "#report").await;
+    assert!(report.starts_with("No task was lost."), "{report}");
+
+    // The next scene that ends with a shutdown starts a new supervisor first.
+    click(&mut browser, "fallback").await;
+    let tasks = [["mail", "fell_back"], ["audit-log", "succeeded"]];
+    assert_eq!(
+        lanes(&mut browser).await,
+        json!([
+            ["Client", "answered"],
+            ["Response", "over"],
+            tasks[0],
+            tasks[1]
+        ])
+    );
+    assert!(
+        text(&mut browser, "#see")
+            .await
+            .contains("its fallback ran")
+    );
+
+    // A shut-down supervisor refuses the conversation, and the socket closes.
+    click(&mut browser, "socket").await;
+    let states = browser.ask("[...document.querySelectorAll('.lane[data-kind=task]')].map(lane => lane.dataset.state)").await;
+    assert_eq!(states, json!(["refused"]));
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
+    let demos = include_str!("../../../examples/tour/demos.rs");
+    let Some((_server, mut browser)) = tour("tour-source").await else {
+        return;
+    };
+    let all = browser
+        .ask("[...document.querySelectorAll('nav button')].map(button => button.dataset.demo)")
+        .await;
+    let all = all.as_array().expect("a list");
+    assert_eq!(all.len(), 12);
+    for demo in all {
+        let demo = demo.as_str().expect("a name is text");
+        let source = browser
+            .ask(&format!(
+                "fetch('/source/{demo}').then(answer => answer.text())"
+            ))
+            .await;
+        let source = source.as_str().expect("source is text").to_owned();
+        assert!(
+            source.starts_with(&format!("async fn {demo}("))
+                && source.contains("tasks: BackgroundTasks"),
+            "{source}"
+        );
+        for function in source.split("\n\n") {
+            assert!(
+                function.contains("fn ") && demos.contains(function.trim_end()),
+                "{demo}: {function}"
+            );
+        }
+        browser.click(&format!("nav [data-demo={demo}]")).await;
+        done(&mut browser, demo).await;
+        browser
+            .until(&format!(
+                "document.querySelector('#code').textContent === {source:?}"
+            ))
+            .await;
+    }
+    let runs = browser
+        .ask("[...document.querySelectorAll('#log h3')].map(title => title.textContent)")
+        .await;
+    let runs = runs.as_array().expect("a list");
+    assert_eq!(
+        (runs.len(), &runs[12]),
+        (13, &json!("Run 1: Quick answer")),
+        "{runs:?}"
+    );
+    let sorted = "[...document.querySelectorAll('#log ol')].every(run => run.children.length > 0
+        && [...run.children].every((entry, place) => place === 0 || run.children[place - 1].at <= entry.at))";
+    assert_eq!(
+        browser.ask(sorted).await,
+        true,
+        "each run is sorted by time"
+    );
     browser.close().await;
 }
