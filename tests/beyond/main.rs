@@ -4,6 +4,7 @@
 mod common;
 
 mod admin;
+mod axum_server;
 mod context;
 mod limit;
 #[cfg(unix)]
