@@ -85,6 +85,7 @@ async fn events(tasks: BackgroundTasks) -> Sse<impl Stream<Item = Result<Event, 
 
 /// Reads an upload to its end. The server lets it finish, also after the signal.
 async fn upload(tasks: BackgroundTasks, body: Body) -> (StatusCode, String) {
+    println!("an upload begins");
     let mut chunks = body.into_data_stream();
     let mut bytes = 0;
     while let Some(chunk) = chunks.next().await {
