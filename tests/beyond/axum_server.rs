@@ -23,19 +23,36 @@ async fn events(tasks: BackgroundTasks) -> Sse<impl Stream<Item = Result<Event, 
 #[tokio::test]
 async fn endless_streams_end_and_their_tasks_run() {
     let supervisor = Supervisor::new();
-    let app = Router::new().route("/", get(events)).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port").into_std().expect("it is a socket");
+    let app = Router::new()
+        .route("/", get(events))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port")
+        .into_std()
+        .expect("it is a socket");
     let address = listener.local_addr().expect("it is bound");
     let handle = axum_server::Handle::new();
-    let server = axum_server::from_tcp(listener).expect("it listens").handle(handle.clone()).serve(app.into_make_service());
+    let server = axum_server::from_tcp(listener)
+        .expect("it listens")
+        .handle(handle.clone())
+        .serve(app.into_make_service());
     let server = tokio::spawn(server);
 
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client needs nothing");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client needs nothing");
     let mut streams = Vec::new();
     for _ in 0..10 {
-        let response = soon(client.get(format!("http://{address}/")).send()).await.expect("it answers");
+        let response = soon(client.get(format!("http://{address}/")).send())
+            .await
+            .expect("it answers");
         let mut events = response.bytes_stream();
-        let hello = soon(events.next()).await.expect("it is open").expect("the connection is fine");
+        let hello = soon(events.next())
+            .await
+            .expect("it is open")
+            .expect("the connection is fine");
         assert_eq!(hello, "data: hello\n\n");
         streams.push(events);
     }
@@ -43,9 +60,22 @@ async fn endless_streams_end_and_their_tasks_run() {
     // Without a time of its own, the server waits for all connections.
     handle.graceful_shutdown(None);
     for mut events in streams {
-        assert!(soon(events.next()).await.is_none(), "the stream ends in order");
+        assert!(
+            soon(events.next()).await.is_none(),
+            "the stream ends in order"
+        );
     }
-    soon(server).await.expect("no panic").expect("the server ends well");
-    assert!(soon(supervisor.shutdown(Duration::from_secs(20))).await.is_clean());
-    assert_eq!((supervisor.stats().succeeded, supervisor.stats().refused), (10, 0));
+    soon(server)
+        .await
+        .expect("no panic")
+        .expect("the server ends well");
+    assert!(
+        soon(supervisor.shutdown(Duration::from_secs(20)))
+            .await
+            .is_clean()
+    );
+    assert_eq!(
+        (supervisor.stats().succeeded, supervisor.stats().refused),
+        (10, 0)
+    );
 }

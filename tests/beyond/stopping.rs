@@ -21,45 +21,75 @@ const GRACE: Duration = Duration::from_secs(10);
 
 async fn terminate(child: &Child) {
     let pid = child.id().expect("it runs").to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status().await.expect("`kill` is there");
+    let killed = Command::new("kill")
+        .args(["-TERM", &pid])
+        .status()
+        .await
+        .expect("`kill` is there");
     assert!(killed.success());
 }
 
 /// Reads what the example prints, until it has ended.
-async fn ended(mut child: Child, mut lines: Lines<BufReader<ChildStdout>>) -> (ExitStatus, Vec<String>) {
+async fn ended(
+    mut child: Child,
+    mut lines: Lines<BufReader<ChildStdout>>,
+) -> (ExitStatus, Vec<String>) {
     let mut printed = Vec::new();
     while let Some(line) = soon(lines.next_line()).await.expect("it prints text") {
         printed.push(line);
     }
-    (soon(child.wait()).await.expect("it can be waited for"), printed)
+    (
+        soon(child.wait()).await.expect("it can be waited for"),
+        printed,
+    )
 }
 
 #[tokio::test]
 async fn axum_with_streams_web_sockets_and_an_upload() {
     let (child, address, mut lines) = start("shutdown_streams", "axum").await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client needs nothing");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client needs nothing");
 
     let events = join_all((0..10).map(|_| async {
-        let response = soon(client.get(format!("http://{address}/events")).send()).await.expect("it answers");
+        let response = soon(client.get(format!("http://{address}/events")).send())
+            .await
+            .expect("it answers");
         assert_eq!(response.status(), 200);
         let mut events = response.bytes_stream();
-        let hello = soon(events.next()).await.expect("it is open").expect("the connection is fine");
+        let hello = soon(events.next())
+            .await
+            .expect("it is open")
+            .expect("the connection is fine");
         assert_eq!(hello, "data: hello\n\n");
         events
     }))
     .await;
     let sockets = join_all((0..3).map(|_| async {
-        let (mut socket, _) = soon(connect_async(format!("ws://{address}/socket"))).await.expect("it upgrades");
-        let hello = soon(socket.next()).await.expect("it is open").expect("the connection is fine");
+        let (mut socket, _) = soon(connect_async(format!("ws://{address}/socket")))
+            .await
+            .expect("it upgrades");
+        let hello = soon(socket.next())
+            .await
+            .expect("it is open")
+            .expect("the connection is fine");
         assert_eq!(hello.into_text().expect("it is text"), "hello");
         socket
     }))
     .await;
     let (chunks, body) = mpsc::channel::<Result<&'static str, std::io::Error>>(1);
     let body = reqwest::Body::wrap_stream(ReceiverStream::new(body));
-    let upload = tokio::spawn(client.post(format!("http://{address}/upload")).body(body).send());
+    let upload = tokio::spawn(
+        client
+            .post(format!("http://{address}/upload"))
+            .body(body)
+            .send(),
+    );
     for _ in 0..3 {
-        soon(chunks.send(Ok("chunk"))).await.expect("the client sends it");
+        soon(chunks.send(Ok("chunk")))
+            .await
+            .expect("the client sends it");
     }
     // A server that stops may close a connection whose request it has not read.
     let line = soon(lines.next_line()).await.expect("it prints text");
@@ -71,12 +101,17 @@ async fn axum_with_streams_web_sockets_and_an_upload() {
         // The chunked body ends in order, or this is an error.
         let mut rest = String::new();
         while let Some(event) = soon(events.next()).await {
-            rest.push_str(std::str::from_utf8(&event.expect("the stream ends in order")).expect("it is text"));
+            rest.push_str(
+                std::str::from_utf8(&event.expect("the stream ends in order")).expect("it is text"),
+            );
         }
         assert_eq!(rest, "data: goodbye\n\n");
     }
     for mut socket in sockets {
-        let close = soon(socket.next()).await.expect("it is open").expect("the connection is fine");
+        let close = soon(socket.next())
+            .await
+            .expect("it is open")
+            .expect("the connection is fine");
         assert!(close.is_close(), "{close:?}");
         // The client answers while it is polled, and the server closes the connection.
         while let Some(message) = soon(socket.next()).await {
@@ -84,11 +119,19 @@ async fn axum_with_streams_web_sockets_and_an_upload() {
         }
     }
     // The upload goes on after all the others have ended.
-    soon(chunks.send(Ok("chunk"))).await.expect("the client sends it");
+    soon(chunks.send(Ok("chunk")))
+        .await
+        .expect("the client sends it");
     drop(chunks);
-    let response = soon(upload).await.expect("no panic").expect("the server answers");
+    let response = soon(upload)
+        .await
+        .expect("no panic")
+        .expect("the server answers");
     assert_eq!(response.status(), 201);
-    assert_eq!(soon(response.text()).await.expect("the body ends well"), "20 bytes");
+    assert_eq!(
+        soon(response.text()).await.expect("the body ends well"),
+        "20 bytes"
+    );
 
     let (status, printed) = ended(child, lines).await;
     assert!(signalled.elapsed() < GRACE, "{:?}", signalled.elapsed());
@@ -107,23 +150,41 @@ async fn tonic_with_server_streams() {
     let mut client = HealthClient::new(soon(endpoint.connect()).await.expect("the server listens"));
     let mut streams = Vec::new();
     for _ in 0..3 {
-        let response = soon(client.watch(HealthCheckRequest::default())).await.expect("it answers");
+        let response = soon(client.watch(HealthCheckRequest::default()))
+            .await
+            .expect("it answers");
         let mut stream = response.into_inner();
-        let first = soon(stream.message()).await.expect("the connection is fine").expect("it is open");
+        let first = soon(stream.message())
+            .await
+            .expect("the connection is fine")
+            .expect("it is open");
         assert_eq!(first.status, 1);
         streams.push(stream);
-        soon(client.check(HealthCheckRequest::default())).await.expect("it answers");
+        soon(client.check(HealthCheckRequest::default()))
+            .await
+            .expect("it answers");
     }
 
     terminate(&child).await;
     let signalled = Instant::now();
     for mut stream in streams {
-        let last = soon(stream.message()).await.expect("the connection is fine").expect("it is open");
+        let last = soon(stream.message())
+            .await
+            .expect("the connection is fine")
+            .expect("it is open");
         assert_eq!(last.status, 2, "it does not serve any more");
-        assert!(soon(stream.message()).await.expect("the stream ends with the status OK").is_none());
+        assert!(
+            soon(stream.message())
+                .await
+                .expect("the stream ends with the status OK")
+                .is_none()
+        );
     }
     let (status, printed) = ended(child, lines).await;
     assert!(signalled.elapsed() < GRACE, "{:?}", signalled.elapsed());
     assert!(status.success(), "{printed:?}");
-    assert_eq!(printed.last().map(String::as_str), Some("handled=3 tasks_added=3 tasks_done=3"));
+    assert_eq!(
+        printed.last().map(String::as_str),
+        Some("handled=3 tasks_added=3 tasks_done=3")
+    );
 }
