@@ -219,6 +219,13 @@ impl ResponseTracker {
         }
     }
 
+    /// Ends the response.
+    fn end(&mut self) {
+        if let Some(tracked) = self.0.take() {
+            tracked.end();
+        }
+    }
+
     /// Notes that the body returned `None`, which ends the response. Returns a frame that goes out
     /// in place of the `None`.
     pub(super) fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
@@ -256,8 +263,12 @@ impl ResponseTracker {
 
 impl Drop for ResponseTracker {
     fn drop(&mut self) {
-        if let Some(tracked) = self.0.take() {
-            tracked.end();
+        if self
+            .0
+            .as_mut()
+            .is_some_and(|tracked| !tracked.is_unwatched())
+        {
+            self.end();
         }
     }
 }
@@ -348,16 +359,14 @@ impl Tracked {
         Arc::strong_count(&self.state) > 1 || self.state.is_watched()
     }
 
-    /// Ends the response. Only the drop of its tracker calls this.
-    fn end(mut self) {
-        let is_alone = Arc::get_mut(&mut self.state).is_some_and(|state| !state.is_watched());
-        if self.extra.is_none() && is_alone {
-            return;
-        }
-        self.end_watched();
+    /// Returns whether nobody can ask any more how the response ends.
+    fn is_unwatched(&mut self) -> bool {
+        self.extra.is_none()
+            && Arc::get_mut(&mut self.state).is_some_and(|state| !state.is_watched())
     }
 
-    fn end_watched(mut self) {
+    /// Ends the response. Only the drop of its tracker calls this.
+    fn end(mut self) {
         let mut extra = self
             .extra
             .take()

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Weak,
+        Arc, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -374,13 +374,10 @@ impl Inner {
 
 impl Drop for RequestState {
     fn drop(&mut self) {
-        let mut inner = self.lock();
-        let (owner, queue) = (inner.owner.take(), std::mem::take(&mut inner.queue));
-        drop(inner);
-        if let Some(owner) = owner {
+        // Tasks are left only if no response was there to start them. They are dropped after this.
+        let inner = self.inner.get_mut();
+        if let Some(owner) = inner.unwrap_or_else(PoisonError::into_inner).owner.take() {
             self.supervisor.remove_owner(owner);
         }
-        // Tasks are left only if no response was there to start them.
-        drop(queue);
     }
 }

@@ -91,12 +91,12 @@ impl<T> Slots<T> {
 
     /// Takes the segments of an empty table that has several. Drop them after you have released the
     /// lock.
-    pub(super) fn take_unused(&mut self) -> Vec<Segment<T>> {
+    pub(super) fn take_unused(&mut self) -> Option<Vec<Segment<T>>> {
         if self.len > 0 || self.segments.len() < 2 {
-            return Vec::new();
+            return None;
         }
         self.free = None;
-        std::mem::take(&mut self.segments)
+        Some(std::mem::take(&mut self.segments))
     }
 
     /// Adds a segment, and returns its first slot.
@@ -161,11 +161,11 @@ mod tests {
             Some(SEGMENT)
         );
         assert!(slots.segment(3).is_none());
-        assert!(slots.take_unused().is_empty());
+        assert!(slots.take_unused().is_none());
         for (value, key) in keys.into_iter().enumerate() {
             assert_eq!(slots.remove(key), Some(value));
         }
-        assert_eq!(slots.take_unused().len(), 3);
+        assert_eq!(slots.take_unused().map(|unused| unused.len()), Some(3));
         let key = slots.insert(7);
         assert_eq!(slots.remove(key), Some(7));
     }
