@@ -62,12 +62,14 @@ pub(super) struct UserCode<'a> {
 
 impl UserCode<'_> {
     /// The code has returned.
+    #[inline]
     pub(super) fn returned(mut self) {
         self.body = None;
     }
 }
 
 impl Drop for UserCode<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(body) = self.body {
             body.note_panic();
@@ -133,6 +135,7 @@ impl ResponseTracker {
     }
 
     /// Enters code of the service or of the body, as code of the request.
+    #[inline]
     pub(super) fn enter(&self) -> UserCode<'_> {
         let entered = self.0.as_ref().map(|tracked| enter_request(&tracked.state));
         UserCode {
@@ -173,6 +176,7 @@ impl ResponseTracker {
     }
 
     /// The body is polled.
+    #[inline]
     pub(super) fn resume(&mut self) -> Resumed {
         let Some(tracked) = &mut self.0 else {
             return Resumed::Over;
@@ -194,6 +198,7 @@ impl ResponseTracker {
     }
 
     /// Notes that the body has no frame yet.
+    #[inline]
     pub(super) const fn note_poll(&mut self) {
         if let Some(tracked) = &mut self.0 {
             tracked.body.note_poll();
@@ -213,6 +218,7 @@ impl ResponseTracker {
     }
 
     /// Notes that the body failed.
+    #[inline]
     pub(super) const fn note_error(&mut self) {
         if let Some(tracked) = &mut self.0 {
             tracked.body.note_error();
@@ -262,6 +268,7 @@ impl ResponseTracker {
 }
 
 impl Drop for ResponseTracker {
+    #[inline]
     fn drop(&mut self) {
         if self
             .0

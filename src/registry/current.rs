@@ -20,6 +20,7 @@ pub(crate) struct Entered {
 }
 
 /// Enters a request. See [`Entered`].
+#[inline]
 pub(crate) fn enter_request(state: &Arc<RequestState>) -> Entered {
     Entered {
         before: replace(Some(Arc::clone(state))),
@@ -28,6 +29,7 @@ pub(crate) fn enter_request(state: &Arc<RequestState>) -> Entered {
 }
 
 impl Drop for Entered {
+    #[inline]
     fn drop(&mut self) {
         drop(replace(self.before.take()));
     }
@@ -41,6 +43,7 @@ pub(super) fn current() -> Option<Arc<RequestState>> {
 }
 
 /// Replaces the current request. A thread that ends has none.
+#[inline]
 fn replace(state: Option<Arc<RequestState>>) -> Option<Arc<RequestState>> {
     CURRENT
         .try_with(|current| current.replace(state))

@@ -103,6 +103,7 @@ impl RequestState {
         state
     }
 
+    #[inline]
     fn new(
         supervisor: &Supervisor,
         admitted: bool,
