@@ -36,7 +36,7 @@
 //! # Guarantees
 //!
 //! - Each request has exactly one [`ResponseEnd`], and its tasks start exactly once, whatever happens.
-//! - Each task is a tokio task of its own, and has exactly one [`Outcome`]. Nothing is dropped in silence: see [`Stats`].
+//! - Each task is a separate tokio task, and has exactly one [`Outcome`]. Nothing is dropped in silence: see [`Stats`].
 //! - A task that fails, panics or never ends does not affect the connection, the response or another task.
 //! - The response passes through unchanged.
 //!

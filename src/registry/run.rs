@@ -1,4 +1,4 @@
-//! Runs one task to its one outcome, inside the tokio task of its own.
+//! Runs one task to its one outcome, inside its tokio task.
 
 use std::{
     future::poll_fn,

@@ -68,7 +68,7 @@ struct Sequence {
 }
 
 impl Sequence {
-    /// Runs the tasks of a sequence one after the other, each as a tokio task of its own.
+    /// Runs the tasks of a sequence one after the other, each as a separate tokio task.
     async fn drive(mut self, first: Queued, runtime: Handle, mut after_write: bool) {
         let mut next = Some(first);
         while let Some(queued) = next.take() {

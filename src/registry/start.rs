@@ -1,6 +1,6 @@
 //! Starts the tasks of a request: the one place that spawns tasks.
 //!
-//! Each task becomes a tokio task of its own. Several tasks that start together are spawned by a
+//! Each task becomes a separate tokio task. Several tasks that start together are spawned by a
 //! short tokio task, the driver, so that one tokio task sits in the worker's own slot, and not
 //! many. The driver ends when all are spawned.
 

@@ -22,7 +22,7 @@
 //! Both parts are needed. The wrapped stream sees the bytes. The layer tells a request which
 //! connection it came over. A request that passed no such layer is not tracked.
 //!
-//! Serve each connection in a tokio task of its own, as all these servers do. With TLS, wrap the
+//! Serve each connection in a separate tokio task, as all these servers do. With TLS, wrap the
 //! TLS stream: `SentStream::new(acceptor.accept(stream).await?)`.
 //!
 //! # Guarantees

@@ -14,7 +14,7 @@ use super::connection::SentConnection;
 /// Wraps the stream of a connection, for [`StartOn::LastByteSent`](crate::StartOn::LastByteSent).
 ///
 /// It passes everything on, and notes when the socket has all of a response. Wrap each stream that
-/// your server accepts, and serve each connection in a tokio task of its own, as all servers do.
+/// your server accepts, and serve each connection in a separate tokio task, as all servers do.
 /// The requests must also learn which connection they came over: see the [module](super).
 ///
 /// # Examples
