@@ -112,8 +112,8 @@ fn every_cell_has_a_test_and_every_test_a_cell() {
         tested.insert((first(rest), "HTTP/1.1".to_owned()));
         tested.insert((first(rest), "HTTP/2".to_owned()));
     }
-    let cells = cells().into_keys();
-    let expected: BTreeSet<_> = cells
+    let table = cells().into_keys();
+    let expected: BTreeSet<_> = table
         .map(|(case, protocol)| (case.to_owned(), protocol.to_owned()))
         .collect();
     assert_eq!(expected, tested);
