@@ -47,8 +47,10 @@ impl EndedResponse {
     }
 
     pub(super) fn warn_of_untracked(&self) {
+        // The path is copied, because a subscriber may use the tasks of the request.
         self.state
-            .with_path(|path| self.state.supervisor().warn_of_untracked(path));
+            .supervisor()
+            .warn_of_untracked(&self.state.path());
     }
 }
 

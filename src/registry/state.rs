@@ -22,6 +22,7 @@ use crate::{
     task::{Order, Outcome, StartOn},
     util::{
         sync::{Mutex, MutexGuard, lock},
+        text::bounded,
         trace::ids_are_wanted,
     },
 };
@@ -209,13 +210,12 @@ impl RequestState {
         }
     }
 
-    /// Calls `f` with the path of the request.
-    pub(crate) fn with_path<R>(&self, f: impl FnOnce(&str) -> R) -> R {
-        let inner = self.lock();
-        match &inner.source {
-            Source::Open(request) => f(request.path()),
-            Source::Request(request) => f(request.path()),
-            Source::Spawn => f(""),
+    /// Returns a short copy of the path of the request. It is empty for a task without a request.
+    pub(crate) fn path(&self) -> Box<str> {
+        match &self.lock().source {
+            Source::Open(request) => bounded(request.path()),
+            Source::Request(request) => request.path().into(),
+            Source::Spawn => Box::default(),
         }
     }
 

@@ -304,7 +304,7 @@ pub fn defer(task: impl Into<Task>) -> Result<(), NotInRequest> {
 
 impl fmt::Debug for BackgroundTasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.0.with_path(str::to_owned);
+        let path = self.0.path();
         f.debug_struct("BackgroundTasks")
             .field("path", &path)
             .field("has_ended", &self.0.has_ended())

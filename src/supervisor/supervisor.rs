@@ -28,7 +28,7 @@ use super::{
 use crate::{
     response::RequestInfo,
     task::{Limit, Name},
-    util::trace,
+    util::{text::bounded, trace},
 };
 
 /// Owns all tasks of a process: it limits, counts, lists, awaits and aborts them.
@@ -347,7 +347,7 @@ impl Supervisor {
             .warned_of_two_supervisors
             .swap(true, Ordering::Relaxed)
         {
-            trace::two_supervisors(path);
+            trace::two_supervisors(&bounded(path));
         }
     }
 

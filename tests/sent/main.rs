@@ -11,3 +11,5 @@ mod layers;
 mod servers;
 mod tls;
 mod tracked;
+#[cfg(feature = "tracing")]
+mod warning;
