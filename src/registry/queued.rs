@@ -28,7 +28,7 @@ impl Queued {
     /// This is done when the task becomes ready, and not when it first runs, because the runtime
     /// decides which task runs first.
     pub(super) fn acquire(&mut self) {
-        let (supervisor, limit) = (self.guard.supervisor(), self.task.options().limit.as_ref());
+        let (supervisor, limit) = (self.guard.supervisor(), self.task.shared_limit());
         let falls_back = self.task.has_fallback() && supervisor.is_cancelled();
         self.acquire = if falls_back || self.task.is_fallback() {
             Acquire::UNLIMITED

@@ -85,13 +85,16 @@ impl Run {
             }
             Some(end) => when.holds(end),
         };
-        Ok(holds && guard.claim(task.options().unique.as_ref()))
+        Ok(holds
+            && task
+                .unique_key()
+                .is_none_or(|unique| guard.claim(unique)))
     }
 
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.
     async fn attempt(&mut self) -> Option<Outcome> {
-        if let Acquire::Waiting(waiting) = &mut self.queued.acquire {
-            self.queued.acquire = Acquire::Ready(waiting.await?);
+        if let Some(waiting) = self.queued.acquire.waiting() {
+            self.queued.acquire = Acquire::ready(waiting.await?);
         }
         if !self.queued.guard.start() {
             return None;
@@ -112,8 +115,7 @@ impl Run {
     /// Returns the timeout of the task. A task without a request has no default timeout.
     fn timeout(&self) -> Option<Duration> {
         let Queued { task, guard, .. } = &self.queued;
-        task.options()
-            .timeout
+        task.time_limit()
             .or(guard.end().and(guard.supervisor().config().task_timeout))
     }
 

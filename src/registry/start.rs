@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use http::Version;
 use tokio::{
-    runtime::Handle,
+    runtime::{Handle, RuntimeFlavor},
     task::{JoinHandle, yield_now},
     time::Instant,
 };
@@ -112,7 +112,14 @@ impl RequestState {
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
-        if tasks.len() > 1 {
+        // On a current-thread runtime, nothing of what is spawned here runs before the caller is
+        // done, so few tasks need no driver.
+        let is_current_thread = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        if is_current_thread && !after_write && tasks.len() <= BETWEEN_YIELDS {
+            for queued in tasks {
+                drop(self.spawn(&runtime, queued, false));
+            }
+        } else if tasks.len() > 1 {
             let driver = drive(Arc::clone(self), tasks, runtime.clone(), after_write);
             drop(runtime.spawn(driver));
         } else if let Some(queued) = tasks.pop_front() {
@@ -134,6 +141,9 @@ impl RequestState {
     }
 }
 
+/// So many tasks are spawned without a yield.
+const BETWEEN_YIELDS: usize = 32;
+
 /// Spawns tasks that start together, without keeping others from the worker.
 ///
 /// tokio wakes a task that yields after at most 61 other polls. The driver spawns fewer tasks than
@@ -145,7 +155,6 @@ async fn drive(
     runtime: Handle,
     after_write: bool,
 ) {
-    const BETWEEN_YIELDS: usize = 32;
     if after_write {
         yield_now().await;
     }

@@ -64,18 +64,20 @@ pub(crate) struct TaskGuard {
     is_running: bool,
     has_started: bool,
     has_ended: bool,
-    /// Whether another task has the key of this one.
-    is_duplicate: bool,
-    unique: Option<Box<UniqueKey>>,
     /// What few tasks have, so that the others stay small.
     extra: Option<Box<Extra>>,
 }
 
+#[derive(Default)]
 struct Extra {
     scope: Option<Arc<TaskScope>>,
     reporter: Option<Arc<RequestReporter>>,
     outcome: Option<oneshot::Sender<Outcome>>,
     started: Option<Instant>,
+    /// The key of a unique task.
+    unique: Option<UniqueKey>,
+    /// Whether another task has the key of this one.
+    is_duplicate: bool,
 }
 
 impl TaskGuard {
@@ -129,7 +131,7 @@ impl TaskGuard {
                 scope: scope.map(Arc::new),
                 reporter,
                 outcome,
-                started: None,
+                ..Extra::default()
             })
         });
         let supervisor = supervisor.clone();
@@ -140,8 +142,6 @@ impl TaskGuard {
             is_running: false,
             has_started: false,
             has_ended: false,
-            is_duplicate: false,
-            unique: None,
             extra,
         };
         Ok(Entered {
@@ -210,12 +210,11 @@ impl TaskGuard {
     }
 
     /// Takes the key of a unique task. Returns `false` if another task has it.
-    pub(crate) fn claim(&mut self, key: Option<&Name>) -> bool {
-        if let Some(key) = key {
-            self.unique = self.supervisor.unique_keys().claim(key).map(Box::new);
-            self.is_duplicate = self.unique.is_none();
-        }
-        !self.is_duplicate
+    pub(crate) fn claim(&mut self, key: &Name) -> bool {
+        let extra = self.extra.get_or_insert_default();
+        extra.unique = self.supervisor.unique_keys().claim(key);
+        extra.is_duplicate = extra.unique.is_none();
+        !extra.is_duplicate
     }
 
     /// The task starts to run. Returns `false` if it should not, because it was removed or a
@@ -260,15 +259,14 @@ impl TaskGuard {
     /// The one place where a task gets its outcome.
     fn end_with(&mut self, outcome: Outcome) {
         self.has_ended = true;
-        let counter = if self.is_duplicate {
-            Stats::count_duplicate
-        } else {
-            Stats::counter(&outcome)
-        };
-        let is_awaited = self
-            .extra
-            .as_ref()
-            .is_some_and(|extra| extra.reporter.is_some() || extra.outcome.is_some());
+        let mut counter = Stats::counter(&outcome);
+        let mut is_awaited = false;
+        if let Some(extra) = &self.extra {
+            is_awaited = extra.reporter.is_some() || extra.outcome.is_some();
+            if extra.is_duplicate {
+                counter = Stats::count_duplicate;
+            }
+        }
         if is_awaited || metrics::IS_ENABLED || level(&outcome).is_wanted() {
             // Before the task is counted as ended: who waits for an idle supervisor expects that
             // everybody was told.
@@ -276,8 +274,8 @@ impl TaskGuard {
         } else {
             outcome.discard();
         }
-        // Before the task is counted as ended, so that another one can take the key then.
-        self.unique = None;
+        // Before the task is counted as ended, so that another one can take its unique key then.
+        self.extra = None;
         self.supervisor.table().end(self.key, counter);
     }
 

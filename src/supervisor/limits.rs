@@ -19,14 +19,19 @@ pub(super) struct Limits {
 }
 
 /// The right to run: a permit for each limit that applies. Its drop gives them back.
-pub(super) type Permits = Vec<OwnedSemaphorePermit>;
+pub(crate) type Permits = Vec<OwnedSemaphorePermit>;
 
-/// The permits of a task, or a place in the queue for them.
-pub(crate) enum Acquire {
+/// The permits of a task, or a place in the queue for them. It is empty if no limit applies.
+#[derive(Default)]
+pub(crate) struct Acquire(Option<Box<State>>);
+
+enum State {
     Ready(#[expect(dead_code, reason = "they are held for their drop")] Permits),
-    /// The future returns `None` if the supervisor closed its limits.
-    Waiting(Pin<Box<dyn Future<Output = Option<Permits>> + Send>>),
+    Waiting(Waiting),
 }
+
+/// A place in the queue. It returns `None` if the supervisor closed its limits.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = Option<Permits>> + Send>>;
 
 impl Limits {
     pub(super) fn new(concurrent: Option<usize>, blocking: Option<usize>) -> Self {
@@ -56,11 +61,24 @@ impl Limits {
 
 impl Acquire {
     /// The permits of a task that no limit applies to.
-    pub(crate) const UNLIMITED: Self = Self::Ready(Vec::new());
+    pub(crate) const UNLIMITED: Self = Self(None);
+
+    /// Returns the permits that a place in the queue has become.
+    pub(crate) fn ready(permits: Permits) -> Self {
+        Self(Some(Box::new(State::Ready(permits))))
+    }
+
+    /// Returns the place in the queue, if the task has to wait.
+    pub(crate) fn waiting(&mut self) -> Option<&mut Waiting> {
+        match self.0.as_deref_mut()? {
+            State::Waiting(waiting) => Some(waiting),
+            State::Ready(_) => None,
+        }
+    }
 
     /// Returns whether the task has its permits.
-    pub(crate) const fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready(_))
+    pub(crate) fn is_ready(&self) -> bool {
+        !matches!(self.0.as_deref(), Some(State::Waiting(_)))
     }
 
     /// Takes a permit of each limit, or the last place in the queue for the first limit that has
@@ -82,14 +100,13 @@ impl Acquire {
         let mut acquire = Box::pin(unconstrained(acquire));
         // The first poll takes the place. The task that awaits the future later brings its own
         // waker.
-        match acquire
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(Some(permits)) => Self::Ready(permits),
-            Poll::Ready(None) => Self::Waiting(Box::pin(std::future::ready(None))),
-            Poll::Pending => Self::Waiting(acquire),
-        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let state = match acquire.as_mut().poll(&mut cx) {
+            Poll::Ready(Some(permits)) => State::Ready(permits),
+            Poll::Ready(None) => State::Waiting(Box::pin(std::future::ready(None))),
+            Poll::Pending => State::Waiting(acquire),
+        };
+        Self(Some(Box::new(state)))
     }
 }
 
@@ -103,15 +120,11 @@ mod tests {
 
     /// Polls once, and returns whether there are permits.
     fn has_permits(acquire: &mut Acquire) -> bool {
-        match acquire {
-            Acquire::Ready(_) => true,
-            Acquire::Waiting(waiting) => {
-                let polled = waiting
-                    .as_mut()
-                    .poll(&mut Context::from_waker(Waker::noop()));
-                matches!(polled, Poll::Ready(Some(_)))
-            }
-        }
+        let mut cx = Context::from_waker(Waker::noop());
+        acquire.waiting().is_none_or(|waiting| {
+            let polled = waiting.as_mut().poll(&mut cx);
+            matches!(polled, Poll::Ready(Some(_)))
+        })
     }
 
     #[test]

@@ -58,10 +58,16 @@ struct Entry<W: ?Sized> {
 pub(crate) struct Options {
     pub(crate) name: Option<Name>,
     pub(crate) when: When,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) unique: Option<Name>,
-    pub(crate) limit: Option<Limit>,
-    fallback: Option<Box<Task>>,
+    /// What few tasks have, so that the others stay small.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+struct Rare {
+    timeout: Option<Duration>,
+    unique: Option<Name>,
+    limit: Option<Limit>,
+    fallback: Option<Task>,
     /// Whether the work of the task is the fallback of another task.
     is_fallback: bool,
 }
@@ -203,7 +209,7 @@ impl Task {
     /// A blocking function cannot be dropped: its context is cancelled, the task counts as timed
     /// out, and the function may still run.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options_mut().timeout = Some(timeout);
+        self.rare_mut().timeout = Some(timeout);
         self
     }
 
@@ -235,13 +241,13 @@ impl Task {
     /// # let _ = prices_are_stale;
     /// ```
     pub fn unique(mut self, key: impl Into<Cow<'static, str>>) -> Self {
-        self.options_mut().unique = Some(Name::from(key.into()));
+        self.rare_mut().unique = Some(Name::from(key.into()));
         self
     }
 
     /// Runs the task only while fewer tasks than the limit run with it. See [`Limit`].
     pub fn limit(mut self, limit: &Limit) -> Self {
-        self.options_mut().limit = Some(limit.clone());
+        self.rare_mut().limit = Some(limit.clone());
         self
     }
 
@@ -276,7 +282,7 @@ impl Task {
     where
         F: Future<Output: TaskOutput> + Send + 'static,
     {
-        self.options_mut().fallback = Some(Box::new(Self::new(future)));
+        self.rare_mut().fallback = Some(Self::new(future));
         self
     }
 
@@ -298,22 +304,43 @@ impl Task {
         self.entry.work.is_blocking()
     }
 
+    fn rare(&self) -> Option<&Rare> {
+        self.options().rare.as_deref()
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.options_mut().rare.get_or_insert_default()
+    }
+
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        self.rare()?.timeout
+    }
+
+    pub(crate) fn unique_key(&self) -> Option<&Name> {
+        self.rare()?.unique.as_ref()
+    }
+
+    pub(crate) fn shared_limit(&self) -> Option<&Limit> {
+        self.rare()?.limit.as_ref()
+    }
+
     pub(crate) fn has_fallback(&self) -> bool {
-        self.options().fallback.is_some()
+        self.rare().is_some_and(|rare| rare.fallback.is_some())
     }
 
     /// Returns whether the work of the task is the fallback of another task.
     pub(crate) fn is_fallback(&self) -> bool {
-        self.options().is_fallback
+        self.rare().is_some_and(|rare| rare.is_fallback)
     }
 
     /// Returns the shutdown fallback as a task with the same name and condition.
     pub(crate) fn take_fallback(&mut self) -> Option<Self> {
         let options = self.options_mut();
-        let mut fallback = *options.fallback.take()?;
+        let mut fallback = options.rare.as_mut()?.fallback.take()?;
         let (name, when) = (options.name.clone(), options.when.clone());
         let options = fallback.options_mut();
-        (options.name, options.when, options.is_fallback) = (name, when, true);
+        (options.name, options.when) = (name, when);
+        fallback.rare_mut().is_fallback = true;
         Some(fallback)
     }
 
@@ -366,7 +393,7 @@ impl fmt::Debug for Task {
         f.debug_struct("Task")
             .field("name", &self.options().name)
             .field("when", &self.options().when)
-            .field("timeout", &self.options().timeout)
+            .field("timeout", &self.time_limit())
             .finish_non_exhaustive()
     }
 }
