@@ -39,7 +39,8 @@ impl RequestState {
         let is_deferred = !inner.has_started;
         let new = NewTask {
             name: task.options().name.clone(),
-            request: inner.request(),
+            owner: Arc::downgrade(self) as _,
+            has_request: inner.has_request(),
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
             has_fallback: task.has_fallback(),
@@ -48,20 +49,16 @@ impl RequestState {
             outcome,
         };
         let waits = is_deferred || inner.order != Order::Concurrent;
-        let new_owner = (waits && inner.owner.is_none()).then(|| Arc::downgrade(self) as _);
-        let entered = TaskGuard::enter(&self.supervisor, new, new_owner);
         let Entered {
             mut guard,
-            owner,
             is_closed,
-        } = match entered {
+        } = match TaskGuard::enter(&self.supervisor, new) {
             Ok(entered) => entered,
             Err(scope) => {
                 drop(inner);
                 return Err(self.refuse(task, scope, gauge));
             }
         };
-        inner.owner = inner.owner.or(owner);
         let fallback = if is_closed {
             task.take_fallback()
         } else {
@@ -102,6 +99,7 @@ impl RequestState {
     }
 
     /// Captures what surrounds the code that adds the task.
+    #[inline]
     fn scope_of(&self, task: &Task) -> Option<TaskScope> {
         let config = self.supervisor.config();
         if config.captures.is_empty() && !TaskSpan::is_wanted() {

@@ -9,7 +9,10 @@ use super::{
     queued::Queued,
     state::{Inner, RequestState},
 };
-use crate::supervisor::{Owner, Phase};
+use crate::{
+    response::RequestInfo,
+    supervisor::{Owner, Phase},
+};
 
 impl RequestState {
     /// Notes the head of the response. From now on tasks can start before the end.
@@ -87,12 +90,16 @@ impl RequestState {
                 && ((when.is_known_by_head() && when.holds(&end)) || when.is_ruled_out(&end))
         });
         drop(inner);
-        self.allow(&mut tasks, &end, Instant::now(), false, None);
+        self.allow(&mut tasks, &end, Instant::now(), false);
         self.spawn_all(tasks, runtime, false);
     }
 }
 
 impl Owner for RequestState {
+    fn request(&self) -> Option<Arc<RequestInfo>> {
+        self.lock().request()
+    }
+
     fn shut_down(self: Arc<Self>, phase: Phase) {
         if phase == Phase::Sealed {
             // The guards count the tasks as aborted. Tasks that were added after the shutdown run

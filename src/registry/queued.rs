@@ -15,6 +15,7 @@ pub(super) struct Queued {
 }
 
 impl Queued {
+    #[inline]
     pub(super) const fn new(task: Task, guard: TaskGuard) -> Self {
         Self {
             task,
@@ -27,6 +28,7 @@ impl Queued {
     ///
     /// This is done when the task becomes ready, and not when it first runs, because the runtime
     /// decides which task runs first.
+    #[inline]
     pub(super) fn acquire(&mut self) {
         let (supervisor, limit) = (self.guard.supervisor(), self.task.shared_limit());
         let falls_back = self.task.has_fallback() && supervisor.is_cancelled();

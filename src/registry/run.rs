@@ -85,10 +85,7 @@ impl Run {
             }
             Some(end) => when.holds(end),
         };
-        Ok(holds
-            && task
-                .unique_key()
-                .is_none_or(|unique| guard.claim(unique)))
+        Ok(holds && task.unique_key().is_none_or(|unique| guard.claim(unique)))
     }
 
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.

@@ -16,7 +16,7 @@ use tokio::{
 use super::{queued::Queued, run::run, state::RequestState};
 use crate::{
     response::{EndDetails, ResponseEnd},
-    supervisor::{OwnerKey, TaskGuard},
+    supervisor::TaskGuard,
     task::Order,
     util::metrics::{self, Gauge},
 };
@@ -51,17 +51,12 @@ impl RequestState {
         let mut tasks = std::mem::take(&mut inner.queue);
         let is_sequence = inner.order != Order::Concurrent && !tasks.is_empty();
         inner.has_driver = is_sequence;
-        let owner = if is_sequence {
-            None
-        } else {
-            inner.owner.take()
-        };
         drop(inner);
 
         if let Some(timer) = timer {
             timer.abort();
         }
-        self.allow(&mut tasks, &end, now, is_sequence, owner);
+        self.allow(&mut tasks, &end, now, is_sequence);
         if let Some(reporter) = reporter {
             reporter.start(Some(end), self.supervisor.observers());
         }
@@ -80,7 +75,6 @@ impl RequestState {
         end: &Arc<ResponseEnd>,
         now: Instant,
         is_sequence: bool,
-        owner: Option<OwnerKey>,
     ) {
         for queued in tasks.iter_mut() {
             queued.guard.set_end(Some(Arc::clone(end)));
@@ -101,7 +95,7 @@ impl RequestState {
         let guards = tasks
             .iter_mut()
             .map(|queued| (is_ready(queued), &mut queued.guard));
-        TaskGuard::allow(&self.supervisor, guards, now, owner);
+        TaskGuard::allow(&self.supervisor, guards, now);
     }
 
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
@@ -128,6 +122,7 @@ impl RequestState {
     }
 
     /// Spawns one task, and keeps its handle for a shutdown.
+    #[inline]
     pub(super) fn spawn(
         self: &Arc<Self>,
         runtime: &Handle,

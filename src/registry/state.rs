@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -18,7 +18,7 @@ use tokio::{
 use super::queued::Queued;
 use crate::{
     response::{BodyState, Judgement, OpenRequest, Progress, RequestInfo, ResponseEnd},
-    supervisor::{OwnerKey, RequestReporter, Supervisor},
+    supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
         sync::{Mutex, MutexGuard, lock},
@@ -61,7 +61,6 @@ pub(super) struct Inner {
     pub(super) has_failed: bool,
     /// Where the tasks run.
     pub(super) runtime: Option<Handle>,
-    pub(super) owner: Option<OwnerKey>,
     /// Starts the tasks when `start_within` is over.
     pub(super) timer: Option<AbortHandle>,
     reporter: Option<Arc<RequestReporter>>,
@@ -129,7 +128,6 @@ impl RequestState {
                 has_driver: false,
                 has_failed: false,
                 runtime: None,
-                owner: None,
                 timer: None,
                 reporter: None,
             }),
@@ -230,6 +228,7 @@ impl RequestState {
     }
 
     /// Returns what is kept of the request. `None` for tasks without a request.
+    #[inline]
     pub(super) fn request(&self) -> Option<Arc<RequestInfo>> {
         self.lock().request()
     }
@@ -287,18 +286,18 @@ impl RequestState {
         let mut inner = self.lock();
         let waiting = inner.take_queued(|queued| queued.task.name() == Some(name));
         // Tasks that have started, and wait for a permit, are in the table alone.
-        let request = if inner.has_started {
-            inner.request()
-        } else {
-            None
-        };
+        let has_started = inner.has_started;
         drop(inner);
         let removed = waiting.len();
         for Queued { task, guard, .. } in waiting {
             drop(task);
             guard.finish(Outcome::Removed);
         }
-        removed + request.map_or(0, |request| self.supervisor.remove_queued(&request, name))
+        if has_started {
+            removed + self.supervisor.remove_queued(self, name)
+        } else {
+            removed
+        }
     }
 
     pub(super) fn names(&self) -> Vec<Option<String>> {
@@ -309,6 +308,7 @@ impl RequestState {
             .collect()
     }
 
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
@@ -327,7 +327,12 @@ impl Inner {
         }
     }
 
+    pub(super) const fn has_request(&self) -> bool {
+        !matches!(self.source, Source::Spawn)
+    }
+
     /// Returns the reporter of the request, if the supervisor has observers.
+    #[inline]
     pub(super) fn reporter(&mut self, supervisor: &Supervisor) -> Option<Arc<RequestReporter>> {
         if self.reporter.is_none() && !supervisor.observers().is_empty() {
             let reporter = Arc::<RequestReporter>::default();
@@ -356,6 +361,7 @@ impl Inner {
 
     /// Notes the runtime for the tasks: the configured one, or the one that is current when the
     /// first task is added.
+    #[inline]
     pub(super) fn note_runtime(&mut self, supervisor: &Supervisor) {
         if self.runtime.is_none() {
             self.runtime = supervisor
@@ -367,18 +373,9 @@ impl Inner {
     }
 
     /// Returns the runtime for the tasks.
+    #[inline]
     pub(super) fn runtime(&mut self, supervisor: &Supervisor) -> Option<Handle> {
         self.note_runtime(supervisor);
         self.runtime.clone()
-    }
-}
-
-impl Drop for RequestState {
-    fn drop(&mut self) {
-        // Tasks are left only if no response was there to start them. They are dropped after this.
-        let inner = self.inner.get_mut();
-        if let Some(owner) = inner.unwrap_or_else(PoisonError::into_inner).owner.take() {
-            self.supervisor.remove_owner(owner);
-        }
     }
 }

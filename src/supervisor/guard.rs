@@ -13,7 +13,7 @@ use super::{
     scope::TaskScope,
     stats::Stats,
     supervisor::Supervisor,
-    table::{Added, Entry, Key, Owner, OwnerKey, Stop},
+    table::{Added, Entry, Key, Owner, Stop},
     task_state::TaskState,
     unique::UniqueKey,
 };
@@ -29,7 +29,8 @@ use crate::{
 /// A task that is about to enter the table.
 pub(crate) struct NewTask {
     pub(crate) name: Option<Name>,
-    pub(crate) request: Option<Arc<RequestInfo>>,
+    pub(crate) owner: Weak<dyn Owner>,
+    pub(crate) has_request: bool,
     /// When the task was allowed to run. `None` if it is deferred.
     pub(crate) since: Option<Instant>,
     /// Whether the request came before the supervisor was shut down.
@@ -45,7 +46,6 @@ pub(crate) struct NewTask {
 /// What came of [`TaskGuard::enter`].
 pub(crate) struct Entered {
     pub(crate) guard: TaskGuard,
-    pub(crate) owner: Option<OwnerKey>,
     /// Whether the supervisor is closed, so that the task must run its fallback.
     pub(crate) is_closed: bool,
 }
@@ -81,17 +81,18 @@ struct Extra {
 }
 
 impl TaskGuard {
-    /// Adds a task to the table, and its request as one whose tasks wait.
+    /// Adds a task to the table.
     ///
     /// If the supervisor takes no task, this returns what must be dropped when no lock is held.
+    #[inline]
     pub(crate) fn enter(
         supervisor: &Supervisor,
         task: NewTask,
-        owner: Option<Weak<dyn Owner>>,
     ) -> Result<Entered, Option<TaskScope>> {
         let NewTask {
             name,
-            request,
+            owner,
+            has_request,
             since,
             admitted,
             has_fallback,
@@ -106,19 +107,15 @@ impl TaskGuard {
         };
         let entry = Entry {
             name,
-            request,
+            owner,
+            has_request,
             state,
             since,
             is_fallback: has_fallback,
             stop: None,
             abort: None,
         };
-        let Ok(Added {
-            key,
-            owner,
-            is_closed,
-        }) = supervisor.table().add(entry, admitted, owner)
-        else {
+        let Ok(Added { key, is_closed }) = supervisor.table().add(entry, admitted) else {
             return Err(scope);
         };
         if let Some(reporter) = &reporter {
@@ -144,11 +141,7 @@ impl TaskGuard {
             has_ended: false,
             extra,
         };
-        Ok(Entered {
-            guard,
-            owner,
-            is_closed,
-        })
+        Ok(Entered { guard, is_closed })
     }
 
     pub(crate) const fn key(&self) -> Key {
@@ -164,16 +157,19 @@ impl TaskGuard {
         self.end.as_ref()
     }
 
+    #[inline]
     pub(crate) fn set_end(&mut self, end: Option<Arc<ResponseEnd>>) {
         self.end = end;
     }
 
     /// Returns what surrounds the code of the task.
+    #[inline]
     pub(crate) fn scope(&self) -> Option<&Arc<TaskScope>> {
         self.extra.as_ref()?.scope.as_ref()
     }
 
     /// Runs `f` inside the scope of the task. `f` itself must not panic.
+    #[inline]
     pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         match self.scope() {
             Some(scope) => scope.enter(f),
@@ -182,11 +178,11 @@ impl TaskGuard {
     }
 
     /// Allows deferred tasks to run. Those that are ready count as running from now on.
+    #[inline]
     pub(crate) fn allow<'a>(
         supervisor: &Supervisor,
         tasks: impl Iterator<Item = (bool, &'a mut Self)>,
         since: Instant,
-        owner: Option<OwnerKey>,
     ) {
         let states = tasks.map(|(is_ready, guard)| {
             guard.is_running = is_ready;
@@ -199,10 +195,11 @@ impl TaskGuard {
                 },
             )
         });
-        supervisor.table().allow(states, since, owner);
+        supervisor.table().allow(states, since);
     }
 
     /// Keeps the handle of the tokio task, and aborts that if the task was stopped before.
+    #[inline]
     pub(crate) fn spawned(supervisor: &Supervisor, key: Key, handle: AbortHandle) {
         if let Some(handle) = supervisor.table().set_abort_handle(key, handle) {
             handle.abort();
@@ -210,6 +207,7 @@ impl TaskGuard {
     }
 
     /// Takes the key of a unique task. Returns `false` if another task has it.
+    #[inline]
     pub(crate) fn claim(&mut self, key: &Name) -> bool {
         let extra = self.extra.get_or_insert_default();
         extra.unique = self.supervisor.unique_keys().claim(key);
@@ -219,6 +217,7 @@ impl TaskGuard {
 
     /// The task starts to run. Returns `false` if it should not, because it was removed or a
     /// shutdown is over.
+    #[inline]
     pub(crate) fn start(&mut self) -> bool {
         if self.has_started {
             return true;
@@ -257,6 +256,7 @@ impl TaskGuard {
     }
 
     /// The one place where a task gets its outcome.
+    #[inline]
     fn end_with(&mut self, outcome: Outcome) {
         self.has_ended = true;
         let mut counter = Stats::counter(&outcome);

@@ -34,6 +34,7 @@ enum State {
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = Option<Permits>> + Send>>;
 
 impl Limits {
+    #[inline]
     pub(super) fn new(concurrent: Option<usize>, blocking: Option<usize>) -> Self {
         let semaphore = |limit: Option<usize>| limit.map(|limit| Arc::new(Semaphore::new(limit)));
         Self {
@@ -69,6 +70,7 @@ impl Acquire {
     }
 
     /// Returns the place in the queue, if the task has to wait.
+    #[inline]
     pub(crate) fn waiting(&mut self) -> Option<&mut Waiting> {
         match self.0.as_deref_mut()? {
             State::Waiting(waiting) => Some(waiting),
@@ -77,6 +79,7 @@ impl Acquire {
     }
 
     /// Returns whether the task has its permits.
+    #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         !matches!(self.0.as_deref(), Some(State::Waiting(_)))
     }

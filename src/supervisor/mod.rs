@@ -31,5 +31,5 @@ pub(crate) use self::{
     limits::Acquire,
     reporter::RequestReporter,
     scope::TaskScope,
-    table::{Key, Owner, OwnerKey, Phase},
+    table::{Key, Owner, Phase},
 };

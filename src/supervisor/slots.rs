@@ -32,6 +32,7 @@ pub(super) enum Slot<T> {
 const SEGMENT: usize = 256;
 
 impl<T> Slots<T> {
+    #[inline]
     pub(super) fn insert(&mut self, value: T) -> SlotKey {
         let index = self.free.unwrap_or_else(|| self.grow());
         let serial = self.serial;
@@ -45,6 +46,7 @@ impl<T> Slots<T> {
         SlotKey { index, serial }
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, key: SlotKey) -> Option<&mut T> {
         match self.slot(key)? {
             Slot::Used { serial, value } if *serial == key.serial => Some(value),
@@ -52,6 +54,7 @@ impl<T> Slots<T> {
         }
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, key: SlotKey) -> Option<T> {
         let free = self.free;
         let slot = self.slot(key)?;
@@ -91,6 +94,7 @@ impl<T> Slots<T> {
 
     /// Takes the segments of an empty table that has several. Drop them after you have released the
     /// lock.
+    #[inline]
     pub(super) fn take_unused(&mut self) -> Option<Vec<Segment<T>>> {
         if self.len > 0 || self.segments.len() < 2 {
             return None;
@@ -110,6 +114,7 @@ impl<T> Slots<T> {
         first
     }
 
+    #[inline]
     fn slot(&mut self, key: SlotKey) -> Option<&mut Slot<T>> {
         self.segments
             .get_mut(key.index / SEGMENT)?

@@ -22,7 +22,7 @@ use super::{
     observer::Observers,
     report::{Busy, ShutdownReport, TaskInfo},
     stats::Stats,
-    table::{Key, OwnerKey, Stop, TaskTable},
+    table::{Key, Owner, Stop, TaskTable},
     unique::UniqueKeys,
 };
 use crate::{
@@ -212,14 +212,17 @@ impl Supervisor {
         })
     }
 
+    #[inline]
     pub(crate) fn config(&self) -> &Config {
         &self.inner.config
     }
 
+    #[inline]
     pub(crate) fn observers(&self) -> &Observers {
         &self.inner.config.observers
     }
 
+    #[inline]
     pub(super) fn table(&self) -> &TaskTable {
         &self.inner.table
     }
@@ -249,6 +252,7 @@ impl Supervisor {
     }
 
     /// Returns the token that tells tasks to stop.
+    #[inline]
     pub(crate) fn cancel_token(&self) -> &CancellationToken {
         &self.inner.cancel
     }
@@ -261,6 +265,7 @@ impl Supervisor {
     }
 
     /// Returns whether the grace of a shutdown is over.
+    #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
         self.inner.is_cancelled.load(Ordering::Acquire)
     }
@@ -314,19 +319,14 @@ impl Supervisor {
         self.inner.table.capacity()
     }
 
-    /// Forgets a request whose tasks waited.
-    pub(crate) fn remove_owner(&self, key: OwnerKey) {
-        self.inner.table.remove_owner(key);
-    }
-
     /// Counts a task that was not taken.
     pub(crate) fn refuse(&self) {
         self.inner.table.refuse();
     }
 
     /// Removes the queued tasks of a request that have this name. Returns how many there were.
-    pub(crate) fn remove_queued(&self, request: &Arc<RequestInfo>, name: &str) -> usize {
-        let (removed, handles) = self.inner.table.stop_named(request, name);
+    pub(crate) fn remove_queued(&self, owner: &(dyn Owner + 'static), name: &str) -> usize {
+        let (removed, handles) = self.inner.table.stop_named(owner, name);
         for handle in handles {
             handle.abort();
         }

@@ -3,7 +3,10 @@
 //! The lock is held for a few additions. Whatever belongs to the user, or could be the last handle
 //! of it, is dropped after the lock is released.
 
-use std::sync::{Arc, Weak};
+use std::{
+    ptr,
+    sync::{Arc, Weak},
+};
 
 use tokio::{sync::futures::OwnedNotified, task::AbortHandle, time::Instant};
 
@@ -20,8 +23,6 @@ use crate::{
 };
 
 pub(crate) type Key = SlotKey;
-
-pub(crate) type OwnerKey = SlotKey;
 
 /// How far a supervisor is shut down. It only goes forward.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +45,11 @@ pub(crate) enum Stop {
     Abort,
 }
 
-/// A request whose tasks wait for the end of its response, or for their turn.
+/// The request that a task belongs to. It lives at least as long as its tasks.
 pub(crate) trait Owner: Send + Sync {
+    /// Returns what is known of the request. `None` for a task without a request.
+    fn request(&self) -> Option<Arc<RequestInfo>>;
+
     /// A shutdown has come to this phase: `Cancelling` or `Sealed`.
     fn shut_down(self: Arc<Self>, phase: Phase);
 }
@@ -64,7 +68,6 @@ pub(super) struct TaskTable {
 struct Inner {
     stats: Stats,
     tasks: Slots<Entry>,
-    owners: Slots<Weak<dyn Owner>>,
     phase: Phase,
     /// How many tasks without a request are among the pending ones.
     without_request: u64,
@@ -78,14 +81,14 @@ struct Inner {
 /// A task that was added.
 pub(super) struct Added {
     pub(super) key: Key,
-    pub(super) owner: Option<OwnerKey>,
     /// Whether the supervisor is closed, so that the task runs its fallback.
     pub(super) is_closed: bool,
 }
 
 pub(super) struct Entry {
     pub(super) name: Option<Name>,
-    pub(super) request: Option<Arc<RequestInfo>>,
+    pub(super) owner: Weak<dyn Owner>,
+    pub(super) has_request: bool,
     pub(super) state: TaskState,
     /// When the task was allowed to run.
     pub(super) since: Option<Instant>,
@@ -110,17 +113,9 @@ impl TaskTable {
         self.lock().stats
     }
 
-    /// Adds a task, and its request as one whose tasks wait. Returns the entry if the table takes
-    /// no task.
-    ///
-    /// Both under one lock: a shutdown that does not find the request does not take the task
-    /// either.
-    pub(super) fn add(
-        &self,
-        mut entry: Entry,
-        admitted: bool,
-        owner: Option<Weak<dyn Owner>>,
-    ) -> Result<Added, Entry> {
+    /// Adds a task. Returns the entry if the table takes no task.
+    #[inline]
+    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Result<Added, Entry> {
         let mut inner = self.lock();
         let is_closed = inner.phase == Phase::Sealed || (inner.phase > Phase::Open && !admitted);
         if is_closed && !entry.is_fallback {
@@ -128,14 +123,9 @@ impl TaskTable {
         }
         entry.is_fallback = is_closed;
         *inner.stats.of(entry.state) += 1;
-        inner.without_request += u64::from(entry.request.is_none());
+        inner.without_request += u64::from(!entry.has_request);
         let key = inner.tasks.insert(entry);
-        let owner = owner.map(|owner| inner.owners.insert(owner));
-        Ok(Added {
-            key,
-            owner,
-            is_closed,
-        })
+        Ok(Added { key, is_closed })
     }
 
     /// Counts a task that was not taken.
@@ -143,37 +133,22 @@ impl TaskTable {
         self.lock().stats.refused += 1;
     }
 
-    pub(super) fn remove_owner(&self, key: OwnerKey) {
-        let mut inner = self.lock();
-        let owner = inner.owners.remove(key);
-        let unused = inner.owners.take_unused();
-        drop(inner);
-        drop((owner, unused));
-    }
-
-    /// Deferred tasks are allowed to run, and the request whose tasks waited is forgotten.
-    pub(super) fn allow(
-        &self,
-        tasks: impl Iterator<Item = (Key, TaskState)>,
-        since: Instant,
-        mut owner: Option<OwnerKey>,
-    ) {
+    /// Deferred tasks are allowed to run.
+    #[inline]
+    pub(super) fn allow(&self, tasks: impl Iterator<Item = (Key, TaskState)>, since: Instant) {
         /// So many tasks are changed under one lock.
         const BATCH: usize = 1024;
         let mut tasks = tasks.peekable();
-        while tasks.peek().is_some() || owner.is_some() {
+        while tasks.peek().is_some() {
             let mut inner = self.lock();
             for (key, state) in tasks.by_ref().take(BATCH) {
                 inner.set_state(key, state, Some(since));
             }
-            let owner = owner.take().and_then(|owner| inner.owners.remove(owner));
-            let unused = inner.owners.take_unused();
-            drop(inner);
-            drop((owner, unused));
         }
     }
 
     /// A task starts to run. Returns `false` if it should not.
+    #[inline]
     pub(super) fn start(&self, key: Key) -> bool {
         let mut inner = self.lock();
         let is_sealed = inner.phase == Phase::Sealed;
@@ -189,6 +164,7 @@ impl TaskTable {
 
     /// Keeps the handle by which the task can be aborted. Returns it if the task should be aborted
     /// now.
+    #[inline]
     pub(super) fn set_abort_handle(&self, key: Key, handle: AbortHandle) -> Option<AbortHandle> {
         let mut inner = self.lock();
         let is_sealed = inner.phase == Phase::Sealed;
@@ -213,17 +189,14 @@ impl TaskTable {
     /// their handles.
     pub(super) fn stop_named(
         &self,
-        request: &Arc<RequestInfo>,
+        owner: &(dyn Owner + 'static),
         name: &str,
     ) -> (usize, Vec<AbortHandle>) {
         let mut stopped = 0;
         let mut handles = Vec::new();
         self.for_each_segment(|segment| {
             for (_, entry) in segment {
-                let is_same_request = entry
-                    .request
-                    .as_ref()
-                    .is_some_and(|other| Arc::ptr_eq(request, other));
+                let is_same_request = ptr::addr_eq(entry.owner.as_ptr(), owner);
                 let is_queued = entry.state == TaskState::Queued && entry.stop.is_none();
                 if is_same_request && is_queued && entry.name.as_deref() == Some(name) {
                     entry.stop = Some(Stop::Remove);
@@ -237,12 +210,17 @@ impl TaskTable {
 
     /// Describes a task, and says why it should stop.
     pub(super) fn describe(&self, key: Key) -> Option<(TaskInfo, Option<Instant>, Option<Stop>)> {
-        let mut inner = self.lock();
-        let entry = inner.tasks.get_mut(key)?;
-        Some((entry.info(Instant::now()), entry.since, entry.stop))
+        let (listed, stop) = {
+            let mut inner = self.lock();
+            let entry = inner.tasks.get_mut(key)?;
+            (Listed::new(key, entry), entry.stop)
+        };
+        let since = listed.since;
+        Some((listed.describe(Instant::now()), since, stop))
     }
 
     /// Removes a task and counts its outcome.
+    #[inline]
     pub(super) fn end(&self, key: Key, outcome: Counter) {
         let mut inner = self.lock();
         let Some(entry) = inner.tasks.remove(key) else {
@@ -251,7 +229,7 @@ impl TaskTable {
         let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
         *inner.stats.of(entry.state) -= 1;
         outcome(&mut inner.stats);
-        inner.without_request -= u64::from(entry.request.is_none());
+        inner.without_request -= u64::from(!entry.has_request);
         match inner.phase {
             Phase::Draining => inner.finished += 1,
             Phase::Cancelling => inner.cancelled += 1,
@@ -273,12 +251,13 @@ impl TaskTable {
     /// Returns all tasks, the oldest first. It is no snapshot: the lock is released between the
     /// segments of the table.
     pub(super) fn tasks(&self) -> Vec<TaskInfo> {
-        let (mut tasks, now) = (Vec::new(), Instant::now());
+        let mut tasks = Vec::new();
         self.for_each_segment(|segment| {
-            tasks.extend(segment.map(|(key, entry)| (key.serial(), entry.info(now))));
+            tasks.extend(segment.map(|(key, entry)| Listed::new(key, entry)));
         });
-        tasks.sort_by_key(|(serial, _)| *serial);
-        tasks.into_iter().map(|(_, task)| task).collect()
+        tasks.sort_by_key(|task| task.serial);
+        let now = Instant::now();
+        tasks.into_iter().map(|task| task.describe(now)).collect()
     }
 
     /// Returns the handles of all spawned tasks, but not of those that may run after the shutdown.
@@ -295,12 +274,14 @@ impl TaskTable {
 
     /// Returns all requests whose tasks wait.
     pub(super) fn owners(&self) -> Vec<Weak<dyn Owner>> {
-        let mut owners = Vec::new();
-        let mut number = 0;
-        while let Some(segment) = self.lock().owners.segment(number) {
-            owners.extend(segment.map(|(_, owner)| Weak::clone(owner)));
-            number += 1;
-        }
+        let mut owners: Vec<Weak<dyn Owner>> = Vec::new();
+        self.for_each_segment(|segment| {
+            for (_, entry) in segment.filter(|(_, entry)| entry.state != TaskState::Running) {
+                owners.push(Weak::clone(&entry.owner));
+            }
+        });
+        owners.sort_by_key(|owner| owner.as_ptr().addr());
+        owners.dedup_by(|one, other| ptr::addr_eq(one.as_ptr(), other.as_ptr()));
         owners
     }
 
@@ -326,6 +307,7 @@ impl TaskTable {
     }
 
     /// Returns whether `max_pending` is set.
+    #[inline]
     pub(super) const fn is_limited(&self) -> bool {
         self.max_pending != u64::MAX
     }
@@ -365,6 +347,7 @@ impl TaskTable {
         (inner.finished, inner.cancelled)
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
@@ -387,6 +370,7 @@ impl Drop for Waiter<'_> {
 }
 
 impl Inner {
+    #[inline]
     fn set_state(&mut self, key: Key, state: TaskState, since: Option<Instant>) {
         let Some(entry) = self.tasks.get_mut(key) else {
             return;
@@ -403,17 +387,34 @@ impl Inner {
 }
 
 impl Entry {
+    #[inline]
     const fn may_run(&self, is_sealed: bool) -> bool {
         self.stop.is_none() && (!is_sealed || self.is_fallback)
     }
+}
 
-    fn info(&self, now: Instant) -> TaskInfo {
-        TaskInfo::new(
-            self.name.clone(),
-            self.request.clone(),
-            self.state,
-            self.since,
-            now,
-        )
+/// A copy of an entry. Only [`describe`](Self::describe) asks the request, when no lock is held.
+struct Listed {
+    serial: u64,
+    name: Option<Name>,
+    owner: Weak<dyn Owner>,
+    state: TaskState,
+    since: Option<Instant>,
+}
+
+impl Listed {
+    fn new(key: Key, entry: &Entry) -> Self {
+        Self {
+            serial: key.serial(),
+            name: entry.name.clone(),
+            owner: Weak::clone(&entry.owner),
+            state: entry.state,
+            since: entry.since,
+        }
+    }
+
+    fn describe(self, now: Instant) -> TaskInfo {
+        let request = self.owner.upgrade().and_then(|owner| owner.request());
+        TaskInfo::new(self.name, request, self.state, self.since, now)
     }
 }

@@ -292,10 +292,12 @@ impl Task {
         self.options().name.as_deref()
     }
 
+    #[inline]
     pub(crate) fn options(&self) -> &Options {
         &self.entry.options
     }
 
+    #[inline]
     fn options_mut(&mut self) -> &mut Options {
         self.entry.as_mut().project().options
     }
@@ -304,6 +306,7 @@ impl Task {
         self.entry.work.is_blocking()
     }
 
+    #[inline]
     fn rare(&self) -> Option<&Rare> {
         self.options().rare.as_deref()
     }
@@ -312,23 +315,28 @@ impl Task {
         self.options_mut().rare.get_or_insert_default()
     }
 
+    #[inline]
     pub(crate) fn time_limit(&self) -> Option<Duration> {
         self.rare()?.timeout
     }
 
+    #[inline]
     pub(crate) fn unique_key(&self) -> Option<&Name> {
         self.rare()?.unique.as_ref()
     }
 
+    #[inline]
     pub(crate) fn shared_limit(&self) -> Option<&Limit> {
         self.rare()?.limit.as_ref()
     }
 
+    #[inline]
     pub(crate) fn has_fallback(&self) -> bool {
         self.rare().is_some_and(|rare| rare.fallback.is_some())
     }
 
     /// Returns whether the work of the task is the fallback of another task.
+    #[inline]
     pub(crate) fn is_fallback(&self) -> bool {
         self.rare().is_some_and(|rare| rare.is_fallback)
     }
@@ -345,6 +353,7 @@ impl Task {
     }
 
     /// Polls the work. The first poll may call `context`. Code of the user runs, and may panic.
+    #[inline]
     pub(crate) fn poll(
         &mut self,
         context: &dyn Fn(Option<Name>) -> TaskContext,
@@ -355,11 +364,13 @@ impl Task {
     }
 
     /// Takes the function of a blocking task.
+    #[inline]
     pub(crate) fn take_function(&mut self) -> Option<BlockingFunction> {
         self.entry.as_mut().project().work.take_function()
     }
 
     /// Drops the work.
+    #[inline]
     fn clear(&mut self) {
         catch_and_log("a value that a task owns", || {
             self.entry.as_mut().project().work.clear();

@@ -7,6 +7,7 @@ use std::{
 };
 
 /// Calls `f`, and turns a panic into its message.
+#[inline]
 pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     // Callers that get a message do not use again what `f` has touched.
     catch_unwind(AssertUnwindSafe(f)).map_err(message)

@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 
 /// Locks a mutex. Nothing of this crate panics while it holds a lock, so a poisoned lock is as good
 /// as any.
+#[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,6 +3,7 @@
 use crate::util::{panic::catch, trace};
 
 /// Calls `f`, and logs a panic. Returns `None` after a panic.
+#[inline]
 pub(crate) fn catch_and_log<R>(what: &'static str, f: impl FnOnce() -> R) -> Option<R> {
     catch(f)
         .map_err(|message| trace::caught_panic(what, &message))
