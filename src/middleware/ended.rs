@@ -17,7 +17,6 @@ pub(crate) struct EndedResponse {
     state: Arc<RequestState>,
     body: BodyState,
     judgement: Judgement,
-    started: Instant,
     _open: Option<TaskTrackerToken>,
 }
 
@@ -26,14 +25,12 @@ impl EndedResponse {
         state: Arc<RequestState>,
         body: BodyState,
         judgement: Judgement,
-        started: Instant,
         open: Option<TaskTrackerToken>,
     ) -> Self {
         Self {
             state,
             body,
             judgement,
-            started,
             _open: open,
         }
     }
@@ -41,7 +38,7 @@ impl EndedResponse {
     /// Ends the response.
     pub(crate) fn finish(self, bytes_sent: Option<u64>) {
         let now = Instant::now();
-        let mut details = self.body.into_details(self.judgement, self.started, now);
+        let mut details = self.body.into_details(self.judgement, now);
         details.bytes_sent = bytes_sent;
         self.state.finish(details, now);
     }

@@ -388,13 +388,9 @@ impl Tracked {
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
         let Self {
-            state,
-            body,
-            started,
-            open,
-            ..
+            state, body, open, ..
         } = self;
-        let response = EndedResponse::new(state, body, judgement, started, open);
+        let response = EndedResponse::new(state, body, judgement, open);
         match extra.delivery {
             Some(delivery) if waits_for_last_byte => delivery.wait(response),
             _ => {

@@ -112,7 +112,7 @@ impl RequestState {
             }));
         }
         let span = if TaskSpan::is_wanted() {
-            TaskSpan::new(task.name(), RequestInfo::fields(self.request().as_deref()))
+            TaskSpan::new(task.name(), RequestInfo::fields(self.request().as_ref()))
         } else {
             None
         };

@@ -96,7 +96,7 @@ impl RequestState {
 }
 
 impl Owner for RequestState {
-    fn request(&self) -> Option<Arc<RequestInfo>> {
+    fn request(&self) -> Option<RequestInfo> {
         self.lock().request()
     }
 

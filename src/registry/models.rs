@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::Request;
 use loom::{future::block_on, model::Builder, thread};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::state::RequestState;
 use crate::{
@@ -36,7 +36,7 @@ fn request(supervisor: &Supervisor) -> Arc<RequestState> {
 }
 
 fn finish(state: &Arc<RequestState>) {
-    let details = EndDetails::new(EndKind::Complete, Duration::ZERO);
+    let details = EndDetails::new(EndKind::Complete, Instant::now());
     state.finish(details, Instant::now());
 }
 

@@ -24,14 +24,13 @@ use crate::{
 impl RequestState {
     /// The response has ended. Its tasks start, if they have not started before.
     pub(crate) fn finish(self: &Arc<Self>, details: EndDetails, now: Instant) {
-        let Some(request) = self.set_ended() else {
+        let Some(end) = self.set_ended(details) else {
             return;
         };
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so tasks that start at once would
         // often come before the write.
-        let after_write = request.version() >= Version::HTTP_2;
-        let end = Arc::new(ResponseEnd::new(request, details));
+        let after_write = end.version() >= Version::HTTP_2;
         self.supervisor
             .observers()
             .notify(|observer| observer.on_response_end(&end));

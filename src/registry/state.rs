@@ -17,7 +17,7 @@ use tokio::{
 
 use super::queued::Queued;
 use crate::{
-    response::{BodyState, Judgement, OpenRequest, Progress, RequestInfo, ResponseEnd},
+    response::{BodyState, EndDetails, Judgement, OpenRequest, Progress, RequestInfo, ResponseEnd},
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
@@ -46,8 +46,6 @@ pub(crate) struct RequestState {
 #[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
 pub(super) struct Inner {
     source: Source,
-    /// Whether the response has ended.
-    has_ended: bool,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// How the response ended, as far as it was known when the tasks started.
@@ -70,8 +68,8 @@ pub(super) struct Inner {
 enum Source {
     /// A request whose response is open.
     Open(OpenRequest),
-    /// A request that left tasks, or whose response has ended.
-    Request(Arc<RequestInfo>),
+    /// A request whose response has ended.
+    Ended,
     /// [`Supervisor::spawn`].
     Spawn,
 }
@@ -120,7 +118,6 @@ impl RequestState {
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             inner: Mutex::new(Inner {
                 source,
-                has_ended: false,
                 has_started: false,
                 end: None,
                 queue: VecDeque::new(),
@@ -170,7 +167,7 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.lock().has_ended
+        matches!(self.lock().source, Source::Ended)
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -200,36 +197,40 @@ impl RequestState {
     /// Notes the request id that a middleware has set after the request was opened.
     pub(super) fn note_request_id(&self, headers: &HeaderMap) {
         if ids_are_wanted() && !headers.is_empty() {
-            match &mut self.lock().source {
-                Source::Open(request) => request.note_id(headers),
-                Source::Request(request) => request.note_id(headers),
-                Source::Spawn => {}
+            let mut inner = self.lock();
+            if let Source::Open(request) = &mut inner.source {
+                request.note_id(headers);
+            } else if let Some(end) = &inner.end {
+                end.request().note_id(headers);
             }
         }
     }
 
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
     pub(crate) fn path(&self) -> Box<str> {
-        match &self.lock().source {
+        let inner = self.lock();
+        match &inner.source {
             Source::Open(request) => bounded(request.path()),
-            Source::Request(request) => request.path().into(),
-            Source::Spawn => Box::default(),
+            Source::Ended | Source::Spawn => inner
+                .end
+                .as_ref()
+                .map_or_else(Box::default, |end| end.path().into()),
         }
     }
 
     /// Calls `f` with the method and the version of the request.
     pub(crate) fn with_request<R>(&self, f: impl FnOnce(&Method, Version) -> R) -> R {
         let inner = self.lock();
-        match &inner.source {
-            Source::Open(request) => f(request.method(), request.version()),
-            Source::Request(request) => f(request.method(), request.version()),
-            Source::Spawn => unreachable!("only a response asks for its request"),
+        match (&inner.source, &inner.end) {
+            (Source::Open(request), _) => f(request.method(), request.version()),
+            (_, Some(end)) => f(end.method(), end.version()),
+            (_, None) => unreachable!("only a response asks for its request"),
         }
     }
 
     /// Returns what is kept of the request. `None` for tasks without a request.
     #[inline]
-    pub(super) fn request(&self) -> Option<Arc<RequestInfo>> {
+    pub(super) fn request(&self) -> Option<RequestInfo> {
         self.lock().request()
     }
 
@@ -239,16 +240,23 @@ impl RequestState {
     }
 
     /// Returns how the response ended, if it ended now.
-    pub(super) fn unfinished_end(&self, request: Arc<RequestInfo>) -> ResponseEnd {
+    pub(super) fn unfinished_end(&self, request: RequestInfo) -> ResponseEnd {
         self.progress.end_now(request)
     }
 
-    /// Notes the end of the response.
-    pub(super) fn set_ended(&self) -> Option<Arc<RequestInfo>> {
+    /// Notes the end of the response. Returns `None` if it has ended before.
+    pub(super) fn set_ended(&self, details: EndDetails) -> Option<Arc<ResponseEnd>> {
         let mut inner = self.lock();
-        inner.has_ended = true;
+        let Source::Open(request) = &inner.source else {
+            return None;
+        };
+        let end = Arc::new(ResponseEnd::new(request.to_info(), details));
+        inner.end = Some(Arc::clone(&end));
         // From now on the request does not hold the buffer of its connection.
-        inner.request()
+        let open = std::mem::replace(&mut inner.source, Source::Ended);
+        drop(inner);
+        drop(open);
+        Some(end)
     }
 
     pub(super) fn set_head(&self, status: StatusCode, is_grpc: bool, time_to_head: Duration) {
@@ -261,8 +269,7 @@ impl RequestState {
         let time_to_head = self.progress.time_to_head()?;
         let started = match &inner.source {
             Source::Open(request) => request.started(),
-            Source::Request(request) => request.started(),
-            Source::Spawn => return None,
+            Source::Ended | Source::Spawn => return None,
         };
         started.checked_add(time_to_head)?.checked_add(within)
     }
@@ -315,15 +322,12 @@ impl RequestState {
 }
 
 impl Inner {
-    /// Returns what is kept of the request. The first call copies it out of the buffer of the
-    /// connection.
-    pub(super) fn request(&mut self) -> Option<Arc<RequestInfo>> {
-        if let Source::Open(request) = &self.source {
-            self.source = Source::Request(Arc::new(request.to_info()));
-        }
+    /// Returns a copy of what is known of the request.
+    pub(super) fn request(&self) -> Option<RequestInfo> {
         match &self.source {
-            Source::Request(request) => Some(Arc::clone(request)),
-            Source::Open(_) | Source::Spawn => None,
+            Source::Open(request) => Some(request.to_info()),
+            Source::Ended => self.end.as_ref().map(|end| end.request().clone()),
+            Source::Spawn => None,
         }
     }
 

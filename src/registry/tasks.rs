@@ -1,6 +1,6 @@
 //! [`BackgroundTasks`]: the handle of a request's tasks.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use http::{Request, StatusCode};
 use tokio::time::Instant;
@@ -113,7 +113,7 @@ impl BackgroundTasks {
     ///
     /// See [`for_test`](Self::for_test).
     pub async fn end_for_test(&self, kind: EndKind, status: StatusCode) -> Stats {
-        let mut details = EndDetails::new(kind, Duration::ZERO);
+        let mut details = EndDetails::new(kind, Instant::now());
         details.status = Some(status);
         self.0.finish(details, Instant::now());
         self.supervisor().idle().await;

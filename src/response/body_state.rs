@@ -236,12 +236,7 @@ impl BodyState {
     }
 
     /// Returns what is known of the response at its end.
-    pub(crate) fn into_details(
-        self,
-        (kind, error): Judgement,
-        started: Instant,
-        now: Instant,
-    ) -> EndDetails {
+    pub(crate) fn into_details(self, (kind, error): Judgement, now: Instant) -> EndDetails {
         let rare = self.rare.map_or_else(Rare::default, |rare| *rare);
         EndDetails {
             error,
@@ -250,10 +245,8 @@ impl BodyState {
             trailers: rare.trailers,
             is_grpc: self.is_grpc,
             grpc_status: rare.grpc_status,
-            time_to_head: self
-                .head
-                .map(|head| head.at.saturating_duration_since(started)),
-            ..EndDetails::new(kind, now.saturating_duration_since(started))
+            head_at: self.head.map(|head| head.at),
+            ..EndDetails::new(kind, now)
         }
     }
 

@@ -119,7 +119,7 @@ impl Case {
     fn details(&self, version: Version) -> EndDetails {
         let state = self.state();
         let judgement = state.judge(&self.method, version);
-        state.into_details(judgement, Instant::now(), Instant::now())
+        state.into_details(judgement, Instant::now())
     }
 }
 

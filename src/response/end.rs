@@ -1,8 +1,9 @@
 //! [`ResponseEnd`]: how a response ended.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode, Version};
+use tokio::time::Instant;
 
 use super::request_info::RequestInfo;
 
@@ -157,7 +158,7 @@ impl Error for ResponseError {}
 /// ```
 #[derive(Debug, Clone)]
 pub struct ResponseEnd {
-    pub(super) request: Arc<RequestInfo>,
+    pub(super) request: RequestInfo,
     pub(super) details: EndDetails,
 }
 
@@ -172,13 +173,14 @@ pub(crate) struct EndDetails {
     pub(super) trailers: Option<Box<HeaderMap>>,
     pub(super) is_grpc: bool,
     pub(super) grpc_status: Option<i32>,
-    pub(super) time_to_head: Option<Duration>,
-    pub(super) elapsed: Duration,
+    /// When the response had its head.
+    pub(super) head_at: Option<Instant>,
+    pub(super) ended_at: Instant,
 }
 
 impl EndDetails {
     /// Returns an end of this kind, of which nothing else is known.
-    pub(crate) const fn new(kind: EndKind, elapsed: Duration) -> Self {
+    pub(crate) const fn new(kind: EndKind, ended_at: Instant) -> Self {
         Self {
             kind,
             error: None,
@@ -188,15 +190,20 @@ impl EndDetails {
             trailers: None,
             is_grpc: false,
             grpc_status: None,
-            time_to_head: None,
-            elapsed,
+            head_at: None,
+            ended_at,
         }
     }
 }
 
 impl ResponseEnd {
-    pub(crate) const fn new(request: Arc<RequestInfo>, details: EndDetails) -> Self {
+    pub(crate) const fn new(request: RequestInfo, details: EndDetails) -> Self {
         Self { request, details }
+    }
+
+    /// Returns what is kept of the request.
+    pub(crate) const fn request(&self) -> &RequestInfo {
+        &self.request
     }
 
     /// Returns how the response ended.
@@ -213,7 +220,7 @@ impl ResponseEnd {
 
     /// Returns the method of the request.
     #[must_use]
-    pub fn method(&self) -> &Method {
+    pub const fn method(&self) -> &Method {
         self.request.method()
     }
 
@@ -232,7 +239,7 @@ impl ResponseEnd {
 
     /// Returns the HTTP version of the request, by which the response is judged.
     #[must_use]
-    pub fn version(&self) -> Version {
+    pub const fn version(&self) -> Version {
         self.request.version()
     }
 
@@ -273,15 +280,17 @@ impl ResponseEnd {
     /// Returns the time from the call of the service to the head of the response, if there was a
     /// head.
     #[must_use]
-    pub const fn time_to_head(&self) -> Option<Duration> {
-        self.details.time_to_head
+    pub fn time_to_head(&self) -> Option<Duration> {
+        let head_at = self.details.head_at?;
+        Some(head_at.saturating_duration_since(self.request.started()))
     }
 
     /// Returns the time from the call of the service to this end. Tasks start after it, so it never
     /// includes them.
     #[must_use]
-    pub const fn elapsed(&self) -> Duration {
-        self.details.elapsed
+    pub fn elapsed(&self) -> Duration {
+        let started = self.request.started();
+        self.details.ended_at.saturating_duration_since(started)
     }
 
     /// Returns whether the kind is [`EndKind::Complete`].

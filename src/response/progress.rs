@@ -1,9 +1,7 @@
 //! [`Progress`]: what an open response has shown so far.
 
-use std::sync::Arc;
-
 use http::StatusCode;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::{
     end::{EndDetails, EndKind, ResponseEnd},
@@ -41,14 +39,15 @@ impl Progress {
     }
 
     /// Returns how the response ended, if it ended now.
-    pub(crate) fn end_now(&self, request: Arc<RequestInfo>) -> ResponseEnd {
-        let mut details = EndDetails::new(EndKind::Unfinished, request.started().elapsed());
+    pub(crate) fn end_now(&self, request: RequestInfo) -> ResponseEnd {
+        let mut details = EndDetails::new(EndKind::Unfinished, Instant::now());
         details.bytes = self.bytes.load(Ordering::Relaxed);
         let head = self.head.load(Ordering::Acquire);
         let status = u16::try_from(head & !IS_GRPC).ok();
         details.status = status.and_then(|status| StatusCode::from_u16(status).ok());
         details.is_grpc = head & IS_GRPC != 0;
-        details.time_to_head = self.time_to_head();
+        let time_to_head = self.time_to_head();
+        details.head_at = time_to_head.and_then(|time| request.started().checked_add(time));
         ResponseEnd::new(request, details)
     }
 

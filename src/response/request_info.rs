@@ -79,7 +79,7 @@ fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 /// What is kept of a request after its response: owned copies of bounded length.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RequestInfo {
     method: Method,
     path: Box<str>,

@@ -351,7 +351,7 @@ fn log(task: &TaskInfo, outcome: &Outcome, scope: Option<&TaskScope>) {
     let level = level(outcome);
     if level.is_wanted() {
         let span = scope.and_then(|scope| scope.span.as_ref());
-        let request = RequestInfo::fields(task.request.as_deref());
+        let request = RequestInfo::fields(task.request.as_ref());
         let error = outcome.error_text();
         trace::task_ended(
             level,

@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct TaskInfo {
     pub(super) name: Option<Name>,
-    pub(super) request: Option<Arc<RequestInfo>>,
+    pub(super) request: Option<RequestInfo>,
     pub(super) state: TaskState,
     pub(super) age: Duration,
 }
@@ -33,7 +33,7 @@ pub struct TaskInfo {
 impl TaskInfo {
     pub(super) fn new(
         name: Option<Name>,
-        request: Option<Arc<RequestInfo>>,
+        request: Option<RequestInfo>,
         state: TaskState,
         since: Option<Instant>,
         now: Instant,

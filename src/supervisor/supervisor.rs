@@ -359,11 +359,8 @@ impl Supervisor {
     }
 
     /// Logs that a task was refused.
-    pub(crate) fn log_refused(name: Option<&Name>, request: Option<&Arc<RequestInfo>>) {
-        trace::refused(
-            name.map(|name| &**name),
-            RequestInfo::fields(request.map(|request| &**request)),
-        );
+    pub(crate) fn log_refused(name: Option<&Name>, request: Option<&RequestInfo>) {
+        trace::refused(name.map(|name| &**name), RequestInfo::fields(request));
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) enum Stop {
 /// The request that a task belongs to. It lives at least as long as its tasks.
 pub(crate) trait Owner: Send + Sync {
     /// Returns what is known of the request. `None` for a task without a request.
-    fn request(&self) -> Option<Arc<RequestInfo>>;
+    fn request(&self) -> Option<RequestInfo>;
 
     /// A shutdown has come to this phase: `Cancelling` or `Sealed`.
     fn shut_down(self: Arc<Self>, phase: Phase);
