@@ -65,8 +65,7 @@ impl EndedResponse {
 
     /// Returns how many of these bytes a server sends.
     pub(crate) fn sendable(&self) -> u64 {
-        self.body
-            .sendable(self.state.with_request(|_, version| version))
+        self.body.sendable(self.state.head().version)
     }
 
     /// Ends a response whose connection died before the last byte.

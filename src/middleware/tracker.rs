@@ -34,7 +34,6 @@ pub(super) struct ResponseTracker(Option<Tracked>);
 struct Tracked {
     state: Arc<RequestState>,
     body: BodyState,
-    started: Instant,
     is_head_request: bool,
     /// Counts the response as open.
     open: Option<TaskTrackerToken>,
@@ -127,7 +126,6 @@ impl ResponseTracker {
         Self(Some(Tracked {
             state,
             body: BodyState::default(),
-            started,
             is_head_request,
             open,
             extra,
@@ -297,7 +295,7 @@ impl Tracked {
         self.state.note_head(
             status,
             self.body.is_grpc(),
-            at.saturating_duration_since(self.started),
+            at.saturating_duration_since(self.state.head().started),
         );
         if self.is_head_request || self.body.has_grpc_status() || self.state.waits_for_last_byte() {
             if let Some(guard) = self.follow_head(response.headers_mut()) {

@@ -40,7 +40,7 @@ impl RequestState {
         let new = NewTask {
             name: task.options().name.clone(),
             owner: Arc::downgrade(self) as _,
-            has_request: inner.has_request(),
+            has_request: self.has_request(),
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
             has_fallback: task.has_fallback(),

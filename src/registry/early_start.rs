@@ -47,7 +47,7 @@ impl RequestState {
         if inner.has_started || inner.queue.is_empty() || inner.timer.is_some() {
             return;
         }
-        let Some(deadline) = self.start_deadline(inner) else {
+        let Some(deadline) = self.start_deadline() else {
             return;
         };
         let Some(runtime) = inner.runtime(&self.supervisor) else {
@@ -79,7 +79,7 @@ impl RequestState {
             tasks.iter_mut().for_each(Queued::acquire);
             return self.spawn_all(tasks, runtime, false);
         }
-        let Some(request) = inner.request() else {
+        let Some(request) = self.request_now(&inner) else {
             return;
         };
         let end = Arc::new(self.unfinished_end(request));
@@ -97,7 +97,7 @@ impl RequestState {
 
 impl Owner for RequestState {
     fn request(&self) -> Option<RequestInfo> {
-        self.lock().request()
+        self.request()
     }
 
     fn shut_down(self: Arc<Self>, phase: Phase) {

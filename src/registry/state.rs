@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Request, StatusCode};
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
@@ -17,7 +17,10 @@ use tokio::{
 
 use super::queued::Queued;
 use crate::{
-    response::{BodyState, EndDetails, Judgement, OpenRequest, Progress, RequestInfo, ResponseEnd},
+    response::{
+        BodyState, EndDetails, Judgement, OpenRequest, Progress, RequestHead, RequestInfo,
+        ResponseEnd,
+    },
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
@@ -30,6 +33,8 @@ use crate::{
 /// The tasks of one request, or of one [`Supervisor::spawn`].
 pub(crate) struct RequestState {
     pub(super) supervisor: Supervisor,
+    /// `None` for a task without a request.
+    request: Option<RequestHead>,
     /// Whether the request came before the supervisor was shut down.
     pub(super) admitted: bool,
     /// The registry that this one has replaced in the extensions of the request. It belongs to
@@ -45,7 +50,8 @@ pub(crate) struct RequestState {
 /// The part of a [`RequestState`] that changes.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
 pub(super) struct Inner {
-    source: Source,
+    /// The rest of the request, while its response is open.
+    open: Option<OpenRequest>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// How the response ended, as far as it was known when the tasks started.
@@ -64,16 +70,6 @@ pub(super) struct Inner {
     reporter: Option<Arc<RequestReporter>>,
 }
 
-/// Where tasks come from.
-enum Source {
-    /// A request whose response is open.
-    Open(OpenRequest),
-    /// A request whose response has ended.
-    Ended,
-    /// [`Supervisor::spawn`].
-    Spawn,
-}
-
 impl RequestState {
     /// Creates the registry of a request that just arrived.
     pub(crate) fn open<B>(
@@ -83,20 +79,20 @@ impl RequestState {
         started: Instant,
         outer: Option<&Arc<Self>>,
     ) -> Self {
-        let source = Source::Open(OpenRequest::new(request, started, ids_are_wanted()));
+        let head = RequestHead {
+            method: request.method().clone(),
+            version: request.version(),
+            started,
+        };
+        let open = OpenRequest::new(request, ids_are_wanted());
         let order = supervisor.config().order;
-        Self::new(
-            supervisor,
-            admitted,
-            source,
-            order,
-            outer.map(Arc::downgrade),
-        )
+        let outer = outer.map(Arc::downgrade);
+        Self::new(supervisor, admitted, Some((head, open)), order, outer)
     }
 
     /// Creates the registry of a task without a request.
     pub(super) fn without_request(supervisor: &Supervisor) -> Self {
-        let state = Self::new(supervisor, true, Source::Spawn, Order::Concurrent, None);
+        let state = Self::new(supervisor, true, None, Order::Concurrent, None);
         state.lock().has_started = true;
         state
     }
@@ -105,19 +101,21 @@ impl RequestState {
     fn new(
         supervisor: &Supervisor,
         admitted: bool,
-        source: Source,
+        request: Option<(RequestHead, OpenRequest)>,
         order: Order,
         outer: Option<Weak<Self>>,
     ) -> Self {
         let config = supervisor.config();
+        let (request, open) = request.unzip();
         Self {
             supervisor: supervisor.clone(),
+            request,
             admitted,
             outer,
             progress: Progress::default(),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             inner: Mutex::new(Inner {
-                source,
+                open,
                 has_started: false,
                 end: None,
                 queue: VecDeque::new(),
@@ -167,7 +165,7 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.lock().source, Source::Ended)
+        self.request.is_some() && self.lock().open.is_none()
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -198,7 +196,7 @@ impl RequestState {
     pub(super) fn note_request_id(&self, headers: &HeaderMap) {
         if ids_are_wanted() && !headers.is_empty() {
             let mut inner = self.lock();
-            if let Source::Open(request) = &mut inner.source {
+            if let Some(request) = &mut inner.open {
                 request.note_id(headers);
             } else if let Some(end) = &inner.end {
                 end.request().note_id(headers);
@@ -209,34 +207,40 @@ impl RequestState {
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
     pub(crate) fn path(&self) -> Box<str> {
         let inner = self.lock();
-        match &inner.source {
-            Source::Open(request) => bounded(request.path()),
-            Source::Ended | Source::Spawn => inner
-                .end
-                .as_ref()
-                .map_or_else(Box::default, |end| end.path().into()),
+        match (&inner.open, &inner.end) {
+            (Some(request), _) => bounded(request.path()),
+            (None, Some(end)) => end.path().into(),
+            (None, None) => Box::default(),
         }
     }
 
-    /// Calls `f` with the method and the version of the request.
-    pub(crate) fn with_request<R>(&self, f: impl FnOnce(&Method, Version) -> R) -> R {
-        let inner = self.lock();
-        match (&inner.source, &inner.end) {
-            (Source::Open(request), _) => f(request.method(), request.version()),
-            (_, Some(end)) => f(end.method(), end.version()),
-            (_, None) => unreachable!("only a response asks for its request"),
-        }
+    /// Returns the first line of the request. Only a response asks, so there is a request.
+    pub(crate) const fn head(&self) -> &RequestHead {
+        self.request.as_ref().expect("a response has a request")
     }
 
     /// Returns what is kept of the request. `None` for tasks without a request.
-    #[inline]
     pub(super) fn request(&self) -> Option<RequestInfo> {
-        self.lock().request()
+        self.request_now(&self.lock())
+    }
+
+    pub(super) fn request_now(&self, inner: &Inner) -> Option<RequestInfo> {
+        match (&inner.open, &inner.end) {
+            (Some(open), _) => Some(open.to_info(self.head())),
+            (None, end) => end.as_ref().map(|end| end.request().clone()),
+        }
+    }
+
+    pub(super) const fn has_request(&self) -> bool {
+        self.request.is_some()
     }
 
     /// Judges how the response ends if nothing more comes of it.
     pub(crate) fn judge(&self, body: &BodyState) -> Judgement {
-        self.with_request(|method, version| body.judge(method, version))
+        let RequestHead {
+            method, version, ..
+        } = self.head();
+        body.judge(method, *version)
     }
 
     /// Returns how the response ended, if it ended now.
@@ -247,13 +251,10 @@ impl RequestState {
     /// Notes the end of the response. Returns `None` if it has ended before.
     pub(super) fn set_ended(&self, details: EndDetails) -> Option<Arc<ResponseEnd>> {
         let mut inner = self.lock();
-        let Source::Open(request) = &inner.source else {
-            return None;
-        };
-        let end = Arc::new(ResponseEnd::new(request.to_info(), details));
-        inner.end = Some(Arc::clone(&end));
         // From now on the request does not hold the buffer of its connection.
-        let open = std::mem::replace(&mut inner.source, Source::Ended);
+        let open = inner.open.take()?;
+        let end = Arc::new(ResponseEnd::new(open.to_info(self.head()), details));
+        inner.end = Some(Arc::clone(&end));
         drop(inner);
         drop(open);
         Some(end)
@@ -264,14 +265,13 @@ impl RequestState {
     }
 
     /// Returns when `start_within` starts the tasks, if it is set and there is a head.
-    pub(super) fn start_deadline(&self, inner: &Inner) -> Option<Instant> {
+    pub(super) fn start_deadline(&self) -> Option<Instant> {
         let within = self.supervisor.config().start_within?;
         let time_to_head = self.progress.time_to_head()?;
-        let started = match &inner.source {
-            Source::Open(request) => request.started(),
-            Source::Ended | Source::Spawn => return None,
-        };
-        started.checked_add(time_to_head)?.checked_add(within)
+        self.head()
+            .started
+            .checked_add(time_to_head)?
+            .checked_add(within)
     }
 
     /// Returns the next task of a sequence. After the last one, the next task that is added needs a
@@ -322,19 +322,6 @@ impl RequestState {
 }
 
 impl Inner {
-    /// Returns a copy of what is known of the request.
-    pub(super) fn request(&self) -> Option<RequestInfo> {
-        match &self.source {
-            Source::Open(request) => Some(request.to_info()),
-            Source::Ended => self.end.as_ref().map(|end| end.request().clone()),
-            Source::Spawn => None,
-        }
-    }
-
-    pub(super) const fn has_request(&self) -> bool {
-        !matches!(self.source, Source::Spawn)
-    }
-
     /// Returns the reporter of the request, if the supervisor has observers.
     #[inline]
     pub(super) fn reporter(&mut self, supervisor: &Supervisor) -> Option<Arc<RequestReporter>> {

@@ -13,5 +13,5 @@ pub(crate) use self::{
     body_state::{BodyState, Head, Judgement},
     end::EndDetails,
     progress::Progress,
-    request_info::{OpenRequest, RequestInfo},
+    request_info::{OpenRequest, RequestHead, RequestInfo},
 };

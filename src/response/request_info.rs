@@ -9,39 +9,35 @@ use crate::util::{text::bounded, trace::RequestFields};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A request whose response is open. It shares the buffer of the request, so it costs no copy.
+/// What is known of a request from its first line, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    pub(crate) started: Instant,
+}
+
+/// The rest of a request whose response is open. It shares the buffer of the request, so it costs
+/// no copy.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
-    method: Method,
     path: Option<PathAndQuery>,
-    version: Version,
-    started: Instant,
-    id: Option<HeaderValue>,
+    id: Option<Box<HeaderValue>>,
 }
 
 impl OpenRequest {
     /// Notes a request that just arrived. `keep_id` says whether somebody may want its
     /// `x-request-id`.
-    pub(crate) fn new<B>(request: &Request<B>, started: Instant, keep_id: bool) -> Self {
+    pub(crate) fn new<B>(request: &Request<B>, keep_id: bool) -> Self {
+        let id = if keep_id {
+            request_id(request.headers())
+        } else {
+            None
+        };
         Self {
-            method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
-            version: request.version(),
-            started,
-            id: request_id(request.headers()).filter(|_| keep_id).cloned(),
+            id: id.cloned().map(Box::new),
         }
-    }
-
-    pub(crate) const fn method(&self) -> &Method {
-        &self.method
-    }
-
-    pub(crate) const fn version(&self) -> Version {
-        self.version
-    }
-
-    pub(crate) const fn started(&self) -> Instant {
-        self.started
     }
 
     /// Returns the path without the query. A target such as that of `CONNECT` has no path, so it is
@@ -53,18 +49,16 @@ impl OpenRequest {
     /// Notes the request id that a middleware has set after this request was opened.
     pub(crate) fn note_id(&mut self, headers: &HeaderMap) {
         if self.id.is_none() {
-            self.id = request_id(headers).cloned();
+            self.id = request_id(headers).cloned().map(Box::new);
         }
     }
 
     /// Copies what is kept after the response.
-    pub(crate) fn to_info(&self) -> RequestInfo {
+    pub(crate) fn to_info(&self, head: &RequestHead) -> RequestInfo {
         let id = self.id.as_ref().and_then(|id| id.to_str().ok());
         RequestInfo {
-            method: self.method.clone(),
+            head: head.clone(),
             path: bounded(self.path()),
-            version: self.version,
-            started: self.started,
             id: id.map(bounded).map_or_else(OnceLock::new, OnceLock::from),
         }
     }
@@ -81,16 +75,14 @@ fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 /// What is kept of a request after its response: owned copies of bounded length.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestInfo {
-    method: Method,
+    head: RequestHead,
     path: Box<str>,
-    version: Version,
-    started: Instant,
     id: OnceLock<Box<str>>,
 }
 
 impl RequestInfo {
     pub(crate) const fn method(&self) -> &Method {
-        &self.method
+        &self.head.method
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -98,11 +90,11 @@ impl RequestInfo {
     }
 
     pub(crate) const fn version(&self) -> Version {
-        self.version
+        self.head.version
     }
 
     pub(crate) const fn started(&self) -> Instant {
-        self.started
+        self.head.started
     }
 
     /// Notes the request id that a middleware has set after this copy was made.
@@ -116,7 +108,7 @@ impl RequestInfo {
     pub(crate) fn fields(request: Option<&Self>) -> RequestFields<'_> {
         request.map_or_else(RequestFields::default, |request| {
             let id = request.id.get().map(|id| &**id);
-            RequestFields::new(request.method.as_str(), &request.path, id)
+            RequestFields::new(request.head.method.as_str(), &request.path, id)
         })
     }
 }
