@@ -372,24 +372,19 @@ impl Tracked {
 
     /// Ends the response. Only the drop of its tracker calls this.
     fn end(mut self) {
-        let mut extra = self
-            .extra
-            .take()
-            .map_or_else(Extra::default, |extra| *extra);
-        let judgement = extra
-            .judgement
-            .unwrap_or_else(|| self.state.judge(&self.body));
-        if let Some(head_guard) = extra.head_guard.take() {
-            extra.judgement = Some(judgement);
-            self.extra = Some(Box::new(extra));
-            return head_guard.give(ResponseTracker(Some(self)));
+        let known = self.extra.as_ref().and_then(|extra| extra.judgement);
+        let judgement = known.unwrap_or_else(|| self.state.judge(&self.body));
+        let mut delivery = None;
+        if let Some(extra) = &mut self.extra {
+            if let Some(head_guard) = extra.head_guard.take() {
+                extra.judgement = Some(judgement);
+                return head_guard.give(ResponseTracker(Some(self)));
+            }
+            delivery = extra.delivery.take();
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
-        let Self {
-            state, body, open, ..
-        } = self;
-        let response = EndedResponse::new(state, body, judgement, open);
-        match extra.delivery {
+        let response = EndedResponse::new(self.state, self.body, judgement, self.open);
+        match delivery {
             Some(delivery) if waits_for_last_byte => delivery.wait(response),
             _ => {
                 if waits_for_last_byte {

@@ -31,6 +31,9 @@ impl Queued {
     #[inline]
     pub(super) fn acquire(&mut self) {
         let (supervisor, limit) = (self.guard.supervisor(), self.task.shared_limit());
+        if limit.is_none() && !supervisor.limits_tasks() {
+            return;
+        }
         let falls_back = self.task.has_fallback() && supervisor.is_cancelled();
         self.acquire = if falls_back || self.task.is_fallback() {
             Acquire::UNLIMITED

@@ -35,7 +35,18 @@ pub(super) fn run(
             // The server gets its worker back, and can write the end of the response.
             yield_now().await;
         }
-        let outcome = run.outcome().await;
+        let outcome = match run.may_run() {
+            Ok(true) if run.is_simple() => {
+                if run.queued.guard.start() {
+                    Some(poll_fn(|cx| run.poll(cx)).await)
+                } else {
+                    None
+                }
+            }
+            Ok(true) => Box::pin(run.attempt_or_fall_back()).await,
+            Ok(false) => Some(Outcome::Skipped),
+            Err(panic) => Some(Outcome::Panicked(panic)),
+        };
         let Queued {
             task,
             guard,
@@ -60,18 +71,6 @@ struct Run {
 }
 
 impl Run {
-    /// Runs the work if its condition holds. Returns `None` if the task was stopped.
-    async fn outcome(&mut self) -> Option<Outcome> {
-        match self.may_run() {
-            Ok(true) if self.queued.task.has_fallback() || self.queued.task.is_fallback() => {
-                Box::pin(self.attempt_or_fall_back()).await
-            }
-            Ok(true) => self.attempt().await,
-            Ok(false) => Some(Outcome::Skipped),
-            Err(panic) => Some(Outcome::Panicked(panic)),
-        }
-    }
-
     /// Judges the condition of the task, and takes its unique key. A task without a request has no
     /// condition.
     fn may_run(&mut self) -> Result<bool, String> {
@@ -88,6 +87,16 @@ impl Run {
         Ok(holds && task.unique_key().is_none_or(|unique| guard.claim(unique)))
     }
 
+    /// Returns whether the task is a future that can run at once, without a timeout or a fallback.
+    fn is_simple(&mut self) -> bool {
+        let Queued { task, acquire, .. } = &mut self.queued;
+        acquire.is_ready()
+            && !task.has_fallback()
+            && !task.is_fallback()
+            && !task.is_blocking()
+            && self.timeout().is_none()
+    }
+
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.
     async fn attempt(&mut self) -> Option<Outcome> {
         if let Some(waiting) = self.queued.acquire.waiting() {
@@ -97,12 +106,12 @@ impl Run {
             return None;
         }
         if let Some(function) = self.queued.task.take_function() {
-            return Box::pin(self.run_function(function)).await;
+            return self.run_function(function).await;
         }
         match self.timeout() {
             None => Some(poll_fn(|cx| self.poll(cx)).await),
             Some(time) => Some(
-                Box::pin(within(time, poll_fn(|cx| self.poll(cx))))
+                within(time, poll_fn(|cx| self.poll(cx)))
                     .await
                     .unwrap_or_else(|outcome| outcome),
             ),
@@ -174,8 +183,11 @@ impl Run {
         Some(outcome(result))
     }
 
-    /// Runs a task that has a shutdown fallback, or is one. Returns `None` if the task was stopped.
+    /// Runs the work, or the shutdown fallback of the task. Returns `None` if the task was stopped.
     async fn attempt_or_fall_back(&mut self) -> Option<Outcome> {
+        if !self.queued.task.has_fallback() && !self.queued.task.is_fallback() {
+            return self.attempt().await;
+        }
         if let Some(fallback) = self.queued.task.take_fallback() {
             let cancel = self.queued.guard.supervisor().cancel_token().clone();
             if let Some(outcome) = cancel.run_until_cancelled(self.attempt()).await {

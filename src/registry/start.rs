@@ -75,7 +75,8 @@ impl RequestState {
         now: Instant,
         is_sequence: bool,
     ) {
-        for queued in tasks.iter_mut() {
+        let tasks = tasks.make_contiguous();
+        for queued in &mut *tasks {
             queued.guard.set_end(Some(Arc::clone(end)));
             if !is_sequence {
                 queued.acquire();
@@ -91,10 +92,12 @@ impl RequestState {
                 tasks.len() - ready,
             );
         }
-        let guards = tasks
-            .iter_mut()
-            .map(|queued| (is_ready(queued), &mut queued.guard));
-        TaskGuard::allow(&self.supervisor, guards, now);
+        for batch in tasks.chunks_mut(BATCH) {
+            let guards = batch
+                .iter_mut()
+                .map(|queued| (is_ready(queued), &mut queued.guard));
+            TaskGuard::allow(&self.supervisor, guards, now);
+        }
     }
 
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
@@ -134,6 +137,9 @@ impl RequestState {
         handle
     }
 }
+
+/// So many tasks are allowed to run under one lock.
+const BATCH: usize = 1024;
 
 /// So many tasks are spawned without a yield.
 const BETWEEN_YIELDS: usize = 32;

@@ -43,6 +43,11 @@ impl Limits {
         }
     }
 
+    /// Returns whether there is a limit.
+    pub(super) const fn are_set(&self) -> bool {
+        self.concurrent.is_some() || self.blocking.is_some()
+    }
+
     /// Returns the limit for tasks of this kind.
     pub(super) const fn of(&self, is_blocking: bool) -> Option<&Arc<Semaphore>> {
         if is_blocking {

@@ -287,6 +287,11 @@ impl Supervisor {
         (!self.inner.responses.is_closed()).then_some(token)
     }
 
+    /// Returns whether tasks of requests need permits.
+    pub(crate) fn limits_tasks(&self) -> bool {
+        self.inner.limits.are_set()
+    }
+
     /// Takes the permits for a task of a request, or the last place in the queue for them.
     pub(crate) fn acquire(&self, is_blocking: bool, limit: Option<&Limit>) -> Acquire {
         Acquire::new(

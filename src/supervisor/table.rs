@@ -136,14 +136,9 @@ impl TaskTable {
     /// Deferred tasks are allowed to run.
     #[inline]
     pub(super) fn allow(&self, tasks: impl Iterator<Item = (Key, TaskState)>, since: Instant) {
-        /// So many tasks are changed under one lock.
-        const BATCH: usize = 1024;
-        let mut tasks = tasks.peekable();
-        while tasks.peek().is_some() {
-            let mut inner = self.lock();
-            for (key, state) in tasks.by_ref().take(BATCH) {
-                inner.set_state(key, state, Some(since));
-            }
+        let mut inner = self.lock();
+        for (key, state) in tasks {
+            inner.set_state(key, state, Some(since));
         }
     }
 
