@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{queued::Queued, state::RequestState};
 use crate::{
     response::RequestInfo,
-    supervisor::{Entered, Key, NewTask, Supervisor, TaskGuard, TaskScope},
+    supervisor::{Extra, Key, NewTask, Supervisor, TaskGuard, TaskScope},
     task::{Order, Outcome, Refused, Task},
     util::{
         metrics::{self, Gauge},
@@ -24,7 +24,7 @@ impl RequestState {
         outcome: Option<oneshot::Sender<Outcome>>,
     ) -> Result<Key, Refused> {
         // Code of the user, so it runs without a lock.
-        let scope = self.scope_of(&task);
+        let extra = Extra::new(self.scope_of(&task), outcome);
         let mut gauge = Gauge::Deferred;
         metrics::moved(None, Some(gauge), 1);
 
@@ -44,21 +44,21 @@ impl RequestState {
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
             has_fallback: task.has_fallback(),
-            scope,
-            reporter: inner.reporter(&self.supervisor),
-            outcome,
+            end: inner.end.clone(),
+            extra,
         };
         let waits = is_deferred || inner.order != Order::Concurrent;
-        let Entered {
-            mut guard,
-            is_closed,
-        } = match TaskGuard::enter(&self.supervisor, new) {
+        let (mut guard, is_closed) = match TaskGuard::enter(&self.supervisor, new) {
             Ok(entered) => entered,
-            Err(scope) => {
+            Err(extra) => {
                 drop(inner);
-                return Err(self.refuse(task, scope, gauge));
+                drop(extra);
+                return Err(self.refuse(task, gauge));
             }
         };
+        if let Some(reporter) = inner.reporter(&self.supervisor) {
+            guard.set_reporter(reporter);
+        }
         let fallback = if is_closed {
             task.take_fallback()
         } else {
@@ -66,11 +66,9 @@ impl RequestState {
         };
         let replaced = fallback.map(|fallback| std::mem::replace(&mut task, fallback));
         let key = guard.key();
-        guard.set_end(inner.end.clone());
         inner.note_runtime(&self.supervisor);
-        let mut queued = Queued::new(task, guard);
         if waits {
-            inner.queue.push_back(queued);
+            inner.queue.push_back(Queued::new(task, guard));
             let driver = if is_deferred || inner.has_driver {
                 None
             } else {
@@ -86,6 +84,7 @@ impl RequestState {
         } else {
             let runtime = inner.runtime(&self.supervisor);
             drop(inner);
+            let mut queued = Queued::new(task, guard);
             queued.acquire();
             if let Some(runtime) = runtime {
                 drop(self.spawn(&runtime, queued, false));
@@ -119,8 +118,7 @@ impl RequestState {
         TaskScope::new(span, captured)
     }
 
-    fn refuse(&self, task: Task, scope: Option<TaskScope>, gauge: Gauge) -> Refused {
-        drop(scope);
+    fn refuse(&self, task: Task, gauge: Gauge) -> Refused {
         metrics::moved(Some(gauge), None, 1);
         metrics::ended(task.name(), "refused", Duration::ZERO, None);
         self.supervisor.refuse();

@@ -13,7 +13,7 @@ use super::{
     scope::TaskScope,
     stats::Stats,
     supervisor::Supervisor,
-    table::{Added, Entry, Key, Owner, Stop},
+    table::{Entry, Key, Owner, Stop},
     task_state::TaskState,
     unique::UniqueKey,
 };
@@ -37,17 +37,9 @@ pub(crate) struct NewTask {
     pub(crate) admitted: bool,
     /// Whether the task can run although the supervisor is closed.
     pub(crate) has_fallback: bool,
-    pub(crate) scope: Option<TaskScope>,
-    pub(crate) reporter: Option<Arc<RequestReporter>>,
-    /// Gets the outcome of the task.
-    pub(crate) outcome: Option<oneshot::Sender<Outcome>>,
-}
-
-/// What came of [`TaskGuard::enter`].
-pub(crate) struct Entered {
-    pub(crate) guard: TaskGuard,
-    /// Whether the supervisor is closed, so that the task must run its fallback.
-    pub(crate) is_closed: bool,
+    /// How the response ended, if it has.
+    pub(crate) end: Option<Arc<ResponseEnd>>,
+    pub(crate) extra: Option<Box<Extra>>,
 }
 
 /// The entry of one task in the task table.
@@ -68,8 +60,9 @@ pub(crate) struct TaskGuard {
     extra: Option<Box<Extra>>,
 }
 
+/// What surrounds a task, and who wants to know of it.
 #[derive(Default)]
-struct Extra {
+pub(crate) struct Extra {
     scope: Option<Arc<TaskScope>>,
     reporter: Option<Arc<RequestReporter>>,
     outcome: Option<oneshot::Sender<Outcome>>,
@@ -80,68 +73,67 @@ struct Extra {
     is_duplicate: bool,
 }
 
+impl Extra {
+    /// Returns `None` if there is nothing to keep. `outcome` gets the outcome of the task.
+    pub(crate) fn new(
+        scope: Option<TaskScope>,
+        outcome: Option<oneshot::Sender<Outcome>>,
+    ) -> Option<Box<Self>> {
+        let is_wanted = metrics::IS_ENABLED || scope.is_some() || outcome.is_some();
+        is_wanted.then(|| {
+            Box::new(Self {
+                scope: scope.map(Arc::new),
+                outcome,
+                ..Self::default()
+            })
+        })
+    }
+}
+
 impl TaskGuard {
-    /// Adds a task to the table.
+    /// Adds a task to the table. Returns whether the supervisor is closed, so that the task must run
+    /// its fallback.
     ///
     /// If the supervisor takes no task, this returns what must be dropped when no lock is held.
     #[inline]
     pub(crate) fn enter(
         supervisor: &Supervisor,
         task: NewTask,
-    ) -> Result<Entered, Option<TaskScope>> {
-        let NewTask {
-            name,
-            owner,
-            has_request,
-            since,
-            admitted,
-            has_fallback,
-            scope,
-            reporter,
-            outcome,
-        } = task;
-        let state = if since.is_some() {
+    ) -> Result<(Self, bool), Option<Box<Extra>>> {
+        let state = if task.since.is_some() {
             TaskState::Queued
         } else {
             TaskState::Deferred
         };
         let entry = Entry {
-            name,
-            owner,
-            has_request,
+            name: task.name,
+            owner: task.owner,
+            has_request: task.has_request,
             state,
-            since,
-            is_fallback: has_fallback,
+            since: task.since,
+            is_fallback: task.has_fallback,
             stop: None,
             abort: None,
         };
-        let Ok(Added { key, is_closed }) = supervisor.table().add(entry, admitted) else {
-            return Err(scope);
+        let Ok((key, is_closed)) = supervisor.table().add(entry, task.admitted) else {
+            return Err(task.extra);
         };
-        if let Some(reporter) = &reporter {
-            reporter.add();
-        }
-        let has_extra =
-            metrics::IS_ENABLED || scope.is_some() || reporter.is_some() || outcome.is_some();
-        let extra = has_extra.then(|| {
-            Box::new(Extra {
-                scope: scope.map(Arc::new),
-                reporter,
-                outcome,
-                ..Extra::default()
-            })
-        });
-        let supervisor = supervisor.clone();
         let guard = Self {
-            supervisor,
+            supervisor: supervisor.clone(),
             key,
-            end: None,
+            end: task.end,
             is_running: false,
             has_started: false,
             has_ended: false,
-            extra,
+            extra: task.extra,
         };
-        Ok(Entered { guard, is_closed })
+        Ok((guard, is_closed))
+    }
+
+    /// Reports the task to the observers.
+    pub(crate) fn set_reporter(&mut self, reporter: Arc<RequestReporter>) {
+        reporter.add();
+        self.extra.get_or_insert_default().reporter = Some(reporter);
     }
 
     pub(crate) const fn key(&self) -> Key {

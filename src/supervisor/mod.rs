@@ -27,7 +27,7 @@ pub use self::{
     task_state::TaskState,
 };
 pub(crate) use self::{
-    guard::{Entered, NewTask, TaskGuard},
+    guard::{Extra, NewTask, TaskGuard},
     limits::Acquire,
     reporter::RequestReporter,
     scope::TaskScope,

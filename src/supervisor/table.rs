@@ -78,13 +78,6 @@ struct Inner {
     cancelled: u64,
 }
 
-/// A task that was added.
-pub(super) struct Added {
-    pub(super) key: Key,
-    /// Whether the supervisor is closed, so that the task runs its fallback.
-    pub(super) is_closed: bool,
-}
-
 pub(super) struct Entry {
     pub(super) name: Option<Name>,
     pub(super) owner: Weak<dyn Owner>,
@@ -113,9 +106,10 @@ impl TaskTable {
         self.lock().stats
     }
 
-    /// Adds a task. Returns the entry if the table takes no task.
+    /// Adds a task. Returns whether the supervisor is closed, so that the task runs its fallback.
+    /// If the table takes no task, this returns the entry.
     #[inline]
-    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Result<Added, Entry> {
+    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Result<(Key, bool), Entry> {
         let mut inner = self.lock();
         let is_closed = inner.phase == Phase::Sealed || (inner.phase > Phase::Open && !admitted);
         if is_closed && !entry.is_fallback {
@@ -125,7 +119,7 @@ impl TaskTable {
         *inner.stats.of(entry.state) += 1;
         inner.without_request += u64::from(!entry.has_request);
         let key = inner.tasks.insert(entry);
-        Ok(Added { key, is_closed })
+        Ok((key, is_closed))
     }
 
     /// Counts a task that was not taken.
