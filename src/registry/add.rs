@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{queued::Queued, state::RequestState};
+use super::{
+    queued::Queued,
+    state::{Inner, RequestState},
+};
 use crate::{
     response::RequestInfo,
     supervisor::{Extra, Key, NewTask, Supervisor, TaskGuard, TaskScope},
@@ -12,6 +15,7 @@ use crate::{
     util::{
         metrics::{self, Gauge},
         span::TaskSpan,
+        sync::MutexGuard,
         user_code::catch_and_log,
     },
 };
@@ -67,34 +71,44 @@ impl RequestState {
         let replaced = fallback.map(|fallback| std::mem::replace(&mut task, fallback));
         let key = guard.key();
         inner.note_runtime(&self.supervisor);
+        let queued = Queued::new(task, guard);
         if waits {
-            inner.queue.push_back(Queued::new(task, guard));
-            let driver = if is_deferred || inner.has_driver {
-                None
-            } else {
-                inner.start_driver(&self.supervisor)
-            };
-            if self.supervisor.config().start_within.is_some() {
-                self.arm_timer(&mut inner);
-            }
-            drop(inner);
-            if let Some((first, runtime)) = driver {
-                self.spawn_driver(runtime, first, false);
-            }
+            self.enqueue(inner, queued);
         } else {
-            let runtime = inner.runtime(&self.supervisor);
-            drop(inner);
-            let mut queued = Queued::new(task, guard);
-            queued.acquire();
-            if let Some(runtime) = runtime {
-                drop(self.spawn(&runtime, queued, false));
-            }
+            self.start_late(inner, queued);
         }
         drop(replaced);
         if is_closed || self.supervisor.is_cancelled() {
             self.start_fallbacks();
         }
         Ok(key)
+    }
+
+    /// Adds a task that waits for the start of the tasks, or for its turn in a sequence.
+    fn enqueue(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, queued: Queued) {
+        inner.queue.push_back(queued);
+        let driver = if inner.has_started && !inner.has_driver {
+            inner.start_driver(&self.supervisor)
+        } else {
+            None
+        };
+        if self.supervisor.config().start_within.is_some() {
+            self.arm_timer(&mut inner);
+        }
+        drop(inner);
+        if let Some((first, runtime)) = driver {
+            self.spawn_driver(runtime, first, false);
+        }
+    }
+
+    /// Starts a task that was added after the start of the tasks.
+    fn start_late(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, mut queued: Queued) {
+        let runtime = inner.runtime(&self.supervisor);
+        drop(inner);
+        queued.acquire();
+        if let Some(runtime) = runtime {
+            drop(self.spawn(&runtime, queued, false));
+        }
     }
 
     /// Captures what surrounds the code that adds the task.

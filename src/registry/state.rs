@@ -48,7 +48,6 @@ pub(crate) struct RequestState {
 }
 
 /// The part of a [`RequestState`] that changes.
-#[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
 pub(super) struct Inner {
     /// The rest of the request, while its response is open.
     open: Option<OpenRequest>,

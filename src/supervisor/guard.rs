@@ -46,7 +46,6 @@ pub(crate) struct NewTask {
 ///
 /// [`finish`](Self::finish) gives the task its outcome. A guard that is dropped before that counts
 /// the task as aborted, so no task is lost when a runtime drops what it has.
-#[expect(clippy::struct_excessive_bools, reason = "they are independent facts")]
 pub(crate) struct TaskGuard {
     supervisor: Supervisor,
     key: Key,

@@ -38,7 +38,7 @@ impl TaskInfo {
         since: Option<Instant>,
         now: Instant,
     ) -> Self {
-        let since = since.or_else(|| request.as_ref().map(|request| request.started()));
+        let since = since.or_else(|| request.as_ref().map(RequestInfo::started));
         Self {
             name,
             request,
@@ -58,14 +58,14 @@ impl TaskInfo {
     /// Returns the method of the request that left the task. `None` for a task without a request.
     #[must_use]
     pub fn method(&self) -> Option<&Method> {
-        self.request.as_ref().map(|request| request.method())
+        self.request.as_ref().map(RequestInfo::method)
     }
 
     /// Returns the path of the request that left the task, without the query, cut at 1 KiB. `None`
     /// for a task without a request.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
-        self.request.as_ref().map(|request| request.path())
+        self.request.as_ref().map(RequestInfo::path)
     }
 
     /// Returns the state of the task.
