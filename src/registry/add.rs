@@ -125,7 +125,9 @@ impl RequestState {
             }));
         }
         let span = if TaskSpan::is_wanted() {
-            TaskSpan::new(task.name(), RequestInfo::fields(self.request().as_ref()))
+            let request = self.request();
+            let request = RequestInfo::fields(request.as_ref());
+            TaskSpan::new(task.name(), request, config.child_spans)
         } else {
             None
         };

@@ -133,6 +133,17 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Sets whether the span of a task is a child of the span in which the task was added. The
+    /// default is `false`: the span of a task is a root span, which follows from that span.
+    ///
+    /// With child spans, a trace shows a request and its tasks in one tree. Subscribers close a span
+    /// after its children, so the span of the request then lasts until its last task has ended.
+    #[cfg(feature = "tracing")]
+    pub fn child_spans(mut self, child_spans: bool) -> Self {
+        self.config.child_spans = child_spans;
+        self
+    }
+
     /// Builds the supervisor.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ mod enabled {
 
     use crate::util::{panic::catch, trace::RequestFields};
 
-    /// A root span that follows from the span in which the task was added.
+    /// A root span that follows from the span in which the task was added, or a child of that span.
     ///
     /// A subscriber is code of the user, and each of its callbacks may panic. Such a panic is
     /// dropped, because to log it would call the subscriber again.
@@ -25,11 +25,17 @@ mod enabled {
         }
 
         /// Returns `None` if no subscriber wants the span.
-        pub(crate) fn new(name: Option<&str>, request: RequestFields<'_>) -> Option<Self> {
+        pub(crate) fn new(
+            name: Option<&str>,
+            request: RequestFields<'_>,
+            is_child: bool,
+        ) -> Option<Self> {
             let span = catch(|| {
+                let current = Span::current();
+                let parent = if is_child { current.id() } else { None };
                 let span = info_span!(
                     target: "tower_background",
-                    parent: None,
+                    parent: parent,
                     "background_task",
                     task = name,
                     method = request.method,
@@ -37,8 +43,8 @@ mod enabled {
                     request_id = request.id,
                     outcome = Empty,
                 );
-                if !span.is_disabled() {
-                    span.follows_from(Span::current());
+                if !is_child && !span.is_disabled() {
+                    span.follows_from(current);
                 }
                 span
             });
@@ -92,7 +98,11 @@ mod disabled {
             false
         }
 
-        pub(crate) const fn new(_name: Option<&str>, _request: RequestFields<'_>) -> Option<Self> {
+        pub(crate) const fn new(
+            _name: Option<&str>,
+            _request: RequestFields<'_>,
+            _is_child: bool,
+        ) -> Option<Self> {
             None
         }
 

@@ -12,7 +12,7 @@ use axum::{
     routing::get,
 };
 use opentelemetry::trace::{SpanId, TracerProvider as _};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use sentry_core::Hub;
 use tower_background::{BackgroundTasks, Capture, Scope, Supervisor, Task};
 use tracing::{Instrument, info_span};
@@ -157,6 +157,42 @@ fn an_error_in_a_task_has_the_tags_of_its_request_in_sentry() {
 
 #[tokio::test]
 async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
+    let (request, tasks) = spans_of(&Supervisor::new()).await;
+    for task in tasks {
+        assert_eq!(
+            task.parent_span_id,
+            SpanId::INVALID,
+            "a task has a trace of its own"
+        );
+        assert_ne!(
+            task.span_context.trace_id(),
+            request.span_context.trace_id()
+        );
+        let links: Vec<_> = task
+            .links
+            .iter()
+            .map(|link| link.span_context.clone())
+            .collect();
+        assert_eq!(links, std::slice::from_ref(&request.span_context));
+    }
+}
+
+#[tokio::test]
+async fn the_span_of_a_task_is_a_child_if_the_builder_says_so() {
+    let supervisor = Supervisor::builder().child_spans(true).build();
+    let (request, tasks) = spans_of(&supervisor).await;
+    for task in tasks {
+        assert_eq!(task.parent_span_id, request.span_context.span_id());
+        assert_eq!(
+            task.span_context.trace_id(),
+            request.span_context.trace_id()
+        );
+        assert_eq!(task.links.iter().count(), 0);
+    }
+}
+
+/// Returns the span of a request, and the spans of its three tasks.
+async fn spans_of(supervisor: &Supervisor) -> (SpanData, Vec<SpanData>) {
     // It keeps spans that other tests have made without a subscriber from being disabled for all.
     let (_events, _recording) = Events::record();
     let exporter = InMemorySpanExporter::default();
@@ -166,8 +202,7 @@ async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let guard = tracing::subscriber::set_default(Registry::default().with(layer));
 
-    let supervisor = Supervisor::new();
-    let call = Call::new(&supervisor, "/");
+    let call = Call::new(supervisor, "/");
     let tasks = call.tasks.clone();
     let add = async {
         tasks.add(Task::new(async {}).named("task"));
@@ -187,30 +222,9 @@ async fn the_span_of_a_task_links_to_the_trace_of_its_request() {
     drop(guard);
 
     let spans = exporter.get_finished_spans().expect("it works");
-    let request = spans
-        .iter()
-        .find(|span| span.name == "request")
-        .expect("the request has a span");
-    let tasks: Vec<_> = spans
-        .iter()
-        .filter(|span| span.name == "background_task")
-        .collect();
-    assert_eq!(tasks.len(), 3);
-    for task in tasks {
-        assert_eq!(
-            task.parent_span_id,
-            SpanId::INVALID,
-            "a task has a trace of its own"
-        );
-        assert_ne!(
-            task.span_context.trace_id(),
-            request.span_context.trace_id()
-        );
-        let links: Vec<_> = task
-            .links
-            .iter()
-            .map(|link| link.span_context.clone())
-            .collect();
-        assert_eq!(links, std::slice::from_ref(&request.span_context));
-    }
+    let (mut requests, tasks): (Vec<_>, Vec<_>) =
+        spans.into_iter().partition(|span| span.name == "request");
+    assert!(tasks.iter().all(|span| span.name == "background_task"));
+    assert_eq!((requests.len(), tasks.len()), (1, 3));
+    (requests.remove(0), tasks)
 }
