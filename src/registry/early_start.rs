@@ -34,11 +34,8 @@ impl RequestState {
     /// Starts the tasks although the response is open.
     fn start_unfinished(self: &Arc<Self>) {
         if let Some(request) = self.request() {
-            self.start(
-                Arc::new(self.unfinished_end(request)),
-                Instant::now(),
-                false,
-            );
+            let end = Arc::new(self.unfinished_end(request));
+            self.start(self.lock(), end, Instant::now(), false);
         }
     }
 

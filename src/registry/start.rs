@@ -13,33 +13,53 @@ use tokio::{
     time::Instant,
 };
 
-use super::{queued::Queued, run::run, state::RequestState};
+use super::{
+    queued::Queued,
+    run::run,
+    state::{Inner, RequestState},
+};
 use crate::{
     response::{EndDetails, ResponseEnd},
     supervisor::TaskGuard,
     task::Order,
-    util::metrics::{self, Gauge},
+    util::{
+        metrics::{self, Gauge},
+        sync::MutexGuard,
+    },
 };
 
 impl RequestState {
     /// The response has ended. Its tasks start, if they have not started before.
     pub(crate) fn finish(self: &Arc<Self>, details: EndDetails, now: Instant) {
-        let Some(end) = self.set_ended(details) else {
+        let mut inner = self.lock();
+        // From now on the request does not hold the buffer of its connection.
+        let Some(request) = inner.open.take() else {
             return;
         };
+        let end = Arc::new(ResponseEnd::new(request.to_info(self.head()), details));
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so tasks that start at once would
         // often come before the write.
         let after_write = end.version() >= Version::HTTP_2;
-        self.supervisor
-            .observers()
-            .notify(|observer| observer.on_response_end(&end));
-        self.start(end, now, after_write);
+        let observers = self.supervisor.observers();
+        if !observers.is_empty() {
+            inner.end = Some(Arc::clone(&end));
+            drop(inner);
+            observers.notify(|observer| observer.on_response_end(&end));
+            inner = self.lock();
+        }
+        self.start(inner, end, now, after_write);
+        drop(request);
     }
 
     /// Starts the tasks, if they have not started before.
-    pub(super) fn start(self: &Arc<Self>, end: Arc<ResponseEnd>, now: Instant, after_write: bool) {
-        let mut inner = self.lock();
+    pub(super) fn start(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+        end: Arc<ResponseEnd>,
+        now: Instant,
+        after_write: bool,
+    ) {
         // Tasks that are added after an early start see the real end, once it is there.
         inner.end = Some(Arc::clone(&end));
         if std::mem::replace(&mut inner.has_started, true) {

@@ -18,8 +18,7 @@ use tokio::{
 use super::queued::Queued;
 use crate::{
     response::{
-        BodyState, EndDetails, Judgement, OpenRequest, Progress, RequestHead, RequestInfo,
-        ResponseEnd,
+        BodyState, Judgement, OpenRequest, Progress, RequestHead, RequestInfo, ResponseEnd,
     },
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
@@ -50,7 +49,7 @@ pub(crate) struct RequestState {
 /// The part of a [`RequestState`] that changes.
 pub(super) struct Inner {
     /// The rest of the request, while its response is open.
-    open: Option<OpenRequest>,
+    pub(super) open: Option<OpenRequest>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// How the response ended, as far as it was known when the tasks started.
@@ -245,18 +244,6 @@ impl RequestState {
     /// Returns how the response ended, if it ended now.
     pub(super) fn unfinished_end(&self, request: RequestInfo) -> ResponseEnd {
         self.progress.end_now(request)
-    }
-
-    /// Notes the end of the response. Returns `None` if it has ended before.
-    pub(super) fn set_ended(&self, details: EndDetails) -> Option<Arc<ResponseEnd>> {
-        let mut inner = self.lock();
-        // From now on the request does not hold the buffer of its connection.
-        let open = inner.open.take()?;
-        let end = Arc::new(ResponseEnd::new(open.to_info(self.head()), details));
-        inner.end = Some(Arc::clone(&end));
-        drop(inner);
-        drop(open);
-        Some(end)
     }
 
     pub(super) fn set_head(&self, status: StatusCode, is_grpc: bool, time_to_head: Duration) {
