@@ -133,12 +133,14 @@ fn files_of_a_folder_have_no_circles() {
     let files = files();
     let mut imports = BTreeMap::<_, BTreeSet<_>>::new();
     for File { folder, name, code } in files.iter().filter(|file| file.name != "mod") {
-        let siblings = names_after(code, "super::").into_iter().filter(|imported| {
+        let mut imported = names_after(code, "super::");
+        imported.append(&mut names_after(code, &format!("crate::{folder}::")));
+        imported.retain(|imported| {
             files
                 .iter()
                 .any(|file| file.folder == *folder && file.name == *imported && file.name != *name)
         });
-        imports.insert((folder.clone(), name.clone()), siblings.collect());
+        imports.insert((folder.clone(), name.clone()), imported);
     }
     let mut circles = Vec::new();
     for (folder, start) in imports.keys() {

@@ -6,7 +6,13 @@
 
 use std::time::Duration;
 
-/// The gauge in which a task is counted until it ends.
+#[cfg(feature = "metrics")]
+pub use self::facade::describe_metrics;
+pub(crate) use self::facade::{ended, moved};
+
+pub(crate) const IS_ENABLED: bool = cfg!(feature = "metrics");
+
+/// The gauge that counts a task until it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gauge {
     Deferred,
@@ -14,15 +20,8 @@ pub(crate) enum Gauge {
     Running,
 }
 
-#[cfg(not(feature = "metrics"))]
-pub(crate) use self::disabled::*;
 #[cfg(feature = "metrics")]
-pub use self::enabled::describe_metrics;
-#[cfg(feature = "metrics")]
-pub(crate) use self::enabled::{IS_ENABLED, ended, moved};
-
-#[cfg(feature = "metrics")]
-mod enabled {
+mod facade {
     use metrics::{
         Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
         histogram,
@@ -30,8 +29,6 @@ mod enabled {
 
     use super::{Duration, Gauge};
     use crate::util::user_code::catch_and_log;
-
-    pub(crate) const IS_ENABLED: bool = true;
 
     const TASKS: &str = "background_tasks_total";
     const DEFERRED: &str = "background_tasks_deferred";
@@ -56,8 +53,8 @@ mod enabled {
     ///
     /// The label `task` is the name of the task, and empty for a task without a name. The label
     /// `outcome` is [`Outcome::label`](crate::Outcome::label), or `refused`. The histograms only
-    /// have tasks that ran. All supervisors of a process share these metrics. The gauges can be a
-    /// moment behind [`Supervisor::stats`](crate::Supervisor::stats).
+    /// have tasks that ran. All supervisors of a process share these metrics. The gauges can change a
+    /// little later than [`Supervisor::stats`](crate::Supervisor::stats).
     ///
     /// # Examples
     ///
@@ -91,8 +88,8 @@ mod enabled {
 
     /// Moves tasks from one gauge to another.
     ///
-    /// The new gauge rises first, and callers call this before anybody else can see the tasks in
-    /// their new state. So no gauge is ever below zero.
+    /// The new gauge rises first. Callers call this before other threads can see the tasks in their
+    /// new state. So no gauge is ever below zero.
     pub(crate) fn moved(from: Option<Gauge>, to: Option<Gauge>, tasks: usize) {
         catch_and_log("a metrics recorder", || {
             #[expect(
@@ -140,10 +137,8 @@ mod enabled {
 }
 
 #[cfg(not(feature = "metrics"))]
-mod disabled {
+mod facade {
     use super::{Duration, Gauge};
-
-    pub(crate) const IS_ENABLED: bool = false;
 
     pub(crate) const fn moved(_from: Option<Gauge>, _to: Option<Gauge>, _tasks: usize) {}
 

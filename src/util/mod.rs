@@ -1,7 +1,10 @@
-//! Small tools that know nothing of requests and tasks.
+//! Small tools for panics, locks, logs and metrics. They take text and numbers, and know no type of
+//! the other folders.
 
 pub(crate) mod metrics;
 pub(crate) mod panic;
+pub(crate) mod request_fields;
+#[cfg_attr(not(feature = "tracing"), path = "span_disabled.rs")]
 pub(crate) mod span;
 pub(crate) mod sync;
 pub(crate) mod text;

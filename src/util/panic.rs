@@ -9,7 +9,7 @@ use std::{
 /// Calls `f`, and turns a panic into its message.
 #[inline]
 pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-    // Callers that get a message do not use again what `f` has touched.
+    // After a panic, callers do not use again what `f` has changed.
     catch_unwind(AssertUnwindSafe(f)).map_err(message)
 }
 

@@ -2,38 +2,37 @@
 //! its models.
 
 #[cfg(all(test, background_loom))]
-pub(crate) use self::modelled::{Mutex, MutexGuard, Notify, atomic};
+pub(crate) use {
+    self::modelled::Notify,
+    loom::sync::{Mutex, MutexGuard, atomic},
+};
 #[cfg(not(all(test, background_loom)))]
-pub(crate) use self::real::{Mutex, MutexGuard, Notify, atomic};
+pub(crate) use {
+    std::sync::{Mutex, MutexGuard, atomic},
+    tokio::sync::Notify,
+};
 
 use std::sync::PoisonError;
 
-/// Locks a mutex. Nothing of this crate panics while it holds a lock, so a poisoned lock is as good
-/// as any.
+/// Locks a mutex. No code of this crate panics while it holds a lock, so a poisoned lock is as good
+/// as any other.
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(not(all(test, background_loom)))]
-mod real {
-    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
-
-    pub(crate) use tokio::sync::Notify;
-}
-
-/// loom has no `Notify`. Each call of tokio's is one step here, and loom tries all orders of these
-/// steps.
+/// loom has no `Notify`. Each call of tokio's `Notify` is one step here, and loom tries all orders
+/// of these steps.
 #[cfg(all(test, background_loom))]
 mod modelled {
     use std::sync::Arc;
 
-    pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+    use loom::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::futures::{Notified, OwnedNotified};
 
     #[derive(Debug, Default)]
     pub(crate) struct Notify {
-        step: atomic::AtomicUsize,
+        step: AtomicUsize,
         inner: Arc<tokio::sync::Notify>,
     }
 
@@ -59,7 +58,7 @@ mod modelled {
 
         /// A step sees all that the steps before it did, as with the real `Notify`.
         fn step(&self) {
-            self.step.fetch_add(1, atomic::Ordering::AcqRel);
+            self.step.fetch_add(1, Ordering::AcqRel);
         }
     }
 }

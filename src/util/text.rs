@@ -1,7 +1,7 @@
-//! Short copies of text that a client chose.
+//! Short copies of text that a client chose, such as paths and request ids.
 
 /// The longest path or request id that is kept after the response, in bytes.
-pub(crate) const MAX_LEN: usize = 1024;
+const MAX_LEN: usize = 1024;
 
 /// Copies at most [`MAX_LEN`] bytes, and never a part of a character.
 ///

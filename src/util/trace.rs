@@ -1,6 +1,6 @@
 //! Events for `tracing`. Without the feature `tracing` every function here does nothing.
 
-use crate::util::span::TaskSpan;
+use super::{request_fields::RequestFields, span::TaskSpan};
 
 /// Emits an event with the target `tower_background`.
 ///
@@ -21,21 +21,6 @@ macro_rules! event {
     }};
 }
 
-/// What an event says of the request that a task belongs to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RequestFields<'a> {
-    pub(super) method: Option<&'a str>,
-    pub(super) path: Option<&'a str>,
-    pub(super) id: Option<&'a str>,
-}
-
-impl<'a> RequestFields<'a> {
-    pub(crate) const fn new(method: &'a str, path: &'a str, id: Option<&'a str>) -> Self {
-        let (method, path) = (Some(method), Some(path));
-        Self { method, path, id }
-    }
-}
-
 /// The level of an event that says how a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -49,13 +34,13 @@ impl Level {
     pub(crate) fn is_wanted(self) -> bool {
         match self {
             Self::Debug => is_enabled(Self::Debug),
-            // With the feature `log` of `tracing` an event reaches a logger without a subscriber.
+            // With the feature `log` of `tracing`, a logger gets events without a subscriber.
             Self::Warn | Self::Error => cfg!(feature = "tracing"),
         }
     }
 }
 
-/// Returns whether a subscriber could want the request id.
+/// Returns whether a subscriber could want request ids.
 pub(crate) fn ids_are_wanted() -> bool {
     is_enabled(Level::Error)
 }
@@ -82,8 +67,8 @@ pub(crate) fn start(span: &TaskSpan) {
     span.in_scope(|| event!(debug, {}, "a task started"));
 }
 
-/// Logs how a task ended. A span has the name and the request already, so events inside it do not
-/// repeat them.
+/// Logs how a task ended. The span of a task has its name and its request, so events inside the
+/// span do not repeat them.
 pub(crate) fn task_ended(
     level: Level,
     span: Option<&TaskSpan>,
@@ -139,7 +124,7 @@ pub(crate) fn refused(name: Option<&str>, request: RequestFields<'_>) {
 }
 
 /// Logs a panic that this crate has caught.
-pub(crate) fn caught_panic(what: &'static str, message: &str) {
+pub(super) fn caught_panic(what: &'static str, message: &str) {
     event!(error, { what = what, panic = message }, "a panic was caught");
 }
 

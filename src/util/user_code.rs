@@ -1,8 +1,8 @@
-//! Runs and drops what belongs to the user. Its panics are logged, and go no further.
+//! Calls code of the user, and drops values of the user. A panic is logged, and goes no further.
 
-use crate::util::{panic::catch, trace};
+use super::{panic::catch, trace};
 
-/// Calls `f`, and logs a panic. Returns `None` after a panic.
+/// Calls `f`. Logs a panic, and returns `None` then.
 #[inline]
 pub(crate) fn catch_and_log<R>(what: &'static str, f: impl FnOnce() -> R) -> Option<R> {
     catch(f)
@@ -10,7 +10,7 @@ pub(crate) fn catch_and_log<R>(what: &'static str, f: impl FnOnce() -> R) -> Opt
         .ok()
 }
 
-/// Drops a value of the user, and logs a panic of its `Drop`.
+/// Drops a value. Logs a panic of its `Drop`.
 pub(crate) fn drop_and_log<T>(what: &'static str, value: T) {
     catch_and_log(what, || drop(value));
 }
