@@ -1,25 +1,28 @@
-//! What a response has shown so far, and the one place that judges from it how the response ended.
+//! [`BodyState`]: what a response has shown so far, and the one place that judges how it ended.
 //!
-//! The rules follow what servers do with bodies. hyper's HTTP/1 polls a body of known length only
-//! until the length is reached, sends no body to `HEAD`, 204 and 304, and cuts off what is beyond
-//! the length. Its HTTP/2 polls each body to its own end and sends what it gets. A client answers a
-//! length other than the declared one with a reset, as [RFC 9113, section
-//! 8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1) demands.
+//! The rules follow what hyper does with bodies:
+//!
+//! - Over HTTP/1, hyper polls a body of known length until that length is reached, and cuts off the
+//!   rest. It sends no body in answer to `HEAD`, and none with 204 and 304.
+//! - Over HTTP/2, hyper polls each body to its end, and sends all of it. If the length is not the
+//!   declared one, the client resets the stream: [RFC 9113, section
+//!   8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
-};
+use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::end::{EndDetails, EndKind, ResponseError};
+use super::{
+    end::{EndDetails, EndKind},
+    headers::{ContentLength, content_length, grpc_status, is_grpc},
+    response_error::ResponseError,
+};
 
 /// How a response ended, and what was wrong with it.
 pub(crate) type Judgement = (EndKind, Option<ResponseError>);
 
-/// The head of a response, and what its body says of itself then.
+/// What the head of a response shows, and what its body says of itself at that time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
@@ -39,29 +42,24 @@ pub(crate) struct Head {
 pub(crate) struct BodyState {
     /// Whether code of the service or of the body has panicked.
     has_panicked: AtomicBool,
-    ended: bool,
-    failed: bool,
-    polled: bool,
+    /// Whether the end of the body was seen.
+    has_ended: bool,
+    /// Whether the body returned an error.
+    has_failed: bool,
+    was_polled: bool,
     is_grpc: bool,
     head: Option<Head>,
-    /// The `content-length` of the head.
-    header: Option<Length>,
+    content_length: Option<ContentLength>,
+    /// How many bytes of data the body has yielded.
     bytes: u64,
     rare: Option<Box<Rare>>,
 }
 
-/// What few responses show.
+/// What only few responses show.
 #[derive(Debug, Default)]
 struct Rare {
     trailers: Option<Box<HeaderMap>>,
     grpc_status: Option<i32>,
-}
-
-/// A length that a head declares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    Bytes(u64),
-    Invalid,
 }
 
 impl BodyState {
@@ -71,62 +69,65 @@ impl BodyState {
     }
 
     pub(crate) const fn note_head(&mut self, head: Head) {
-        self.ended = head.at_end;
+        self.has_ended = head.at_end;
         self.head = Some(head);
     }
 
-    /// Notes what the headers of the head say of the body.
+    /// Notes the headers of the head. Call it after [`note_head`](Self::note_head).
     pub(crate) fn note_headers(&mut self, headers: &HeaderMap) {
         if headers.is_empty() {
             return;
         }
-        self.header = find(headers, &CONTENT_LENGTH).map(length);
-        self.is_grpc = find(headers, &CONTENT_TYPE).is_some_and(is_grpc);
-        // A gRPC status stands in the head only of a response without a body.
-        if self.ended {
+        self.content_length = content_length(headers);
+        self.is_grpc = is_grpc(headers);
+        // Only a response without a body has its gRPC status in the head.
+        if self.has_ended {
             if let Some(status) = grpc_status(headers) {
                 self.rare().grpc_status = Some(status);
             }
         }
     }
 
-    /// Notes data that the body yielded, and whether it was the last.
+    /// Notes data that the body yielded, and whether it was the last frame.
     pub(crate) const fn note_data(&mut self, bytes: usize, at_end: bool) {
-        self.polled = true;
+        self.was_polled = true;
         self.bytes += bytes as u64;
-        self.ended |= at_end;
+        self.has_ended |= at_end;
     }
 
-    /// Notes trailers, which are the last frame of a body.
+    /// Notes trailers, which are the last frame of a body. `keep` says whether anybody may ask for
+    /// them.
     pub(crate) fn note_trailers(&mut self, trailers: &HeaderMap, keep: bool) {
-        self.polled = true;
-        self.ended = true;
+        self.was_polled = true;
+        self.has_ended = true;
         let rare = self.rare();
         rare.grpc_status = grpc_status(trailers).or(rare.grpc_status);
         rare.trailers = keep.then(|| Box::new(trailers.clone()));
     }
 
-    /// Notes that the body was polled, without a frame that counts.
+    /// Notes that the body was polled, and yielded neither data nor trailers.
     pub(crate) const fn note_poll(&mut self) {
-        self.polled = true;
+        self.was_polled = true;
     }
 
     /// Notes that the body returned an error.
     pub(crate) const fn note_error(&mut self) {
-        self.polled = true;
-        self.failed = true;
+        self.was_polled = true;
+        self.has_failed = true;
     }
 
     /// Notes that the body returned `None`.
     pub(crate) const fn note_end(&mut self) {
-        self.polled = true;
-        self.ended = true;
+        self.was_polled = true;
+        self.has_ended = true;
     }
 
+    /// Returns whether the head says that this is a gRPC response.
     pub(crate) const fn is_grpc(&self) -> bool {
         self.is_grpc
     }
 
+    /// Returns whether the head or the trailers had a gRPC status.
     pub(crate) fn has_grpc_status(&self) -> bool {
         self.rare
             .as_ref()
@@ -135,15 +136,16 @@ impl BodyState {
 
     /// Returns whether the end of the body was seen.
     pub(crate) const fn has_ended(&self) -> bool {
-        self.ended
+        self.has_ended
     }
 
+    /// Returns how many bytes of data the body has yielded.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns how many of the yielded bytes a server sends. HTTP/1 cuts off what is beyond the
-    /// declared length.
+    /// Returns how many of the yielded bytes the server sends. Over HTTP/1 it cuts off the data
+    /// after the declared length.
     #[cfg(feature = "sent")]
     pub(crate) fn sendable(&self, version: Version) -> u64 {
         match self.declared() {
@@ -152,7 +154,7 @@ impl BodyState {
         }
     }
 
-    /// Judges how the response to this request ends if nothing more comes of it.
+    /// Judges how the response ends if its body is dropped now.
     pub(crate) fn judge(&self, method: &Method, version: Version) -> Judgement {
         if self.has_panicked.load(Ordering::Relaxed) || std::thread::panicking() {
             return (EndKind::Panicked, None);
@@ -167,7 +169,7 @@ impl BodyState {
         }
     }
 
-    /// Returns whether all of the body was there, or what was wrong with the response.
+    /// Returns whether the server has all of the body, or what is wrong with the response.
     fn judge_body(
         &self,
         method: &Method,
@@ -181,61 +183,65 @@ impl BodyState {
         if head.status.is_informational() && !is_upgrade {
             return Err(ResponseError::InformationalStatus);
         }
-        if self.failed {
+        if self.has_failed {
             return Err(ResponseError::Body);
         }
-        if multiplexed && self.header == Some(Length::Invalid) {
+        if multiplexed && self.content_length == Some(ContentLength::Invalid) {
             return Err(ResponseError::InvalidLength);
         }
         if is_upgrade || !can_have_body(method, head.status) {
-            return match yielded {
-                1.. if multiplexed => Err(ResponseError::NotAllowed),
-                _ => Ok(self.ended || !self.polled),
+            return if multiplexed && yielded > 0 {
+                Err(ResponseError::NotAllowed)
+            } else {
+                Ok(self.has_ended || !self.was_polled)
             };
         }
-        match self.declared() {
-            Some(declared) if yielded > declared && multiplexed => {
-                Err(ResponseError::TooLong { declared, yielded })
-            }
-            Some(declared) if yielded < declared && self.ended => {
-                Err(ResponseError::TooShort { declared, yielded })
-            }
-            Some(hinted) if self.ended || (yielded >= hinted && !multiplexed) => {
-                match self.contradiction(multiplexed) {
-                    Some(declared) => Err(ResponseError::Contradicted { declared, hinted }),
-                    None => Ok(true),
-                }
-            }
-            _ => Ok(self.ended),
+        let Some(declared) = self.declared() else {
+            return Ok(self.has_ended);
+        };
+        if multiplexed && yielded > declared {
+            return Err(ResponseError::TooLong { declared, yielded });
+        }
+        if self.has_ended && yielded < declared {
+            return Err(ResponseError::TooShort { declared, yielded });
+        }
+        // Over HTTP/1 the server does not poll a body again that has yielded its length.
+        let is_whole = self.has_ended || (!multiplexed && yielded >= declared);
+        match self.contradiction(multiplexed).filter(|_| is_whole) {
+            Some(error) => Err(error),
+            None => Ok(is_whole),
         }
     }
 
-    /// Returns the length that the server goes by: the exact size of the body, else its
+    /// Returns the length that the server expects: the exact size of the body, or else its
     /// `content-length`.
     fn declared(&self) -> Option<u64> {
         let exact_size = self.head.and_then(|head| head.exact_size);
-        exact_size.or(match self.header {
-            Some(Length::Bytes(declared)) => Some(declared),
+        exact_size.or(match self.content_length {
+            Some(ContentLength::Bytes(length)) => Some(length),
             _ => None,
         })
     }
 
-    /// Returns a `content-length` that is sent, and is not the exact size of the body.
-    fn contradiction(&self, multiplexed: bool) -> Option<u64> {
-        let head = self.head?;
-        // hyper's HTTP/1 leaves the header out if the body is at its end already.
-        let is_sent = multiplexed || !head.at_end;
-        match self.header {
-            Some(Length::Bytes(header))
-                if is_sent && head.exact_size.is_some_and(|size| size != header) =>
+    /// Returns an error if the server sends a `content-length` that is not the exact size of the
+    /// body.
+    fn contradiction(&self, multiplexed: bool) -> Option<ResponseError> {
+        let Head {
+            exact_size, at_end, ..
+        } = self.head?;
+        // Over HTTP/1, hyper leaves the header out if the body is at its end already.
+        let is_sent = multiplexed || !at_end;
+        match (self.content_length, exact_size) {
+            (Some(ContentLength::Bytes(declared)), Some(hinted))
+                if is_sent && declared != hinted =>
             {
-                Some(header)
+                Some(ResponseError::Contradicted { declared, hinted })
             }
             _ => None,
         }
     }
 
-    /// Returns what is known of the response at its end.
+    /// Turns what was seen into what a [`ResponseEnd`](super::ResponseEnd) says of the response.
     pub(crate) fn into_details(self, (kind, error): Judgement, now: Instant) -> EndDetails {
         let rare = self.rare.map_or_else(Rare::default, |rare| *rare);
         EndDetails {
@@ -268,65 +274,6 @@ pub(crate) fn can_have_body(method: &Method, status: StatusCode) -> bool {
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
         || (method == Method::CONNECT && status.is_success()))
-}
-
-/// Returns the length that a head declares by `content-length`.
-#[cfg(feature = "sent")]
-pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    match find(headers, &CONTENT_LENGTH).map(length)? {
-        Length::Bytes(bytes) => Some(bytes),
-        Length::Invalid => None,
-    }
-}
-
-/// So many headers are faster compared than the name is hashed.
-const FEW: usize = 4;
-
-fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    if headers.len() > FEW {
-        headers.get(name)
-    } else {
-        headers
-            .iter()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value)
-    }
-}
-
-/// Parses the digits of a length. `str::parse` would take a sign, which servers and clients do not.
-fn length(value: &HeaderValue) -> Length {
-    let digits = value.as_bytes();
-    let parsed = digits.iter().try_fold(0_u64, |length, byte| {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            None
-        } else {
-            length.checked_mul(10)?.checked_add(digit.into())
-        }
-    });
-    parsed
-        .filter(|_| !digits.is_empty())
-        .map_or(Length::Invalid, Length::Bytes)
-}
-
-/// Returns whether this content type is one of gRPC. gRPC-Web sends its status in the body, where
-/// it is not seen.
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    match content_type.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"),
-        None => false,
-    }
-}
-
-/// Reads `grpc-status` from a head or from trailers.
-fn grpc_status(headers: &HeaderMap) -> Option<i32> {
-    headers
-        .get("grpc-status")?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 #[cfg(test)]

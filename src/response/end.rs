@@ -1,146 +1,17 @@
 //! [`ResponseEnd`]: how a response ended.
 
-use std::{error::Error, fmt, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::request_info::RequestInfo;
+use super::{request_info::RequestInfo, response_error::ResponseError};
 
-/// How a response ended.
+/// How a response ended, and what is known of the request and the response then.
 ///
-/// | kind | when |
-/// |---|---|
-/// | [`Complete`](Self::Complete) | The end of the body was seen, or the response can have no body, or (over HTTP/1) the body yielded its declared length. |
-/// | [`Interrupted`](Self::Interrupted) | The body was dropped before that: the client left, the stream was reset, or the server stopped. With [`StartOn::LastByteSent`](crate::StartOn) also when the connection died before the socket took the last byte. |
-/// | [`Failed`](Self::Failed) | The body returned an error, or contradicted its head, or the status is no final one. [`ResponseEnd::error`] says which. |
-/// | [`ServiceError`](Self::ServiceError) | The inner service returned `Err`. |
-/// | [`NoResponse`](Self::NoResponse) | The response future was dropped before it had a head: the client left, or an outer timeout fired. |
-/// | [`Panicked`](Self::Panicked) | The service or the body panicked, even if an outer layer caught the panic. |
-/// | [`Unfinished`](Self::Unfinished) | The response is still open, and its tasks could not wait: [`start_within`](crate::SupervisorBuilder::start_within) ran out, or the grace of a shutdown is over. |
-///
-/// # Examples
-///
-/// ```
-/// use tower_background::{EndKind, When};
-///
-/// let client_left = When::matches(|end| end.kind() == EndKind::Interrupted);
-/// # drop(client_left);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum EndKind {
-    /// The server has all of the response. With [`StartOn::LastByteSent`](crate::StartOn) the
-    /// socket has it.
-    Complete,
-    /// The body was dropped before its end.
-    Interrupted,
-    /// The response is broken: see [`ResponseEnd::error`].
-    Failed,
-    /// The service returned an error instead of a response.
-    ServiceError,
-    /// The response future was dropped before it had a head.
-    NoResponse,
-    /// The service or the body panicked.
-    Panicked,
-    /// The response is still open.
-    Unfinished,
-}
-
-/// Why a response ended as [`EndKind::Failed`].
-///
-/// # Examples
-///
-/// ```
-/// use tower_background::report::ResponseError;
-///
-/// assert_eq!(ResponseError::Body.to_string(), "the body returned an error");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ResponseError {
-    /// The body returned an error. The error itself goes to the server, as it would without this
-    /// crate.
-    Body,
-    /// The body ended before the declared length, so the client sees a broken response.
-    #[non_exhaustive]
-    TooShort {
-        /// The length that the head declared, in bytes.
-        declared: u64,
-        /// What the body yielded, in bytes.
-        yielded: u64,
-    },
-    /// The body yielded more than the declared length over HTTP/2, so the client resets the stream
-    /// ([RFC 9113, section 8.1.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1)). Over
-    /// HTTP/1 a server cuts off the surplus, and the response is complete.
-    #[non_exhaustive]
-    TooLong {
-        /// The length that the head declared, in bytes.
-        declared: u64,
-        /// What the body yielded, in bytes.
-        yielded: u64,
-    },
-    /// The exact size of the body is not the length that the head declared. Servers send the
-    /// declared length and go by the exact size.
-    #[non_exhaustive]
-    Contradicted {
-        /// The length that the head declared, in bytes.
-        declared: u64,
-        /// The exact size that the body stated, in bytes.
-        hinted: u64,
-    },
-    /// The `content-length` of a response over HTTP/2 is not a number, so the client resets the
-    /// stream.
-    InvalidLength,
-    /// The body yielded data where none is allowed (`HEAD`, 204, 304) over HTTP/2. HTTP/1 servers
-    /// do not send such data.
-    NotAllowed,
-    /// The status is an informational one (100-199), which no server sends as the final status. 101
-    /// over HTTP/1.1 is the exception. hyper answers with a 500 or resets the stream.
-    InformationalStatus,
-}
-
-impl fmt::Display for ResponseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Body => f.write_str("the body returned an error"),
-            Self::TooShort { declared, yielded } => {
-                write!(
-                    f,
-                    "the body ended after {yielded} of {declared} declared bytes"
-                )
-            }
-            Self::TooLong { declared, yielded } => {
-                write!(
-                    f,
-                    "the body yielded {yielded} bytes, but the head declared {declared}"
-                )
-            }
-            Self::Contradicted { declared, hinted } => {
-                write!(
-                    f,
-                    "the body stated a size of {hinted} bytes, but the head declared {declared}"
-                )
-            }
-            Self::InvalidLength => f.write_str("the `content-length` is not a number"),
-            Self::NotAllowed => {
-                f.write_str("the body yielded data, but this response must have none")
-            }
-            Self::InformationalStatus => {
-                f.write_str("the status is informational, and no server sends it as a final one")
-            }
-        }
-    }
-}
-
-impl Error for ResponseError {}
-
-/// How a response ended, and everything that is known about it then.
-///
-/// A task reads it by [`TaskContext::end`](crate::TaskContext::end), and a condition gets it from
-/// [`When::matches`](crate::When::matches).
+/// A task gets it from [`TaskContext::end`](crate::TaskContext::end), a condition from
+/// [`When::matches`](crate::When::matches), and an observer from
+/// [`Observer::on_response_end`](crate::Observer::on_response_end).
 ///
 /// # Examples
 ///
@@ -150,7 +21,7 @@ impl Error for ResponseError {}
 /// fn audit(tasks: &BackgroundTasks) {
 ///     tasks.add(Task::with_context(|cx| async move {
 ///         if let Some(end) = cx.end() {
-///             println!("{} {} -> {:?}: {:?}, {} bytes", end.method(), end.path(), end.status(), end.kind(), end.bytes());
+///             println!("{} {}: {:?} {:?}", end.method(), end.path(), end.kind(), end.status());
 ///         }
 ///     }));
 /// }
@@ -158,42 +29,8 @@ impl Error for ResponseError {}
 /// ```
 #[derive(Debug, Clone)]
 pub struct ResponseEnd {
-    pub(super) request: RequestInfo,
-    pub(super) details: EndDetails,
-}
-
-/// What the response itself has shown.
-#[derive(Debug, Clone)]
-pub(crate) struct EndDetails {
-    pub(super) kind: EndKind,
-    pub(super) error: Option<ResponseError>,
-    pub(crate) status: Option<StatusCode>,
-    pub(super) bytes: u64,
-    pub(crate) bytes_sent: Option<u64>,
-    pub(super) trailers: Option<Box<HeaderMap>>,
-    pub(super) is_grpc: bool,
-    pub(super) grpc_status: Option<i32>,
-    /// When the response had its head.
-    pub(super) head_at: Option<Instant>,
-    pub(super) ended_at: Instant,
-}
-
-impl EndDetails {
-    /// Returns an end of this kind, of which nothing else is known.
-    pub(crate) const fn new(kind: EndKind, ended_at: Instant) -> Self {
-        Self {
-            kind,
-            error: None,
-            status: None,
-            bytes: 0,
-            bytes_sent: None,
-            trailers: None,
-            is_grpc: false,
-            grpc_status: None,
-            head_at: None,
-            ended_at,
-        }
-    }
+    request: RequestInfo,
+    details: EndDetails,
 }
 
 impl ResponseEnd {
@@ -224,8 +61,8 @@ impl ResponseEnd {
         self.request.method()
     }
 
-    /// Returns the path of the request without the query, cut at 1 KiB. It is empty for a target
-    /// without a path, as that of `CONNECT`.
+    /// Returns the path of the request without the query, cut at 1 KiB. It is empty if the target
+    /// has no path, as in a `CONNECT` request.
     #[must_use]
     pub fn path(&self) -> &str {
         self.request.path()
@@ -246,8 +83,8 @@ impl ResponseEnd {
     /// Returns how many bytes of data the body yielded. [`bytes_sent`](Self::bytes_sent) says how
     /// many of them the socket took.
     ///
-    /// A layer between this crate's and the server, such as compression, can change the number of
-    /// bytes on the wire.
+    /// A layer outside of [`BackgroundLayer`](crate::BackgroundLayer), such as compression, can
+    /// change the number of bytes on the wire.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.details.bytes
@@ -269,9 +106,9 @@ impl ResponseEnd {
         self.details.trailers.as_deref()
     }
 
-    /// Returns the value of `grpc-status`, from the trailers or else from the head, where
-    /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) puts it if
-    /// there is no message.
+    /// Returns the value of `grpc-status` from the trailers. A
+    /// [gRPC](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses) response
+    /// without a message has it in the head.
     #[must_use]
     pub const fn grpc_status(&self) -> Option<i32> {
         self.details.grpc_status
@@ -299,11 +136,12 @@ impl ResponseEnd {
         matches!(self.details.kind, EndKind::Complete)
     }
 
-    /// Returns whether the response tells of a success: its status is below 400, and its gRPC
-    /// status is absent or 0.
+    /// Returns whether the response is a success: its status is below 400, and its gRPC status is
+    /// absent or 0.
     ///
-    /// The client may have left before the end. A gRPC response without its trailers is no success,
-    /// and neither is a response that ended as [`EndKind::Failed`] or [`EndKind::Panicked`].
+    /// It can be a success although the client left before the end. A gRPC response without its
+    /// trailers is no success, and neither is a response that ended as [`EndKind::Failed`] or
+    /// [`EndKind::Panicked`].
     #[must_use]
     pub fn is_success(&self) -> bool {
         let EndDetails {
@@ -322,5 +160,81 @@ impl ResponseEnd {
             None => !is_grpc,
         };
         is_intact && grpc_is_ok && status.is_some_and(|status| status.as_u16() < 400)
+    }
+}
+
+/// The kind of a [`ResponseEnd`].
+///
+/// # Examples
+///
+/// ```
+/// use tower_background::{EndKind, When};
+///
+/// let client_left = When::matches(|end| end.kind() == EndKind::Interrupted);
+/// # drop(client_left);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum EndKind {
+    /// The server has all of the response: the end of the body was seen, or the response can have
+    /// no body, or (over HTTP/1) the body yielded its declared length.
+    ///
+    /// With [`StartOn::LastByteSent`](crate::StartOn), the socket has all of the response.
+    Complete,
+    /// The body was dropped before its end: the client left, the stream was reset, or the server
+    /// stopped.
+    ///
+    /// With [`StartOn::LastByteSent`](crate::StartOn) also: the connection died before the socket
+    /// took the last byte.
+    Interrupted,
+    /// The body returned an error or contradicted its head, or the status is not a final one.
+    /// [`ResponseEnd::error`] says which.
+    Failed,
+    /// The inner service returned `Err`.
+    ServiceError,
+    /// The response future was dropped before it had a head: the client left, or an outer timeout
+    /// fired.
+    NoResponse,
+    /// The service or the body panicked, even if an outer layer caught the panic.
+    Panicked,
+    /// The response is still open, and its tasks could not wait:
+    /// [`start_within`](crate::SupervisorBuilder::start_within) ran out, or the grace of a shutdown
+    /// is over.
+    Unfinished,
+}
+
+/// What a [`ResponseEnd`] says of the response.
+#[derive(Debug, Clone)]
+pub(crate) struct EndDetails {
+    pub(super) kind: EndKind,
+    pub(super) error: Option<ResponseError>,
+    pub(crate) status: Option<StatusCode>,
+    pub(super) bytes: u64,
+    pub(crate) bytes_sent: Option<u64>,
+    pub(super) trailers: Option<Box<HeaderMap>>,
+    pub(super) is_grpc: bool,
+    pub(super) grpc_status: Option<i32>,
+    /// When the response had its head.
+    pub(super) head_at: Option<Instant>,
+    pub(super) ended_at: Instant,
+}
+
+impl EndDetails {
+    /// Returns an end of this kind, of which nothing else is known.
+    pub(crate) const fn new(kind: EndKind, ended_at: Instant) -> Self {
+        Self {
+            kind,
+            error: None,
+            status: None,
+            bytes: 0,
+            bytes_sent: None,
+            trailers: None,
+            is_grpc: false,
+            grpc_status: None,
+            head_at: None,
+            ended_at,
+        }
     }
 }

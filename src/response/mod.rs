@@ -1,17 +1,22 @@
-//! What is known of a request and of the end of its response. Plain data: nothing here starts or
-//! runs a task.
+//! What is known of a request, and how its response ended. This is plain data: nothing here starts
+//! or runs a task.
 
 mod body_state;
 mod end;
+mod headers;
 mod progress;
 mod request_info;
+mod response_error;
 
 #[cfg(feature = "sent")]
-pub(crate) use self::body_state::{can_have_body, declared_length};
-pub use self::end::{EndKind, ResponseEnd, ResponseError};
+pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
     body_state::{BodyState, Head, Judgement},
     end::EndDetails,
     progress::Progress,
     request_info::{OpenRequest, RequestHead, RequestInfo},
+};
+pub use self::{
+    end::{EndKind, ResponseEnd},
+    response_error::ResponseError,
 };

@@ -9,16 +9,17 @@ use super::{
 };
 use crate::util::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// What an open response has shown so far, for those who cannot wait for its end.
+/// What an open response has shown so far, for tasks that start before its end.
 ///
-/// Only the owner of the response writes. The order of the writes does not matter: a reader wants
-/// numbers of about now.
+/// Only the owner of the response writes. A reader only needs recent numbers, so the order of the
+/// writes does not matter.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// The status of the head, and [`IS_GRPC`]. Zero before the head.
     head: AtomicU32,
     /// The time from the request to the head, in nanoseconds.
     time_to_head: AtomicU64,
+    /// How many bytes of data the body has yielded.
     bytes: AtomicU64,
 }
 
@@ -29,7 +30,7 @@ impl Progress {
         let nanos = u64::try_from(time_to_head.as_nanos()).unwrap_or(u64::MAX);
         self.time_to_head.store(nanos, Ordering::Relaxed);
         let is_grpc = if is_grpc { IS_GRPC } else { 0 };
-        // Pairs with the load in `head`: who sees the status sees the time.
+        // Pairs with the loads of `head`: a thread that sees the status sees the time.
         self.head
             .store(u32::from(status.as_u16()) | is_grpc, Ordering::Release);
     }
@@ -38,7 +39,7 @@ impl Progress {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Returns how the response ended, if it ended now.
+    /// Returns an end of the kind [`EndKind::Unfinished`], with what is known now.
     pub(crate) fn end_now(&self, request: RequestInfo) -> ResponseEnd {
         let mut details = EndDetails::new(EndKind::Unfinished, Instant::now());
         details.bytes = self.bytes.load(Ordering::Relaxed);

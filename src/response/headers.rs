@@ -1,0 +1,115 @@
+//! What the headers of a response say of its body, and the gRPC status of heads and trailers.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
+
+/// The `content-length` of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ContentLength {
+    Bytes(u64),
+    Invalid,
+}
+
+/// Reads the `content-length` of a head.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<ContentLength> {
+    find(headers, &CONTENT_LENGTH).map(|value| {
+        parse_digits(value.as_bytes()).map_or(ContentLength::Invalid, ContentLength::Bytes)
+    })
+}
+
+/// Returns the length that a head declares, if its `content-length` is valid.
+#[cfg(feature = "sent")]
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    match content_length(headers)? {
+        ContentLength::Bytes(bytes) => Some(bytes),
+        ContentLength::Invalid => None,
+    }
+}
+
+/// Returns whether the content type is gRPC. gRPC-Web is not: it sends its status in the body,
+/// where this crate does not see it.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let subtype = find(headers, &CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    subtype.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+}
+
+/// Reads `grpc-status` from a head or from trailers.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers
+        .get("grpc-status")?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Up to so many headers, it is faster to compare each name than to hash the wanted one.
+const FEW: usize = 4;
+
+fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if headers.len() > FEW {
+        headers.get(name)
+    } else {
+        headers
+            .iter()
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
+    }
+}
+
+/// Parses a number. `str::parse` would accept a sign, which servers and clients do not.
+fn parse_digits(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers<const N: usize>(list: [(&'static str, &'static str); N]) -> HeaderMap {
+        list.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
+        .into_iter()
+        .collect()
+    }
+
+    #[cfg(feature = "sent")]
+    #[test]
+    fn an_invalid_length_declares_nothing() {
+        for (value, expected) in [("6", Some(6)), ("x", None)] {
+            let headers = headers([("content-length", value)]);
+            assert_eq!(declared_length(&headers), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_web_is_not_grpc() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = headers([("content-type", value)]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+    }
+}
