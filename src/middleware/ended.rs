@@ -38,8 +38,7 @@ impl EndedResponse {
     /// Ends the response.
     pub(crate) fn finish(self, bytes_sent: Option<u64>) {
         let now = Instant::now();
-        let mut details = self.body.into_details(self.judgement, now);
-        details.bytes_sent = bytes_sent;
+        let details = self.body.into_details(self.judgement, bytes_sent, now);
         self.state.finish(details, now);
     }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestState, enter_request},
-    response::{BodyState, EndKind, Head, Judgement},
+    response::{BodyState, EndKind, Judgement},
     supervisor::Supervisor,
 };
 
@@ -285,13 +285,7 @@ impl Tracked {
 
     fn note_head<B>(&mut self, response: &mut Response<B>, exact_size: Option<u64>, at_end: bool) {
         let (status, at) = (response.status(), Instant::now());
-        self.body.note_head(Head {
-            status,
-            at,
-            exact_size,
-            at_end,
-        });
-        self.body.note_headers(response.headers());
+        self.body.note_head(response, at, exact_size, at_end);
         self.state.note_head(
             status,
             self.body.is_grpc(),

@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::{
@@ -24,13 +24,13 @@ pub(crate) type Judgement = (EndKind, Option<ResponseError>);
 
 /// What the head of a response shows, and what its body says of itself at that time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Head {
-    pub(crate) status: StatusCode,
-    pub(crate) at: Instant,
+struct Head {
+    status: StatusCode,
+    at: Instant,
     /// The exact size that the body states.
-    pub(crate) exact_size: Option<u64>,
+    exact_size: Option<u64>,
     /// Whether the body is at its end already.
-    pub(crate) at_end: bool,
+    at_end: bool,
 }
 
 /// What a response has shown so far.
@@ -68,20 +68,30 @@ impl BodyState {
         self.has_panicked.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) const fn note_head(&mut self, head: Head) {
-        self.has_ended = head.at_end;
-        self.head = Some(head);
-    }
-
-    /// Notes the headers of the head. Call it after [`note_head`](Self::note_head).
-    pub(crate) fn note_headers(&mut self, headers: &HeaderMap) {
+    /// Notes the head of the response, the exact size that its body states, and whether the body is
+    /// at its end already.
+    pub(crate) fn note_head<B>(
+        &mut self,
+        response: &Response<B>,
+        at: Instant,
+        exact_size: Option<u64>,
+        at_end: bool,
+    ) {
+        self.has_ended = at_end;
+        self.head = Some(Head {
+            status: response.status(),
+            at,
+            exact_size,
+            at_end,
+        });
+        let headers = response.headers();
         if headers.is_empty() {
             return;
         }
         self.content_length = content_length(headers);
         self.is_grpc = is_grpc(headers);
         // Only a response without a body has its gRPC status in the head.
-        if self.has_ended {
+        if at_end {
             if let Some(status) = grpc_status(headers) {
                 self.rare().grpc_status = Some(status);
             }
@@ -242,12 +252,18 @@ impl BodyState {
     }
 
     /// Turns what was seen into what a [`ResponseEnd`](super::ResponseEnd) says of the response.
-    pub(crate) fn into_details(self, (kind, error): Judgement, now: Instant) -> EndDetails {
+    pub(crate) fn into_details(
+        self,
+        (kind, error): Judgement,
+        bytes_sent: Option<u64>,
+        now: Instant,
+    ) -> EndDetails {
         let rare = self.rare.map_or_else(Rare::default, |rare| *rare);
         EndDetails {
             error,
             status: self.head.map(|head| head.status),
             bytes: self.bytes,
+            bytes_sent,
             trailers: rare.trailers,
             is_grpc: self.is_grpc,
             grpc_status: rare.grpc_status,

@@ -81,14 +81,10 @@ fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
 impl Case {
     fn state(&self) -> BodyState {
         let mut state = BodyState::default();
-        let status = StatusCode::from_u16(self.status).expect("it has three digits");
-        state.note_head(Head {
-            status,
-            at: Instant::now(),
-            exact_size: self.exact_size,
-            at_end: self.at_end,
-        });
-        state.note_headers(&headers(self.headers));
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(self.status).expect("it has three digits");
+        *response.headers_mut() = headers(self.headers);
+        state.note_head(&response, Instant::now(), self.exact_size, self.at_end);
         for seen in self.seen {
             match *seen {
                 Pending => state.note_poll(),
@@ -122,7 +118,7 @@ impl Case {
     fn details(&self, version: Version) -> EndDetails {
         let state = self.state();
         let judgement = state.judge(&self.method, version);
-        state.into_details(judgement, Instant::now())
+        state.into_details(judgement, None, Instant::now())
     }
 }
 

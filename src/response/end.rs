@@ -212,7 +212,7 @@ pub(crate) struct EndDetails {
     pub(super) error: Option<ResponseError>,
     pub(crate) status: Option<StatusCode>,
     pub(super) bytes: u64,
-    pub(crate) bytes_sent: Option<u64>,
+    pub(super) bytes_sent: Option<u64>,
     pub(super) trailers: Option<Box<HeaderMap>>,
     pub(super) is_grpc: bool,
     pub(super) grpc_status: Option<i32>,

@@ -11,7 +11,7 @@ mod response_error;
 #[cfg(feature = "sent")]
 pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
-    body_state::{BodyState, Head, Judgement},
+    body_state::{BodyState, Judgement},
     end::EndDetails,
     progress::Progress,
     request_info::{OpenRequest, RequestHead, RequestInfo},
