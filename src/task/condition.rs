@@ -24,24 +24,26 @@ use crate::response::ResponseEnd;
 /// use tower_background::{Task, When};
 ///
 /// let receipt = Task::new(async { println!("sent") }).when(When::Success);
-/// let large = Task::new(async { println!("large") }).when(When::matches(|end| end.bytes() > 1_000_000));
+///
+/// let is_large = When::matches(|end| end.bytes() > 1_000_000);
+/// let large = Task::new(async { println!("large") }).when(is_large);
 /// # drop((receipt, large));
 /// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum When {
-    /// The service produced a head, whatever its status, even if the client left after that. A
+    /// The service returned a response, whatever its status, even if the client left after that. A
     /// client that leaves *before* the head gets no response, so the task is skipped.
     #[default]
     Responded,
-    /// The response tells of a success, even if the client left before its end: see
+    /// The response is a success, even if the client left before its end: see
     /// [`ResponseEnd::is_success`].
     Success,
     /// The response is complete: see [`EndKind::Complete`](crate::EndKind::Complete).
     Complete,
     /// The response is complete and a success.
     Delivered,
-    /// In any case, also if the service failed, panicked, or was dropped before it had a head.
+    /// Always, even if the service failed or panicked, or its future was dropped before the head.
     Always,
     /// The function returns `true`. It runs where tasks run. If it panics, the task counts as
     /// panicked.
@@ -75,18 +77,18 @@ impl When {
         }
     }
 
-    /// Returns whether the head alone can tell: a response that is still open has no other end than
-    /// that.
+    /// Returns whether the head of an open response is enough to judge the condition.
     pub(crate) const fn is_known_by_head(&self) -> bool {
         matches!(self, Self::Responded | Self::Success | Self::Always)
     }
 
-    /// Returns whether the head rules out that the condition holds at the end.
+    /// Returns whether the head of an open response rules the condition out.
     pub(crate) fn is_ruled_out(&self, end: &ResponseEnd) -> bool {
         matches!(self, Self::Success | Self::Delivered)
             && end.status().is_some_and(|status| status.as_u16() >= 400)
     }
 
+    /// Returns whether [`holds`](Self::holds) calls a function of the user.
     pub(crate) const fn calls_user_code(&self) -> bool {
         matches!(self, Self::Matches(_))
     }

@@ -12,13 +12,14 @@ use crate::response::ResponseEnd;
 /// # Examples
 ///
 /// ```
+/// use std::time::Duration;
 /// use tower_background::Task;
 ///
 /// let task = Task::with_context(|cx| async move {
 ///     while !cx.is_cancelled() {
 ///         tokio::select! {
 ///             () = cx.cancelled() => println!("the process stops"),
-///             () = tokio::time::sleep(std::time::Duration::from_secs(1)) => println!("still at work"),
+///             () = tokio::time::sleep(Duration::from_secs(1)) => println!("still at work"),
 ///         }
 ///     }
 /// });
@@ -46,8 +47,9 @@ impl TaskContext {
         self.name.as_deref()
     }
 
-    /// Returns how the response ended, as far as it was known when the task started. `None` for a
-    /// task without a request, as [`Supervisor::spawn`](crate::Supervisor::spawn) starts it.
+    /// Returns how the response ended, as far as it was known when the task started. Returns `None`
+    /// if the task has no request, because [`Supervisor::spawn`](crate::Supervisor::spawn) started
+    /// it.
     #[must_use]
     pub fn end(&self) -> Option<&ResponseEnd> {
         self.end.as_deref()

@@ -1,4 +1,4 @@
-//! [`Limit`]: how many tasks of one kind run at once.
+//! [`Limit`]: how many tasks of one kind can run at once.
 
 use std::sync::Arc;
 
@@ -6,10 +6,11 @@ use tokio::sync::Semaphore;
 
 /// A limit for tasks of one kind, such as the four connections that an SMTP server takes.
 ///
-/// Give clones of one `Limit` to all tasks of the kind with [`Task::limit`](crate::Task::limit). A
-/// task that waits for it takes no [`max_concurrent`](crate::SupervisorBuilder::max_concurrent)
-/// permit, and holds up no other task. It is first come, first served, and a task that waits can be
-/// removed.
+/// Give the same `Limit`, or clones of it, to all tasks of the kind: see
+/// [`Task::limit`](crate::Task::limit). Tasks that wait for it run in the order in which they
+/// became ready. A task that waits takes no
+/// [`max_concurrent`](crate::SupervisorBuilder::max_concurrent) permit, holds up no task of another
+/// kind, and can still be removed.
 ///
 /// # Examples
 ///
@@ -34,7 +35,7 @@ use tokio::sync::Semaphore;
 pub struct Limit(Arc<Semaphore>);
 
 impl Limit {
-    /// Creates a limit of so many tasks.
+    /// Creates a limit of this many tasks at once.
     ///
     /// # Panics
     ///

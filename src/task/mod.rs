@@ -1,4 +1,5 @@
-//! [`Task`]: one piece of work that a request leaves for later, and everything that describes it before it runs.
+//! [`Task`]: one piece of work that a request leaves for later, and what describes it: its options
+//! before it runs, and its outcome after that.
 
 mod condition;
 mod context;

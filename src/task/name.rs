@@ -1,4 +1,4 @@
-//! The name of a task, cheap to copy into every report.
+//! [`Name`]: the name or the unique key of a task.
 
 use std::{
     borrow::Cow,
@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+/// The name or the unique key of a task. It is cheap to clone, because every report has it.
 #[derive(Clone)]
 pub(crate) enum Name {
     Static(&'static str),

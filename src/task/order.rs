@@ -1,7 +1,7 @@
-//! [`Order`]: how the tasks of one request run beside each other.
+//! [`Order`]: whether the tasks of one request run at once or one after the other.
 
-/// How the tasks of one request run beside each other. The tasks of different requests always run
-/// beside each other.
+/// Whether the tasks of one request run at once or one after the other. The order
+/// does not concern tasks of different requests: they run at once.
 ///
 /// # Examples
 ///
@@ -14,8 +14,8 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
-    /// All tasks run at once. They are given to the runtime in the order in which you added them; a
-    /// runtime with several workers can start them in another order.
+    /// All tasks run at once. They are spawned in the order in which you added them, but a runtime
+    /// with several workers can run them in another order.
     #[default]
     Concurrent,
     /// The tasks run one after the other, in the order in which you added them. After a failure the

@@ -28,12 +28,13 @@ pub enum Outcome {
     Panicked(String),
     /// The task ran longer than its timeout.
     TimedOut,
-    /// The task was dropped before its end: a shutdown was over, its runtime went down, or its
-    /// handle aborted it.
+    /// The task was dropped before its end: a shutdown or its [handle](crate::TaskHandle) aborted
+    /// it, or its runtime was shut down.
     Aborted,
-    /// The task was taken back before it started.
+    /// The task was [removed](crate::BackgroundTasks::remove) before it started.
     Removed,
-    /// The task did not start: its condition did not hold, or an earlier task failed under
+    /// The task did not start: its condition did not hold, another task had the same
+    /// [unique](crate::Task::unique) key, or an earlier task failed under
     /// [`Order::FailFast`](crate::Order::FailFast).
     Skipped,
     /// The [shutdown fallback](crate::Task::shutdown_fallback) of the task ran in its place, and
@@ -48,7 +49,7 @@ impl Outcome {
         matches!(self, Self::Failed(_) | Self::Panicked(_) | Self::TimedOut)
     }
 
-    /// Returns the outcome in one word, as logs and metrics have it.
+    /// Returns the word for the outcome in logs and metrics, such as `timed_out`.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -75,7 +76,7 @@ impl Outcome {
         }
     }
 
-    /// Returns a copy. Errors cannot be copied, so the copy of an error has its text alone.
+    /// Returns a copy. An error cannot be cloned, so the copy only has its text.
     pub(crate) fn copy(&self) -> Self {
         match self {
             Self::Succeeded => Self::Succeeded,

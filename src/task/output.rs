@@ -4,7 +4,7 @@ use crate::error::BoxError;
 
 /// What a task may return: `()`, or a `Result<(), E>` whose error is counted, logged and reported.
 ///
-/// Implement it for a type of yours to say which of its values are failures.
+/// Implement it for your own type to say which of its values are failures.
 ///
 /// # Examples
 ///
@@ -37,7 +37,7 @@ pub trait TaskOutput {
     ///
     /// # Errors
     ///
-    /// The task has failed.
+    /// Returns an error if the task has failed.
     fn into_result(self) -> Result<(), BoxError>;
 }
 

@@ -1,4 +1,4 @@
-//! [`Refused`]: a task that was not taken.
+//! [`Refused`]: the error that gives a task back after a shutdown.
 
 use std::{
     error::Error,
@@ -8,7 +8,7 @@ use std::{
 
 use super::{name::Name, task::Task};
 
-/// The supervisor was shut down and does not take the task. The error gives the task back.
+/// The supervisor was shut down, so it does not take the task. The error gives the task back.
 ///
 /// # Examples
 ///
@@ -26,7 +26,8 @@ use super::{name::Name, task::Task};
 /// ```
 pub struct Refused {
     name: Option<Name>,
-    /// The mutex makes the error `Sync`, so that `?` converts it to a [`BoxError`](crate::BoxError). Nobody locks it.
+    /// The mutex makes the error `Sync`, so that `?` converts it to a
+    /// [`BoxError`](crate::BoxError). Nobody locks the mutex.
     task: Mutex<Task>,
 }
 

@@ -3,7 +3,7 @@
 /// When the tasks of a request start.
 ///
 /// [`start_within`](crate::SupervisorBuilder::start_within) and the end of a shutdown's grace can
-/// start tasks before that.
+/// start tasks earlier.
 ///
 /// # Examples
 ///
@@ -16,12 +16,13 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartOn {
-    /// When the response body returned `None` or was dropped, whichever is first. The server has
-    /// all of the response then, but it may not have written the last bytes yet.
+    /// When the response body returned `None` or was dropped, whichever is first. The server then
+    /// has all of the response, but it may not have written the last bytes yet.
     #[default]
     EndOfStream,
-    /// When the socket took the last byte of the response, on a connection that this crate tracks:
-    /// see the module [`sent`](crate::sent). On any other connection, when the body was dropped.
+    /// When the socket took the last byte of the response. This needs a connection that this crate
+    /// tracks: see the module [`sent`](crate::sent). On any other connection the tasks start when
+    /// the body was dropped.
     ///
     /// A response whose connection dies before its last byte ends as
     /// [`EndKind::Interrupted`](crate::EndKind::Interrupted).
