@@ -20,9 +20,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// The request has no [`BackgroundTasks`](crate::BackgroundTasks), because no
 /// [`BackgroundLayer`](crate::BackgroundLayer) wraps the service.
 ///
-/// As a rejection of the axum extractor it becomes a `500 Internal Server Error`, and as a
-/// `tonic::Status` it becomes `INTERNAL`. An ERROR event tells you what to do. The client only
-/// learns that the server is misconfigured.
+/// Its axum response is a `500 Internal Server Error`, and its `tonic::Status` is `INTERNAL`. An
+/// ERROR event says what to do. The client only learns that the server is misconfigured.
 ///
 /// # Examples
 ///
@@ -39,7 +38,7 @@ pub struct MissingLayer;
 
 #[cfg(any(feature = "axum", feature = "tonic"))]
 impl MissingLayer {
-    /// What a client gets to see, who cannot do anything about it.
+    /// The text for clients. They cannot fix the error, so it has no details.
     pub(crate) const FOR_CLIENTS: &'static str = "the server is misconfigured";
 }
 
@@ -56,8 +55,8 @@ impl Error for MissingLayer {}
 
 /// The calling code does not belong to a request.
 ///
-/// Code belongs to a request while its handler, its response body or one of its tasks is polled.
-/// Code inside `tokio::spawn` does not.
+/// Code belongs to a request if the handler, the response body or a task of that request runs it.
+/// Code inside `tokio::spawn` belongs to no request.
 ///
 /// # Examples
 ///
@@ -72,8 +71,8 @@ pub struct NotInRequest;
 impl fmt::Display for NotInRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "this code does not run inside a request that passed a `BackgroundLayer`: \
-             in `tokio::spawn` or on a thread, use a clone of `BackgroundTasks` that you move there",
+            "this code does not run inside a request that passed a `BackgroundLayer`: in \
+             `tokio::spawn` or on a thread, use a clone of `BackgroundTasks` that you move there",
         )
     }
 }

@@ -1,6 +1,6 @@
-//! Guides, each for one thing that you want to do.
+//! Guides, one for each thing that you may want to do.
 //!
-//! In the repository they are the files in `docs/guides/`. All their code is compiled and run.
+//! In the repository the guides are the files in `docs/guides/`. All their code is compiled and run.
 //!
 //! | guide | read it to |
 //! |---|---|
@@ -20,8 +20,8 @@
     reason = "the guides are prose, and name products"
 )]
 
-/// Declares the modules. A guide whose code needs a feature is only there with the feature, so that
-/// its code compiles. docs.rs has all features.
+/// Declares one module for each guide. If the code of a guide needs a feature, its module needs that
+/// feature too. docs.rs has all features.
 macro_rules! guides {
     ($($(#[$attribute:meta])* $name:ident, $file:literal;)*) => {
         $(

@@ -1,8 +1,8 @@
 //! Tower middleware that runs tasks after the response was sent.
 //!
 //! A handler often has work that its client need not wait for: a mail, a cache to fill, a line in
-//! an audit log. [`BackgroundLayer`] gives each request [`BackgroundTasks`]. The handler adds the
-//! work to them, and it runs when the response is over. The [`Supervisor`] counts, limits, lists
+//! an audit log. [`BackgroundLayer`] gives [`BackgroundTasks`] to each request. The handler adds the
+//! work as tasks, and they run when the response is over. The [`Supervisor`] counts, limits, lists
 //! and awaits all tasks.
 //!
 #![cfg_attr(feature = "axum", doc = "```")]
@@ -22,8 +22,8 @@
 //! let supervisor = layer.supervisor().clone();
 //! let app = Router::new().route("/sign-up", post(sign_up)).layer(layer);
 //!
-//! let response =
-//! app.oneshot(Request::post("/sign-up").body(Body::from("ada@example.org"))?).await?;
+//! let request = Request::post("/sign-up").body(Body::from("ada@example.org"))?;
+//! let response = app.oneshot(request).await?;
 //! assert_eq!(supervisor.stats().deferred, 1, "the response is not over");
 //!
 //! to_bytes(response.into_body(), 1024).await?;
@@ -35,14 +35,17 @@
 //!
 //! # Guarantees
 //!
-//! - Each request has exactly one [`ResponseEnd`], and its tasks start exactly once, whatever happens.
-//! - Each task is a separate tokio task, and has exactly one [`Outcome`]. Nothing is dropped in silence: see [`Stats`].
-//! - A task that fails, panics or never ends does not affect the connection, the response or another task.
+//! - Each response has exactly one [`ResponseEnd`], and the tasks of its request start exactly once,
+//!   whatever happens.
+//! - Each task is a separate tokio task, and has exactly one [`Outcome`]. No task is dropped in
+//!   silence: see [`Stats`].
+//! - A task that fails, panics or never ends does not affect the connection, the response or another
+//!   task.
 //! - The response passes through unchanged.
 //!
-//! A response is over when the server has all of it. The server writes the last bytes to the socket at about that time, and
-//! usually before the tasks run. With the feature `sent`, tasks can wait until the socket took the last byte: see
-//! [`StartOn`].
+//! A response is over when the server has all of it. The server writes the last bytes to the socket
+//! at about that time, and usually before the tasks run. With the feature `sent`, tasks can wait
+//! until the socket took the last byte: see [`StartOn`].
 //!
 //! # Features
 //!
@@ -52,20 +55,22 @@
 //! | `tracing` | yes | a span for each task, and events for failures and refusals |
 //! | `metrics` | | counters, gauges and histograms through the `metrics` facade |
 //! | `serde` | | `Serialize` for [`Stats`], [`report`] and [`EndKind`] |
-//! | `tonic` | | [`BackgroundTasksExt`] for `tonic::Request`, and [`MissingLayer`] as `tonic::Status` |
+//! | `tonic` | | [`BackgroundTasksExt`] for `tonic::Request`, [`MissingLayer`] as `tonic::Status` |
 //! | `sent` | | tasks start when the socket took the last byte, on a connection that you wrap |
 //! | `sent-axum` | | `serve` of axum with such connections |
 //! | `sent-tonic` | | such connections for tonic |
 //!
 //! # Guides
 //!
-//! The module [`guide`] has a guide for each server, and for middleware, streams, tests, shutdown and observability. If
-//! something does not compile or does not run, see [its section on problems](guide::axum#when-it-does-not-work).
+//! The module [`guide`] has a guide for each server, and for middleware, streams, tests, shutdown
+//! and observability. If something does not compile or does not run, see the section on problems in
+//! the [guide for axum](guide::axum#when-it-does-not-work).
 //!
 //! # Limitations
 //!
-//! Tasks live in the process and end with it. Push work that must survive a crash into a queue. A complete response is no proof
-//! of delivery: the client may lose it after the socket took it. Nothing runs at a given time, and nothing runs twice.
+//! - Tasks live in the process and end with it. Put work that must survive a crash into a queue.
+//! - A complete response is no proof of delivery: the client may lose it after the socket took it.
+//! - No task runs at a given time, and no task runs twice.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -102,7 +107,7 @@ pub use self::{
     task::{Limit, Order, Outcome, Refused, StartOn, Task, TaskContext, TaskOutput, When},
 };
 
-/// The code of the README is compiled and run with the other examples.
+/// Compiles and runs the code of the README with the other examples.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -34,7 +34,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for BackgroundTasks {
     }
 }
 
-/// Adds the task to the request that is being answered.
+/// Adds the task to the request that this response answers.
 impl IntoResponseParts for Task {
     type Error = MissingLayer;
 
@@ -44,15 +44,15 @@ impl IntoResponseParts for Task {
     }
 }
 
-/// A `500 Internal Server Error`. The log says what to do, and the client only learns that the
-/// server is misconfigured.
+/// Answers with a `500 Internal Server Error`. The log says what to do, and the client only learns
+/// that the server is misconfigured.
 impl IntoResponse for MissingLayer {
     fn into_response(self) -> Response {
         misconfigured(&self.to_string())
     }
 }
 
-/// As that of [`MissingLayer`], so that a handler can write `defer(..)?`.
+/// Answers as [`MissingLayer`] does, so that a handler can write `defer(..)?`.
 impl IntoResponse for NotInRequest {
     fn into_response(self) -> Response {
         misconfigured(&self.to_string())

@@ -1,5 +1,5 @@
-//! tonic: the tasks of a `tonic::Request`, a status for a missing layer, and the layer around a
-//! single service.
+//! tonic: the tasks of a `tonic::Request`, a status for the errors of this crate, and the layer
+//! around a single service.
 
 use tonic::{Request, Status, server::NamedService};
 
@@ -16,15 +16,15 @@ impl<T> BackgroundTasksExt for Request<T> {
     }
 }
 
-/// `INTERNAL`. The log says what to do, and the client only learns that the server is
-/// misconfigured.
+/// Converts the error to `INTERNAL`. The log says what to do, and the client only learns that the
+/// server is misconfigured.
 impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
         misconfigured(&missing.to_string())
     }
 }
 
-/// As that of [`MissingLayer`], so that a method of a service can write `defer(..)?`.
+/// Converts the error as [`MissingLayer`], so that a method of a service can write `defer(..)?`.
 impl From<NotInRequest> for Status {
     fn from(error: NotInRequest) -> Self {
         misconfigured(&error.to_string())
@@ -36,7 +36,7 @@ fn misconfigured(error: &str) -> Status {
     Status::internal(MissingLayer::FOR_CLIENTS)
 }
 
-/// The name of the wrapped service, by which tonic routes to it.
+/// tonic routes requests by this name, so it is the name of the wrapped service.
 impl<S: NamedService> NamedService for Background<S> {
     const NAME: &'static str = S::NAME;
 }

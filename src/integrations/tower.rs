@@ -1,10 +1,10 @@
-//! tower: the layer as a method of `ServiceBuilder`.
+//! tower: the layer as methods of `ServiceBuilder`.
 
 use tower::{ServiceBuilder, layer::util::Stack};
 
 use crate::{middleware::BackgroundLayer, supervisor::Supervisor};
 
-/// Adds the layer to a [`tower::ServiceBuilder`] by a method.
+/// Methods of [`tower::ServiceBuilder`] that add a [`BackgroundLayer`].
 ///
 /// Import it as `_` if another crate has a trait of the same name, as tower-http has.
 ///
@@ -36,8 +36,8 @@ use crate::{middleware::BackgroundLayer, supervisor::Supervisor};
 pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Adds [`BackgroundLayer::new`], whose supervisor has no limits.
     ///
-    /// Nobody else has a handle of that supervisor, so nobody can shut it down. Use
-    /// [`background_with`](Self::background_with) for that.
+    /// To shut the supervisor down you need a handle of it, so in a server use
+    /// [`background_with`](Self::background_with).
     ///
     /// # Examples
     ///
@@ -61,7 +61,8 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// use tower_background::{ServiceBuilderExt as _, Supervisor};
     ///
     /// let supervisor = Supervisor::builder().max_concurrent(256).build();
-    /// let service = ServiceBuilder::new().background_with(supervisor.clone()).service("any service");
+    /// let builder = ServiceBuilder::new().background_with(supervisor.clone());
+    /// let service = builder.service("any service");
     /// assert_eq!(service.supervisor(), &supervisor);
     /// ```
     fn background_with(self, supervisor: Supervisor) -> ServiceBuilder<Stack<BackgroundLayer, L>>;
