@@ -22,14 +22,14 @@ use super::{
     stream::SentStream,
 };
 
-/// Works as `axum::serve`, with connections that are tracked, for
+/// Serves an axum app as `axum::serve` does, on tracked connections, for
 /// [`StartOn::LastByteSent`](crate::StartOn::LastByteSent).
 ///
 /// It takes a `Router`, or the result of its `into_make_service` or
-/// `into_make_service_with_connect_info`. It returns what `axum::serve` returns, so you can await
-/// it or call `with_graceful_shutdown`.
+/// `into_make_service_with_connect_info`. It returns the same type as `axum::serve`, so you can
+/// await it or call `with_graceful_shutdown`.
 ///
-/// The `ConnectInfo` of a handler is the address type of the listener: `SocketAddr` over TCP. To
+/// Handlers can extract the `ConnectInfo` of the listener's address type: `SocketAddr` over TCP. To
 /// give handlers more than that, write a [`Listener`] with another address type.
 ///
 /// # Examples
@@ -57,8 +57,8 @@ where
         + Send
         + 'static,
 {
-    // axum implements `Connected` for its own listeners and for `TapIo` only. Handlers need it for
-    // `ConnectInfo`.
+    // Handlers need `Connected` to extract `ConnectInfo`, and axum implements it only for its own
+    // listeners and for `TapIo`. So the listener is wrapped in a `TapIo` that does nothing.
     let tap: fn(&mut SentStream<L::Io>) = |_| ();
     let listener = SentListener { inner: listener }.tap_io(tap);
     axum::serve(

@@ -19,9 +19,9 @@ use crate::response::{can_have_body, declared_length};
 
 /// The response body of [`SentService`](super::SentService): the inner body, frame by frame.
 ///
-/// If tasks wait for the response, the drop of this body tells that the server has all of it,
+/// If tasks wait for the response, the drop of this body shows that the server has all of it,
 /// whatever the layers inside have done with the body of the handler. Over HTTP/2 its last frame
-/// has a guard.
+/// has a guard that shows when the server has written the frame.
 #[pin_project]
 #[derive(Debug)]
 pub struct SentBody<B> {
@@ -38,8 +38,9 @@ struct Followed {
     in_flight: InFlight,
     ending: Ending,
     multiplexed: bool,
-    /// How many bytes of data the server takes at most, over HTTP/1.
+    /// Over HTTP/1, how many bytes of data the server takes at most.
     declared: Option<u64>,
+    /// How many bytes of data the body has yielded.
     yielded: u64,
 }
 
@@ -154,6 +155,7 @@ impl Followed {
         self.in_flight.is_whole = self.ending.has_passed() || is_declared;
     }
 
+    /// Notes a frame, and puts a guard into the last one.
     fn note_frame<D: Buf + 'static>(&mut self, mut frame: Frame<D>, at_end: bool) -> Frame<D> {
         self.yielded += frame.data_ref().map_or(0, |data| data.remaining() as u64);
         let is_last = at_end || frame.is_trailers();
@@ -173,8 +175,8 @@ impl Followed {
         frame
     }
 
-    /// Notes that the body returned `None`. Returns an empty frame with a guard that goes out in
-    /// its place.
+    /// Notes that the body returned `None`. Returns an empty frame with a guard to send in place of
+    /// the `None`.
     fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
         self.in_flight.is_whole = true;
         if self.ending.has_passed() || !self.multiplexed {

@@ -8,10 +8,9 @@ use super::connection::SentConnection;
 
 /// A tracked connection, and the connect info of the stream that it wraps.
 ///
-/// A server such as tonic's asks each stream for its connect info, and puts that into the
-/// extensions of each request. [`SentLayer`](super::SentLayer) takes the `SentConnectInfo` out and
-/// puts the connect info of the wrapped stream in its place, so that tonic's `remote_addr` works
-/// inside of that layer.
+/// tonic's server takes the connect info of each stream, and puts it into the extensions of each
+/// request. [`SentLayer`](super::SentLayer) replaces the `SentConnectInfo` there by the connect
+/// info of the wrapped stream, so that tonic's `remote_addr` works inside of that layer.
 ///
 /// # Examples
 ///
@@ -29,8 +28,8 @@ pub struct SentConnectInfo {
 }
 
 impl SentConnectInfo {
-    /// Creates the connect info of a tracked connection. Requests get `inner` in their extensions,
-    /// by its own type.
+    /// Creates the connect info of a tracked connection. `inner` is the connect info that requests
+    /// find in their extensions.
     pub fn new<C: Clone + Send + Sync + 'static>(connection: SentConnection, inner: C) -> Self {
         let insert_inner = Arc::new(move |extensions: &mut Extensions| {
             extensions.insert(inner.clone());

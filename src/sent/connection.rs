@@ -8,7 +8,7 @@ use super::state::ConnectionState;
 /// returns it.
 ///
 /// It is a layer for the service of the connection. The layer tells each request which connection
-/// it came over, so add it outside all other layers.
+/// it came over. Add it outside all other layers.
 ///
 /// # Examples
 ///

@@ -1,11 +1,13 @@
 //! [`ResponseDelivery`]: follows a response from the layer to the socket, on a tracked connection.
 //!
-//! Over HTTP/1 a server has one response at a time. So the flush after its drop is a flush of all
-//! of it. Over HTTP/2 a server queues frames, and writes them when the client allows it. So each
-//! data frame gets a guard, and so does a value of the head or the trailers if they are the last
-//! frame. The guard of the last frame tells when the response was written. The other guards tell
-//! how much of it was written if it is lost. If [`SentBody`](super::SentBody) guards the last
-//! frame, this does not.
+//! Over HTTP/1 a server has one response at a time. So the flush after the server dropped a response
+//! is a flush of all of it.
+//!
+//! Over HTTP/2 a server queues frames, and writes them when the client allows it. So each data frame
+//! gets a guard. If the head or the trailers are the last frame, one of their values gets a guard.
+//! The guard of the last frame tells when the response was written. The other guards tell how much
+//! of a lost response was written. If [`SentBody`](super::SentBody) guards the last frame, this
+//! file does not.
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::middleware::{Connection, Delivery, EndedResponse, TrackedConnection};
 
-/// The connection of a request, and the response that the server will get.
+/// The connection of a request, and the response in flight if the server has not dropped it.
 #[derive(Debug)]
 struct RequestConnection {
     connection: Arc<ConnectionState>,
@@ -63,7 +65,9 @@ struct ResponseDelivery {
     position: Option<Position>,
     /// The response in flight, until it is known that tasks wait for it.
     unclaimed: Option<ResponseKey>,
+    /// Whether [`SentBody`](super::SentBody) sees the response, and guards its last frame.
     is_held: bool,
+    /// The response, once tasks wait for it or it has a guard.
     key: Option<ResponseKey>,
     ending: Ending,
 }

@@ -1,13 +1,14 @@
-//! Puts guards into the frames of a response over HTTP/2: as the owner of the bytes of data, or of
-//! a value of the head or the trailers. The server holds these bytes until it has written or
-//! discarded them.
+//! Puts guards into the frames of a response over HTTP/2.
+//!
+//! A guard owns the bytes of some data, or of a value of the head or the trailers. The server holds
+//! these bytes until it has written or discarded them.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::guard::FrameGuard;
 
-/// How much the server knows of the end of a body.
+/// What the server has seen of the end of a body.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     /// Whether the last frame has passed, or the head is the last frame.
@@ -27,11 +28,10 @@ impl Ending {
         self.has_passed
     }
 
-    /// Returns an empty last frame with a guard, for a body whose end is only known from its
-    /// `None`.
+    /// Returns an empty last frame with a guard, for a body that tells its end only by `None`.
     ///
-    /// Such a body leaves the server no frame that a guard could lie in. The server itself would
-    /// send this same empty frame for the `None`.
+    /// Such a body has no last frame for a guard. The server would send the same empty frame when it
+    /// sees the `None`.
     pub(super) fn end_frame(
         &mut self,
         guard: impl FnOnce() -> Option<FrameGuard>,
@@ -41,8 +41,8 @@ impl Ending {
         Some(frame)
     }
 
-    /// Returns whether the body must return a `None` now that an end frame replaced. It is owed
-    /// once.
+    /// Returns whether the body must return the `None` now that an end frame replaced. The next call
+    /// returns `false`.
     pub(super) const fn take_owed_none(&mut self) -> bool {
         std::mem::replace(&mut self.owes_none, false)
     }
@@ -61,8 +61,8 @@ pub(super) fn guard_data(data: &mut Bytes, guard: Option<FrameGuard>) {
 
 /// Puts a guard into one of the values.
 ///
-/// The value is marked as sensitive. HTTP/2 would keep any other value in its compression table
-/// after it is written.
+/// The value is marked as sensitive, because HTTP/2 may keep other values in its compression table
+/// after it has written them.
 pub(super) fn guard_headers(headers: &mut HeaderMap, guard: impl FnOnce() -> Option<FrameGuard>) {
     let Some((_, value)) = headers.iter_mut().find(|(name, _)| is_sent(name)) else {
         return;

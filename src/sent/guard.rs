@@ -8,22 +8,20 @@ use super::{
     state::ConnectionState,
 };
 
-/// Lies in a frame of a response, and tells when the frame is dropped.
+/// Lies in a frame of a response, and tells the connection when the frame is dropped.
 #[derive(Debug)]
 pub(super) struct FrameGuard {
     connection: Arc<ConnectionState>,
     frame: GuardedFrame,
-    /// How many bytes of data there are to write.
+    /// How many bytes of data the server has to write for the frame.
     length: u64,
-    /// How many bytes the connection had accepted before the frame.
+    /// How many bytes the connection had accepted when the frame was created.
     accepted_before: u64,
 }
 
 impl FrameGuard {
-    /// Creates a guard for a frame with so many bytes of the body's data. The key is set if the
-    /// response had none.
-    ///
-    /// Returns `None` if the connection is closed.
+    /// Creates a guard for a frame with so many bytes of the body's data. A response without a key
+    /// gets one. Returns `None` if the connection is closed.
     pub(super) fn new(
         connection: &Arc<ConnectionState>,
         key: &mut Option<ResponseKey>,
@@ -53,7 +51,8 @@ impl Drop for FrameGuard {
     }
 }
 
-/// Stays beside the response outside of all layers, and tells when the server drops the response.
+/// Stays beside the response outside of all layers, and tells the connection when the server drops
+/// the response.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<ConnectionState>,
@@ -89,7 +88,7 @@ impl InFlight {
     }
 
     /// Creates a guard for the last frame, which has so many bytes of data. Layers may have changed
-    /// the body, so the guard does not count them as data of the body.
+    /// the body, so the guard does not count these bytes as data of the body.
     pub(super) fn guard_last(&self, length: usize) -> Option<FrameGuard> {
         let mut guard = FrameGuard::new(&self.connection, &mut Some(self.key), length, true)?;
         guard.frame.bytes = 0;

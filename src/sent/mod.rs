@@ -1,9 +1,10 @@
 //! Tasks that start when the socket took the last byte of their response.
 //!
-//! By default the tasks of a request start when the server has all of the response. The server may
-//! not have written the last bytes yet: it takes a body of several megabytes at once, and writes it
-//! as fast as the client reads. With [`StartOn::LastByteSent`](crate::StartOn::LastByteSent) the
-//! tasks wait until the socket took the last byte.
+//! By default the tasks of a request start when the server has all of the response. At that time the
+//! server may not have written the last bytes: it takes a body of several megabytes at once, and
+//! writes it as fast as the client reads. With
+//! [`StartOn::LastByteSent`](crate::StartOn::LastByteSent) the tasks wait until the socket took the
+//! last byte.
 //!
 //! # Setup
 //!
@@ -27,29 +28,31 @@
 //!
 //! # Guarantees
 //!
-//! No task of a response starts before this, except after
-//! [`start_within`](crate::SupervisorBuilder::start_within) or at the end of a shutdown's grace.
+//! The tasks of a response start after this event:
 //!
 //! - On a tracked HTTP/1 connection: the first flush after the server dropped the response. hyper
-//!   serves one response at a time, and flushes when it has nothing left to write. So the socket
-//!   took all of the response by then.
+//!   serves one response at a time, and flushes when it has nothing left to write. So by then the
+//!   socket took all of the response.
 //! - On a tracked HTTP/2 connection, gRPC included: the first flush after the server wrote the
 //!   frame that ends the stream. Flushes for other streams do not count.
 //! - On a connection that is not tracked: the drop of the body, after the head was sent. The crate
 //!   logs a warning once for each supervisor (feature `tracing`).
 //!
+//! Tasks start earlier only after [`start_within`](crate::SupervisorBuilder::start_within), or at
+//! the end of a shutdown's grace.
+//!
 //! The socket "took" a byte when the operating system has it. No server knows whether the client
 //! reads it. With TLS the flush goes through TLS to the socket, so the same holds.
 //!
 //! Layers outside of [`BackgroundLayer`](crate::BackgroundLayer) may buffer, compress or replace
-//! the body. The response that the server gets is what counts.
+//! the body. The crate follows the response that the server gets.
 //!
 //! ## How HTTP/2 responses are followed
 //!
 //! HTTP/2 sends many responses at once. So the crate puts a guard into the frame that ends the
-//! stream: into the bytes of the last data, into an empty data frame if only the `None` of the body
-//! told the end, or into a value of the trailers or of the head. The server drops the guard when it
-//! has written the frame.
+//! stream, and the server drops the guard when it has written the frame. The guard is in the bytes
+//! of the last data, or in a value of the trailers or of the head. If the body tells its end only by
+//! `None`, the guard is in the empty data frame that the server sends for the `None`.
 //!
 //! No frame is added, and no frame changes. The value of a header or trailer that has a guard is
 //! sent as a literal that is never indexed, like a sensitive value.
@@ -60,9 +63,9 @@
 //! - trailers without a value, or a head without a body and without a value,
 //! - the tunnel of a `CONNECT` request.
 //!
-//! The tasks of such a response start when the server has dropped the body, has written all frames
-//! that have a guard, and has then read until there was nothing more to read, and flushed. If the
-//! client has stopped reading, that can be before the last byte is written.
+//! The tasks of such a response start after these steps: the server drops the body, writes all
+//! frames that have a guard, reads until there is nothing more to read, and flushes. If the client
+//! has stopped reading, the last byte may not be written by then.
 //!
 //! # Connections that die
 //!
@@ -78,17 +81,16 @@
 //! | HTTP/2, gRPC | the data frames that were written whole and flushed; `None` without guards |
 //! | not tracked, or another `StartOn` | `None` |
 //!
-//! Over HTTP/1, if a layer outside of `BackgroundLayer` changes the length of the data, the number
-//! is not exact. It is never more than what the socket took. With TLS it can be too low by what TLS
-//! still held when the connection died, which is at most 64 KiB with the defaults of rustls.
+//! Over HTTP/1, the number is not exact if a layer outside of `BackgroundLayer` changes the length
+//! of the data, but the socket took at least this much. With TLS the number can be too low by the
+//! bytes that TLS still held when the connection died: at most 64 KiB with the defaults of rustls.
 //!
 //! You can also wrap the socket below TLS. Then `bytes_sent` over HTTP/1 counts encrypted bytes,
 //! including the head.
 //!
-//! There is one exception for resets over HTTP/2. The data of one stream can be stuck in the socket
-//! when the client resets that stream. If the server has written at least as much data of other
-//! streams since that data began, the response can end as
-//! [`EndKind::Complete`](crate::EndKind::Complete).
+//! There is one exception over HTTP/2. A client can reset a stream whose data the socket did not
+//! take yet. If the server has since then written at least as much data of other streams, the
+//! response can end as [`EndKind::Complete`](crate::EndKind::Complete).
 
 #[cfg(feature = "sent-axum")]
 mod axum_serve;
@@ -96,6 +98,7 @@ mod body;
 mod connect_info;
 mod connection;
 mod delivery;
+mod entry;
 mod frames;
 mod guard;
 #[cfg(all(test, background_loom))]

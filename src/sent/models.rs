@@ -43,7 +43,8 @@ fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// A response on a tracked connection. Its task runs on a runtime that stands still between calls.
+/// A tracked connection, and a response whose task notes how it ended. The runtime of the task only
+/// runs inside [`has_run`](Self::has_run).
 struct Case {
     runtime: Runtime,
     supervisor: Supervisor,
@@ -66,7 +67,8 @@ impl Case {
         }
     }
 
-    fn respond(&self, version: Version) -> Response<Sent> {
+    /// Returns a response, and the only frame of its body.
+    fn respond(&self, version: Version) -> (Response<Sent>, Frame<Bytes>) {
         let ends = Arc::clone(&self.ends);
         let service = service_fn(move |request: Request<()>| {
             let ends = Arc::clone(&ends);
@@ -81,10 +83,13 @@ impl Case {
         let mut request = Request::new(());
         *request.version_mut() = version;
         let future = self.connection.layer(layer.layer(service)).call(request);
-        let Poll::Ready(Ok(response)) = pin!(future).poll(&mut cx()) else {
+        let Poll::Ready(Ok(mut response)) = pin!(future).poll(&mut cx()) else {
             unreachable!("the service answers at once")
         };
-        response
+        match Pin::new(response.body_mut()).poll_frame(&mut cx()) {
+            Poll::Ready(Some(Ok(frame))) => (response, frame),
+            _ => unreachable!("the body is there at once"),
+        }
     }
 
     /// Runs the runtime, and returns whether the task has run.
@@ -105,20 +110,12 @@ impl Case {
     }
 }
 
-/// Returns the only frame of the body.
-fn frame(body: &mut Sent) -> Frame<Bytes> {
-    match Pin::new(body).poll_frame(&mut cx()) {
-        Poll::Ready(Some(Ok(frame))) => frame,
-        _ => unreachable!("the body is there at once"),
-    }
-}
-
 /// Runs one step of the task that serves the connection, and writes what the step dropped.
 fn serve(connection: &SentConnection, step: impl FnOnce() + Send + 'static) {
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
     let connection = connection.clone();
     let served = runtime.handle().spawn(async move {
-        connection.state.note_use();
+        connection.state.before_read();
         connection.state.after_read(false);
         step();
         connection.state.before_write();
@@ -126,7 +123,7 @@ fn serve(connection: &SentConnection, step: impl FnOnce() + Send + 'static) {
     runtime.block_on(served).unwrap();
 }
 
-/// Runs both at the same time. loom sees the first step of each, so it tries either as the first.
+/// Runs both at the same time. Each begins with a step that loom sees, so loom tries both orders.
 fn race<A: 'static>(one: impl FnOnce() -> A + 'static, other: impl FnOnce()) -> A {
     let begin = loom::sync::Arc::new(AtomicUsize::new(0));
     let begun = begin.clone();
@@ -144,13 +141,14 @@ fn a_response_is_dropped_while_the_connection_is_flushed() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         check(move || {
             let case = Case::new();
-            let mut response = case.respond(version);
-            drop(frame(response.body_mut()));
+            let (response, last) = case.respond(version);
+            drop(last);
             let state = Arc::clone(&case.connection.state);
             race(move || drop(response), move || state.note_flush());
             case.connection.state.note_read_cycle(&cx());
             case.connection.state.note_flush();
-            // Over HTTP/2 a task that does not serve the connection dropped the frame: it gave up.
+            // Over HTTP/2 the frame was dropped outside of the task that serves the connection, so it
+            // was not written.
             case.assert_ended(if version == Version::HTTP_2 {
                 EndKind::Interrupted
             } else {
@@ -165,8 +163,7 @@ fn a_response_is_dropped_while_the_connection_closes() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         check(move || {
             let case = Case::new();
-            let mut response = case.respond(version);
-            let last = frame(response.body_mut());
+            let (response, last) = case.respond(version);
             let state = Arc::clone(&case.connection.state);
             race(move || drop((last, response)), move || state.close());
             case.assert_ended(EndKind::Interrupted);
@@ -178,8 +175,7 @@ fn a_response_is_dropped_while_the_connection_closes() {
 fn the_last_frame_is_written_while_the_stream_drops_the_response() {
     check(|| {
         let case = Case::new();
-        let mut response = case.respond(Version::HTTP_2);
-        let last = frame(response.body_mut());
+        let (response, last) = case.respond(Version::HTTP_2);
         let connection = case.connection.clone();
         race(
             move || drop(response),
@@ -199,8 +195,7 @@ fn the_last_frame_is_written_while_the_stream_drops_the_response() {
 fn a_stream_drops_a_response_whose_last_frame_was_flushed() {
     check(|| {
         let case = Case::new();
-        let mut response = case.respond(Version::HTTP_2);
-        let last = frame(response.body_mut());
+        let (response, last) = case.respond(Version::HTTP_2);
         let connection = case.connection.clone();
         race(
             move || drop(response),

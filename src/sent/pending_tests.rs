@@ -37,12 +37,12 @@ fn a_frame_that_was_taken_apart_waits_for_a_read_cycle_and_then_a_flush() {
     pending.note_poll(key);
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(
-        pending.note_flush(),
+        pending.note_flush(1),
         None,
         "the server may not have written it"
     );
     pending.note_read_cycle();
-    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Queued)));
+    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Queued)));
     assert!(!pending.is_waiting());
 }
 
@@ -83,7 +83,7 @@ fn each_guard_counts() {
         None
     );
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
-    assert_eq!(pending.note_flush(), None, "one guard is not dropped yet");
+    assert_eq!(pending.note_flush(1), None, "one guard is not dropped yet");
     let lost = Some((ONE, SendResult::Lost(Some(3))));
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 4), Dropped::Discarded, 1),
@@ -101,7 +101,7 @@ fn a_flush_does_not_count_for_a_later_frame() {
     assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(
-        pending.note_flush(),
+        pending.note_flush(1),
         None,
         "the other guard is not dropped yet"
     );
@@ -109,7 +109,7 @@ fn a_flush_does_not_count_for_a_later_frame() {
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
         None
     );
-    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
 }
 
 #[test]
@@ -141,19 +141,19 @@ fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_gua
         .expect("the connection is open");
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     pending.note_read_cycle();
-    assert_eq!(pending.note_flush(), None, "data is not written yet");
+    assert_eq!(pending.note_flush(1), None, "data is not written yet");
     assert_eq!(
         pending.guard_dropped(frame(key, MORE, 3), Dropped::Written, 1),
         None
     );
     assert_eq!(
-        pending.note_flush(),
+        pending.note_flush(1),
         None,
         "the last frame comes after that"
     );
     assert!(pending.needs_read_cycle());
     pending.note_read_cycle();
-    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Queued)));
+    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Queued)));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn the_key_of_a_removed_response_does_not_reach_the_next_one() {
         None
     );
     assert_eq!(pending.layer_dropped(Some(next), ONE, true, 0), None);
-    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
 }
 
 /// A response that is in flight, and that tasks wait for.
@@ -221,12 +221,12 @@ fn a_response_in_flight_is_not_over() {
     let (mut pending, key) = in_flight(false);
     assert_eq!(pending.layer_dropped(Some(key), ONE, false, 0), None);
     assert_eq!(
-        pending.note_flush(),
+        pending.note_flush(1),
         None,
         "a layer has the body, and may send it later"
     );
     assert_eq!(pending.server_dropped(key, true, 0), None);
-    assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
 }
 
 #[test]
@@ -239,11 +239,11 @@ fn a_response_can_be_flushed_before_the_layer_drops_it() {
                 pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0),
                 None
             );
-            assert_eq!(pending.note_flush(), None);
+            assert_eq!(pending.note_flush(1), None);
             assert_eq!(pending.server_dropped(key, true, 1), None);
         } else {
             assert_eq!(pending.server_dropped(key, true, 0), None);
-            assert_eq!(pending.note_flush(), None);
+            assert_eq!(pending.note_flush(1), None);
         }
         let sent = Some((ONE, SendResult::Sent));
         assert_eq!(pending.layer_dropped(Some(key), ONE, multiplexed, 1), sent);
@@ -267,7 +267,7 @@ fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
         assert_eq!(pending.server_dropped(key, true, 0), None);
         pending.note_read_cycle();
         assert_eq!(
-            pending.note_flush(),
+            pending.note_flush(1),
             None,
             "the server has not written the last frame"
         );
@@ -275,7 +275,7 @@ fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
             pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
             None
         );
-        assert_eq!(pending.note_flush(), Some((ONE, SendResult::Sent)));
+        assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
     }
 }
 

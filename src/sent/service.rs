@@ -18,8 +18,8 @@ use super::{
 /// Tells requests which tracked connection they came over, and sees the responses that the server
 /// gets.
 ///
-/// [`SentConnection`] is the layer that creates it for one connection, [`SentLayer`] the one that
-/// creates it for all connections of a server.
+/// The layer [`SentConnection`] creates it for one connection. The layer [`SentLayer`] creates it
+/// for all connections of a server.
 #[derive(Debug, Clone)]
 pub struct SentService<S> {
     inner: S,
@@ -55,10 +55,10 @@ impl<S> Layer<S> for SentConnection {
     }
 }
 
-/// Tracks requests that have their connection, a [`SentConnectInfo`], in their extensions, as on
-/// tonic's server.
+/// Tells requests which tracked connection they came over, if they have a [`SentConnectInfo`] in
+/// their extensions. On tonic's server they have it.
 ///
-/// Add it outside all other layers. A request whose connection is not tracked passes through.
+/// Add it outside all other layers. A request without a `SentConnectInfo` passes through.
 ///
 /// # Examples
 ///

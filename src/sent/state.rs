@@ -11,7 +11,8 @@ use std::{
 use tokio::task::{Id, try_id};
 
 use super::{
-    pending::{Dropped, GuardedFrame, PendingResponses, ResponseKey, SendResult},
+    entry::{Dropped, SendResult},
+    pending::{GuardedFrame, PendingResponses, ResponseKey},
     write_progress::{Position, WriteProgress},
 };
 use crate::{
@@ -23,13 +24,13 @@ use crate::{
     },
 };
 
-/// How many bytes of the end of some data a server copies at most, and drops before they are
-/// written. h2 copies less.
+/// A server may copy up to so many bytes of the end of some data, and drop the data before it has
+/// written them. h2 copies less.
 const MAX_COPIED: u64 = 1_024;
 
 thread_local! {
-    /// The connection whose stream was last used on this thread, and the task that used it. If this
-    /// task drops a frame, the server drops it while it works on this connection.
+    /// The connection whose stream was last used on this thread, and the task that used it. A frame
+    /// that this task drops is dropped by the server of this connection.
     static LAST_USED: Cell<Option<(Id, Arc<ConnectionState>)>> = const { Cell::new(None) };
 }
 
@@ -40,10 +41,10 @@ pub(super) struct ConnectionState {
     locked: Mutex<Locked>,
     /// Whether a read cycle or a flush changes anything. Most of them then need no lock.
     is_waiting: AtomicBool,
-    /// Whether the server handles what it has just read. It has not written a frame that it drops
-    /// meanwhile.
+    /// Whether the server handles data that it has just read. It discards the frames that it drops
+    /// meanwhile, and has not written them.
     is_reading: AtomicBool,
-    /// Whether `Locked::undecided` has frames.
+    /// Whether `Locked::undecided` has frames. Most of the time it has none, and needs no lock.
     has_undecided: AtomicBool,
     progress: WriteProgress,
 }
@@ -51,13 +52,13 @@ pub(super) struct ConnectionState {
 #[derive(Default)]
 struct Locked {
     pending: PendingResponses<PendingResponse>,
-    /// Frames that were dropped. The next use of the stream shows whether they were written.
+    /// Dropped frames. The next use of the stream shows whether the server had written them.
     undecided: Vec<GuardedFrame>,
     /// Wakes the task that serves the connection.
     waker: Option<Waker>,
 }
 
-/// A response whose body the layer has dropped.
+/// A response whose body the layer has dropped, and that waits for its last byte.
 pub(super) struct PendingResponse {
     pub(super) response: EndedResponse,
     /// Where the response stands in the writes of its connection, over HTTP/1.
@@ -65,6 +66,7 @@ pub(super) struct PendingResponse {
 }
 
 impl PendingResponse {
+    /// Ends the response.
     fn finish(self, result: SendResult, progress: &WriteProgress) {
         let Self { response, position } = self;
         let sendable = response.sendable();
@@ -81,17 +83,10 @@ impl PendingResponse {
 
 /// What the stream reports.
 impl ConnectionState {
-    /// Notes that the running task uses the stream.
-    pub(super) fn note_use(self: &Arc<Self>) {
-        if let Some(task) = try_id().filter(|task| !self.was_last_used_by(*task)) {
-            // The thread-local is gone when the thread ends, and nobody reads it then.
-            let _ = LAST_USED.try_with(|last| last.set(Some((task, Arc::clone(self)))));
-        }
-    }
-
     /// The server is about to read. It discarded the frames that it dropped since it last used the
     /// stream.
-    pub(super) fn before_read(&self) {
+    pub(super) fn before_read(self: &Arc<Self>) {
+        self.note_use();
         self.decide(Dropped::Discarded);
     }
 
@@ -102,12 +97,13 @@ impl ConnectionState {
 
     /// The server is about to write or to flush. The frames that it dropped since it last used the
     /// stream are in its write buffer.
-    pub(super) fn before_write(&self) {
+    pub(super) fn before_write(self: &Arc<Self>) {
+        self.note_use();
         self.is_reading.store(false, Ordering::Relaxed);
         self.decide(Dropped::Written);
     }
 
-    /// The server has read all there was, so it writes its queue next.
+    /// The server has read all there was, so next it writes the frames in its queue.
     pub(super) fn note_read_cycle(&self, cx: &Context<'_>) {
         let mut locked = self.lock();
         let mut replaced = None;
@@ -128,11 +124,11 @@ impl ConnectionState {
     /// The server has flushed: the socket took all that was written.
     pub(super) fn note_flush(&self) {
         self.progress.note_flush();
-        // Pairs with the store in `publish`. A response that another thread adds now waits for its
-        // own read cycle, and wakes this task for it.
+        // Pairs with the store in `publish`. A response that another thread adds later waits for a
+        // later read cycle, and that thread wakes this task for it.
         while self.is_waiting.load(Ordering::Acquire) {
             let mut locked = self.lock();
-            let sent = locked.pending.note_flush();
+            let sent = locked.pending.note_flush(self.progress.flushes());
             self.publish(&locked);
             drop(locked);
             match sent {
@@ -142,7 +138,7 @@ impl ConnectionState {
         }
     }
 
-    /// The connection is closed. What was not flushed is lost.
+    /// The connection is closed. Responses that were not flushed are lost.
     pub(super) fn close(&self) {
         self.decide(Dropped::Discarded);
         loop {
@@ -163,7 +159,7 @@ impl ConnectionState {
     }
 }
 
-/// What becomes of responses. See [`PendingResponses`].
+/// What the layer and the server do with responses. See [`PendingResponses`].
 impl ConnectionState {
     pub(super) fn open(&self, multiplexed: bool) -> Option<ResponseKey> {
         self.lock().pending.open(multiplexed)
@@ -185,19 +181,19 @@ impl ConnectionState {
         self.lock().pending.note_poll(key);
     }
 
-    /// The server dropped a response, and had all of it or not.
+    /// The server dropped a response. `is_whole` says whether it had all of it.
     pub(super) fn server_dropped(&self, key: ResponseKey, is_whole: bool) {
         self.change(|pending, flushes| pending.server_dropped(key, is_whole, flushes));
     }
 
-    /// The layer dropped a body. Ends the response when it is sent or lost.
+    /// The layer dropped a body. The response ends when it is sent or lost.
     pub(super) fn layer_dropped(&self, key: Option<ResponseKey>, response: PendingResponse) {
         let multiplexed = response.position.is_none();
         self.change(|pending, flushes| pending.layer_dropped(key, response, multiplexed, flushes));
     }
 
-    /// A guard is dropped whose frame had `length` bytes to write, when the connection had accepted
-    /// `accepted_before` bytes.
+    /// The guard of a frame was dropped. The frame had `length` bytes of data. When the frame was
+    /// created, the connection had accepted `accepted_before` bytes.
     pub(super) fn guard_dropped(
         self: &Arc<Self>,
         frame: GuardedFrame,
@@ -230,13 +226,20 @@ impl ConnectionState {
 }
 
 impl ConnectionState {
+    /// Notes that the running task uses the stream.
+    fn note_use(self: &Arc<Self>) {
+        if let Some(task) = try_id().filter(|task| !self.was_last_used_by(*task)) {
+            // When the thread ends, its thread-locals are gone, and nobody reads them.
+            let _ = LAST_USED.try_with(|last| last.set(Some((task, Arc::clone(self)))));
+        }
+    }
+
     /// Returns whether the running task is the one that serves the connection.
     fn is_served_here(self: &Arc<Self>) -> bool {
         try_id().is_some_and(|task| self.was_last_used_by(task))
     }
 
-    /// Returns whether this is the connection that was last used on this thread, and this is the
-    /// task that used it.
+    /// Returns whether this is the connection that was last used on this thread, and `task` used it.
     fn was_last_used_by(self: &Arc<Self>, task: Id) -> bool {
         let was_last = LAST_USED.try_with(|cell| {
             let last = cell.take();
@@ -250,7 +253,7 @@ impl ConnectionState {
     }
 
     /// Decides how the undecided frames were dropped. Only the task that serves the connection adds
-    /// some, and calls this.
+    /// such frames and calls this.
     fn decide(&self, dropped: Dropped) {
         while self.has_undecided.load(Ordering::Relaxed) {
             let mut locked = self.lock();
@@ -268,7 +271,7 @@ impl ConnectionState {
         self.change(|pending, flushes| pending.guard_dropped(frame, dropped, flushes));
     }
 
-    /// Changes the pending responses, and ends the response that is over by that.
+    /// Changes the pending responses, and ends a response that is over then.
     fn change(
         &self,
         change: impl FnOnce(
@@ -295,6 +298,7 @@ impl ConnectionState {
         }
     }
 
+    /// Tells [`note_flush`](Self::note_flush) whether a response waits.
     fn publish(&self, locked: &Locked) {
         self.is_waiting
             .store(locked.pending.is_waiting(), Ordering::Release);

@@ -13,9 +13,10 @@ use super::connection::SentConnection;
 
 /// Wraps the stream of a connection, for [`StartOn::LastByteSent`](crate::StartOn::LastByteSent).
 ///
-/// It passes everything on, and notes when the socket has all of a response. Wrap each stream that
-/// your server accepts, and serve each connection in a separate tokio task, as all servers do.
-/// The requests must also learn which connection they came over: see the [module](super).
+/// It passes all reads and writes through, and notes when the socket took a response. Wrap each
+/// stream that your server accepts, and serve each connection in a separate tokio task, as all
+/// servers do. The requests must also learn which connection they came over: see the
+/// [module](super).
 ///
 /// # Examples
 ///
@@ -51,12 +52,12 @@ impl<T> SentStream<T> {
         &self.inner
     }
 
-    /// Returns the wrapped stream. The wrapper does not see what you write to it directly.
+    /// Returns the wrapped stream. The wrapper does not count the bytes that you write to it.
     pub const fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }
 
-    /// Returns a handle of the connection, which is a layer for its service.
+    /// Returns a handle of the connection. It is a layer for the service of the connection.
     #[must_use]
     pub fn connection(&self) -> SentConnection {
         self.connection.clone()
@@ -64,7 +65,7 @@ impl<T> SentStream<T> {
 }
 
 impl<T: AsyncWrite> SentStream<T> {
-    /// Notes that the server offered so many bytes, and what the inner stream returned.
+    /// Notes how many bytes the server offered, and what the inner stream returned.
     fn note_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -77,9 +78,9 @@ impl<T: AsyncWrite> SentStream<T> {
         let this = self.project();
         let progress = this.connection.state.progress();
         progress.note_write(offered, *accepted);
-        // A bare socket has nothing to flush. TLS may hold bytes that it could not write, and its
-        // flush says whether it does.
-        if progress.is_asked() && matches!(this.inner.poll_flush(cx), Poll::Ready(Ok(()))) {
+        // A bare socket has nothing to flush. TLS may hold bytes that the socket did not take, and
+        // its flush says whether it does.
+        if progress.serves_http1() && matches!(this.inner.poll_flush(cx), Poll::Ready(Ok(()))) {
             progress.note_taken();
         }
     }
@@ -93,7 +94,6 @@ impl<T: AsyncRead> AsyncRead for SentStream<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.project();
         let state = &this.connection.state;
-        state.note_use();
         state.before_read();
         let read = this.inner.poll_read(cx, buffer);
         state.after_read(read.is_ready());
@@ -111,7 +111,6 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
-        this.connection.state.note_use();
         this.connection.state.before_write();
         let written = this.inner.poll_write(cx, bytes);
         self.note_write(cx, bytes.len(), &written);
@@ -124,7 +123,6 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
-        this.connection.state.note_use();
         this.connection.state.before_write();
         let written = this.inner.poll_write_vectored(cx, bytes);
         self.note_write(cx, bytes.iter().map(|slice| slice.len()).sum(), &written);
@@ -137,7 +135,6 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        this.connection.state.note_use();
         this.connection.state.before_write();
         ready!(this.inner.poll_flush(cx))?;
         this.connection.state.note_flush();

@@ -1,11 +1,11 @@
-//! tonic: a tracked connection has the connect info of the stream that it wraps.
+//! tonic: the connect info of a [`SentStream`].
 
 use tonic::transport::server::Connected;
 
 use super::{connect_info::SentConnectInfo, stream::SentStream};
 
-/// Add [`SentLayer`](super::SentLayer) to the server. It puts the connect info of the wrapped
-/// stream into the extensions.
+/// Add [`SentLayer`](super::SentLayer) to the server. The layer puts the connect info of the wrapped
+/// stream into the extensions of each request.
 impl<T: Connected> Connected for SentStream<T> {
     type ConnectInfo = SentConnectInfo;
 

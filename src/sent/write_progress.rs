@@ -1,24 +1,24 @@
-//! [`WriteProgress`]: how much the socket took of a connection, and how much it took at least of
-//! one response over HTTP/1.
+//! [`WriteProgress`]: how many bytes of a connection the socket took, and how many of one response
+//! over HTTP/1.
 //!
-//! An HTTP/1 server offers all that it has with each write, and has one response at a time. So the
-//! bytes that the last write offered in vain are all that is missing of what the body had yielded
-//! before that write. The framing of the data, such as chunk sizes, counts as missing data, so the
-//! result can be too low but never too high.
+//! An HTTP/1 server has one response at a time, and offers all its bytes with each write. So of the
+//! data that the body had yielded before the last write, only those bytes can be missing that this
+//! write offered and the socket refused. The refused bytes may include framing, such as chunk sizes.
+//! It counts as data, so the result can be too low but never too high.
 //!
-//! TLS above the socket accepts more bytes than the socket takes. So bytes only count when they
-//! have been flushed.
+//! TLS accepts more bytes than the socket takes. So bytes only count when they have been flushed.
 
 use crate::util::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The writes of a connection. Only the task that serves the connection writes here.
 #[derive(Debug, Default)]
 pub(super) struct WriteProgress {
-    /// Whether a response over HTTP/1 has started.
-    is_asked: AtomicBool,
+    /// Whether a response over HTTP/1 has started. Only such responses need an update after each
+    /// write.
+    serves_http1: AtomicBool,
     /// How many bytes all writes accepted. TLS may still hold some of them.
     accepted: AtomicU64,
-    /// How many bytes the last write offered in vain.
+    /// How many bytes the last write offered, and the connection did not accept.
     refused: AtomicU64,
     /// How often it was known that the socket had all accepted bytes.
     updates: AtomicU64,
@@ -52,9 +52,10 @@ impl WriteProgress {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Returns whether anybody asks for updates other than those after a flush.
-    pub(super) fn is_asked(&self) -> bool {
-        self.is_asked.load(Ordering::Relaxed)
+    /// Returns whether a response over HTTP/1 has started. Then each write may need an update, and
+    /// not only each flush.
+    pub(super) fn serves_http1(&self) -> bool {
+        self.serves_http1.load(Ordering::Relaxed)
     }
 
     /// Notes that the socket has all accepted bytes.
@@ -63,8 +64,7 @@ impl WriteProgress {
             .store(self.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
         self.left
             .store(self.refused.load(Ordering::Relaxed), Ordering::Relaxed);
-        // Pairs with the load in `bytes_sent`: a thread that sees the update sees the numbers of
-        // it.
+        // Pairs with the load in `bytes_sent`: a thread that sees the update sees its numbers.
         let updates = self.updates.load(Ordering::Relaxed).wrapping_add(1);
         self.updates.store(updates, Ordering::Release);
     }
@@ -81,7 +81,7 @@ impl WriteProgress {
 
     /// Notes that a response over HTTP/1 starts.
     pub(super) fn start_response(&self) -> Position {
-        self.is_asked.store(true, Ordering::Relaxed);
+        self.serves_http1.store(true, Ordering::Relaxed);
         let before = self.accepted.load(Ordering::Relaxed);
         Position {
             before,
@@ -90,11 +90,11 @@ impl WriteProgress {
         }
     }
 
-    /// Returns how many bytes the socket took at least of a response over HTTP/1. `yielded` is what
-    /// the body had yielded when this was last called.
+    /// Returns how many bytes of a response over HTTP/1 the socket took at least. `yielded` is how
+    /// many bytes the body had yielded when this was last called.
     pub(super) fn bytes_sent(&self, position: &mut Position, yielded: u64) -> u64 {
         let updates = self.updates.load(Ordering::Acquire);
-        // Data that was yielded after the last update was not offered before it.
+        // Data that was yielded after the last update was not offered before the update.
         if std::mem::replace(&mut position.updates, updates) != updates {
             let since = self
                 .taken
@@ -109,7 +109,8 @@ impl WriteProgress {
     }
 }
 
-/// Cheaper than an atomic addition, and enough because only one task writes.
+/// Adds to a counter. This is cheaper than an atomic addition, and enough because only one task
+/// writes.
 fn increase(counter: &AtomicU64, by: u64) {
     counter.store(
         counter.load(Ordering::Relaxed).wrapping_add(by),
@@ -163,9 +164,9 @@ mod tests {
     #[test]
     fn bytes_that_tls_holds_are_not_sent() {
         let progress = WriteProgress::default();
-        assert!(!progress.is_asked());
+        assert!(!progress.serves_http1());
         let mut position = progress.start_response();
-        assert!(progress.is_asked());
+        assert!(progress.serves_http1());
         // A head of 20 bytes and data of 100.
         write(&progress, 120, 50);
         progress.note_write(70, 40);
