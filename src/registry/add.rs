@@ -13,10 +13,9 @@ use crate::{
     supervisor::{Extra, Key, NewTask, Supervisor, TaskGuard, TaskScope},
     task::{Order, Outcome, Refused, Task},
     util::{
+        TaskSpan, catch_and_log,
         metrics::{self, Gauge},
-        span::TaskSpan,
         sync::MutexGuard,
-        user_code::catch_and_log,
     },
 };
 

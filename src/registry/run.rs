@@ -17,7 +17,7 @@ use super::{current::enter_request, queued::Queued, state::RequestState};
 use crate::{
     supervisor::Acquire,
     task::{BlockingFunction, Outcome, TaskContext, WorkResult},
-    util::panic::catch,
+    util::catch,
 };
 
 /// Runs a task, and returns whether it failed.

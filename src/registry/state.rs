@@ -23,8 +23,8 @@ use crate::{
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
+        bounded,
         sync::{Mutex, MutexGuard, lock},
-        text::bounded,
         trace::ids_are_wanted,
     },
 };

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use crate::util::{request_fields::RequestFields, text::bounded};
+use crate::util::{RequestFields, bounded};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::report::{RequestReport, ShutdownReport, TaskInfo, TaskReport};
-use crate::{response::ResponseEnd, util::user_code::catch_and_log};
+use crate::{response::ResponseEnd, util::catch_and_log};
 
 /// Sees how responses end, and how tasks start and end.
 ///

@@ -1,10 +1,7 @@
 //! [`TaskScope`]: what surrounds the code of one task.
 
 use super::capture::Scope;
-use crate::util::{
-    span::TaskSpan,
-    user_code::{catch_and_log, drop_and_log},
-};
+use crate::util::{TaskSpan, catch_and_log, drop_and_log};
 
 /// The captured contexts and the span of a task.
 pub(crate) struct TaskScope {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     response::RequestInfo,
     task::{Limit, Name},
-    util::{text::bounded, trace},
+    util::{bounded, trace},
 };
 
 /// Owns all tasks of a process: it limits, counts, lists, awaits and aborts them.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     error::BoxError,
-    util::{panic::catch, user_code::drop_and_log},
+    util::{catch, drop_and_log},
 };
 
 /// How a task ended. Every task has exactly one outcome.

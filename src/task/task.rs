@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::BoxError,
-    util::user_code::{catch_and_log, drop_and_log},
+    util::{catch_and_log, drop_and_log},
 };
 
 /// One piece of work that a request leaves for later, and how it should run.

@@ -2,11 +2,19 @@
 //! the other folders.
 
 pub(crate) mod metrics;
-pub(crate) mod panic;
-pub(crate) mod request_fields;
+mod panic;
+mod request_fields;
 #[cfg_attr(not(feature = "tracing"), path = "span_disabled.rs")]
-pub(crate) mod span;
+mod span;
 pub(crate) mod sync;
-pub(crate) mod text;
+mod text;
 pub(crate) mod trace;
-pub(crate) mod user_code;
+mod user_code;
+
+pub(crate) use self::{
+    panic::catch,
+    request_fields::RequestFields,
+    span::TaskSpan,
+    text::bounded,
+    user_code::{catch_and_log, drop_and_log},
+};
