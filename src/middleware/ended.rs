@@ -57,12 +57,7 @@ impl EndedResponse {
         self.judgement.0 == EndKind::Complete
     }
 
-    /// Returns how many bytes of data the body yielded.
-    pub(crate) const fn bytes(&self) -> u64 {
-        self.body.bytes()
-    }
-
-    /// Returns how many of these bytes a server sends.
+    /// Returns how many of the bytes that the body yielded a server sends.
     pub(crate) fn sendable(&self) -> u64 {
         self.body.sendable(self.state.head().version)
     }

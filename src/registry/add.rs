@@ -41,7 +41,7 @@ impl RequestState {
         }
         let is_deferred = !inner.has_started;
         let new = NewTask {
-            name: task.options().name.clone(),
+            name: task.shared_name().cloned(),
             owner: Arc::downgrade(self) as _,
             has_request: self.has_request(),
             since: (!is_deferred).then(Instant::now),
@@ -143,7 +143,7 @@ impl RequestState {
     /// Logs a refused task, and drops it.
     pub(super) fn log_refused(&self, refused: Refused) {
         let task = refused.into_task();
-        Supervisor::log_refused(task.options().name.as_ref(), self.request().as_ref());
+        Supervisor::log_refused(task.shared_name(), self.request().as_ref());
         drop(task);
     }
 }

@@ -81,10 +81,8 @@ impl RequestState {
         };
         let end = Arc::new(self.unfinished_end(request));
         let mut tasks = inner.take_queued(|queued| {
-            let when = &queued.task.options().when;
-            // What is ruled out starts as well, to be skipped.
-            has_fallback(queued)
-                && ((when.is_known_by_head() && when.holds(&end)) || when.is_ruled_out(&end))
+            // A task whose condition cannot hold starts as well, to be skipped.
+            has_fallback(queued) && queued.task.condition().is_decided(&end)
         });
         drop(inner);
         self.allow(&mut tasks, &end, Instant::now(), false);

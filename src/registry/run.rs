@@ -75,7 +75,7 @@ impl Run {
     /// condition.
     fn may_run(&mut self) -> Result<bool, String> {
         let Queued { task, guard, .. } = &mut self.queued;
-        let when = &task.options().when;
+        let when = task.condition();
         let holds = match guard.end() {
             None => true,
             Some(end) if when.calls_user_code() => {
@@ -150,7 +150,7 @@ impl Run {
             acquire,
         } = &mut self.queued;
         let cancel = guard.supervisor().cancel_token().child_token();
-        let name = task.options().name.clone();
+        let name = task.shared_name().cloned();
         let context = TaskContext::new(name, guard.end().cloned(), cancel.clone());
         // Tells the function to stop, if this future is dropped or the time is over.
         let _cancel = cancel.drop_guard();

@@ -172,7 +172,7 @@ impl Delivery for ResponseDelivery {
                     .bytes_sent(position, response.sendable()),
             ),
             (None, Some(key)) => self.connection.flushed_data(key),
-            (None, None) => (response.bytes() == 0).then_some(0),
+            (None, None) => (response.sendable() == 0).then_some(0),
         };
         response.finish(bytes_sent);
     }

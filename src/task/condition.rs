@@ -77,21 +77,25 @@ impl When {
         }
     }
 
-    /// Returns whether the head of an open response is enough to judge the condition.
-    pub(crate) const fn is_known_by_head(&self) -> bool {
-        matches!(self, Self::Responded | Self::Success | Self::Always)
-    }
-
-    /// Returns whether the head of an open response rules the condition out.
-    pub(crate) fn is_ruled_out(&self, end: &ResponseEnd) -> bool {
-        matches!(self, Self::Success | Self::Delivered)
-            && end.status().is_some_and(|status| status.as_u16() >= 400)
+    /// Returns whether an open response decides the condition by its head: either the condition
+    /// holds by the head, or it cannot hold at the end.
+    pub(crate) fn is_decided(&self, unfinished: &ResponseEnd) -> bool {
+        match self {
+            Self::Responded | Self::Always => self.holds(unfinished),
+            Self::Success => self.holds(unfinished) || has_error_status(unfinished),
+            Self::Delivered => has_error_status(unfinished),
+            Self::Complete | Self::Matches(_) => false,
+        }
     }
 
     /// Returns whether [`holds`](Self::holds) calls a function of the user.
     pub(crate) const fn calls_user_code(&self) -> bool {
         matches!(self, Self::Matches(_))
     }
+}
+
+fn has_error_status(end: &ResponseEnd) -> bool {
+    end.status().is_some_and(|status| status.as_u16() >= 400)
 }
 
 impl fmt::Debug for When {

@@ -34,7 +34,7 @@ pub struct Refused {
 impl Refused {
     pub(crate) fn new(task: Task) -> Self {
         Self {
-            name: task.options().name.clone(),
+            name: task.shared_name().cloned(),
             task: Mutex::new(task),
         }
     }

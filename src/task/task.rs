@@ -55,9 +55,9 @@ struct Entry<W: ?Sized> {
 
 /// How a task should run.
 #[derive(Default)]
-pub(crate) struct Options {
-    pub(crate) name: Option<Name>,
-    pub(crate) when: When,
+struct Options {
+    name: Option<Name>,
+    when: When,
     /// What few tasks have, so that the others stay small.
     rare: Option<Box<Rare>>,
 }
@@ -293,13 +293,24 @@ impl Task {
     }
 
     #[inline]
-    pub(crate) fn options(&self) -> &Options {
+    fn options(&self) -> &Options {
         &self.entry.options
     }
 
     #[inline]
     fn options_mut(&mut self) -> &mut Options {
         self.entry.as_mut().project().options
+    }
+
+    /// Returns the name. It is cheap to clone.
+    #[inline]
+    pub(crate) fn shared_name(&self) -> Option<&Name> {
+        self.options().name.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn condition(&self) -> &When {
+        &self.options().when
     }
 
     pub(crate) fn is_blocking(&self) -> bool {
