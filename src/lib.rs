@@ -77,6 +77,7 @@
 mod error;
 pub mod guide;
 mod integrations;
+pub mod middleware;
 mod registry;
 mod response;
 #[cfg(feature = "sent")]
@@ -84,8 +85,6 @@ pub mod sent;
 mod supervisor;
 mod task;
 mod util;
-
-pub mod middleware;
 
 /// What the supervisor reports about tasks and requests.
 pub mod report {
@@ -95,12 +94,13 @@ pub mod report {
     };
 }
 
+#[doc(inline)]
+pub use self::middleware::BackgroundLayer;
 #[cfg(feature = "metrics")]
 pub use self::util::metrics::describe_metrics;
 pub use self::{
     error::{BoxError, MissingLayer, NotInRequest},
     integrations::ServiceBuilderExt,
-    middleware::BackgroundLayer,
     registry::{BackgroundTasks, BackgroundTasksExt, TaskHandle, defer},
     response::{EndKind, ResponseEnd},
     supervisor::{Capture, Observer, Scope, Stats, Supervisor, SupervisorBuilder},

@@ -90,11 +90,11 @@ impl ResponseEnd {
         self.details.bytes
     }
 
-    /// Returns how many bytes of the body's data the socket took at least.
+    /// Returns how many bytes of the body's data the socket took at least, if that is known.
     ///
     /// It is only known with [`StartOn::LastByteSent`](crate::StartOn) on a connection that this
-    /// crate tracks (feature `sent`). It is all of [`bytes`](Self::bytes) if the end is
-    /// [`EndKind::Complete`].
+    /// crate tracks (feature `sent`), and over HTTP/2 only if the last frame could be tracked. If
+    /// the end is [`EndKind::Complete`], the number has all data that the server sends.
     #[must_use]
     pub const fn bytes_sent(&self) -> Option<u64> {
         self.details.bytes_sent

@@ -1,7 +1,8 @@
 //! [`Order`]: whether the tasks of one request run at once or one after the other.
 
-/// Whether the tasks of one request run at once or one after the other. The order
-/// does not concern tasks of different requests: they run at once.
+/// Whether the tasks of one request run at once or one after the other.
+///
+/// The order does not concern tasks of different requests: they run at once.
 ///
 /// # Examples
 ///
