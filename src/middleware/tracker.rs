@@ -111,7 +111,6 @@ impl ResponseTracker {
         let open = supervisor.open_response();
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
-        let state = Arc::new(state);
         let delivery = TrackedConnection::follow(request.extensions(), request.version());
         let extra = delivery.map(|delivery| {
             Box::new(Extra {

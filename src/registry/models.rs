@@ -26,13 +26,7 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
 
 fn request(supervisor: &Supervisor) -> Arc<RequestState> {
     let request = Request::new(());
-    Arc::new(RequestState::open(
-        supervisor,
-        true,
-        &request,
-        Instant::now(),
-        None,
-    ))
+    RequestState::open(supervisor, true, &request, Instant::now(), None)
 }
 
 fn finish(state: &Arc<RequestState>) {

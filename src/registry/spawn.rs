@@ -1,7 +1,5 @@
 //! [`Supervisor::spawn`]: tasks without a request.
 
-use std::sync::Arc;
-
 use super::{handle::TaskHandle, state::RequestState};
 use crate::{
     supervisor::Supervisor,
@@ -37,6 +35,6 @@ impl Supervisor {
     /// # }
     /// ```
     pub fn spawn(&self, task: impl Into<Task>) -> Result<TaskHandle, Refused> {
-        TaskHandle::add(&Arc::new(RequestState::without_request(self)), task.into())
+        TaskHandle::add(&RequestState::without_request(self), task.into())
     }
 }

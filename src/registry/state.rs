@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct RequestState {
     pub(super) supervisor: Supervisor,
     /// `None` for a task without a request.
-    request: Option<RequestHead>,
+    head: Option<RequestHead>,
     /// Whether the request came before the supervisor was shut down.
     pub(super) admitted: bool,
     /// The registry that this one has replaced in the extensions of the request. It belongs to
@@ -76,7 +76,7 @@ impl RequestState {
         request: &Request<B>,
         started: Instant,
         outer: Option<&Arc<Self>>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let head = RequestHead {
             method: request.method().clone(),
             version: request.version(),
@@ -89,7 +89,7 @@ impl RequestState {
     }
 
     /// Creates the registry of a task without a request.
-    pub(super) fn without_request(supervisor: &Supervisor) -> Self {
+    pub(super) fn without_request(supervisor: &Supervisor) -> Arc<Self> {
         let state = Self::new(supervisor, true, None, Order::Concurrent, None);
         state.lock().has_started = true;
         state
@@ -102,12 +102,12 @@ impl RequestState {
         request: Option<(RequestHead, OpenRequest)>,
         order: Order,
         outer: Option<Weak<Self>>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let config = supervisor.config();
-        let (request, open) = request.unzip();
-        Self {
+        let (head, open) = request.unzip();
+        Arc::new(Self {
             supervisor: supervisor.clone(),
-            request,
+            head,
             admitted,
             outer,
             progress: Progress::default(),
@@ -124,7 +124,7 @@ impl RequestState {
                 timer: None,
                 reporter: None,
             }),
-        }
+        })
     }
 
     pub(crate) const fn supervisor(&self) -> &Supervisor {
@@ -163,7 +163,7 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.request.is_some() && self.lock().open.is_none()
+        self.head.is_some() && self.lock().open.is_none()
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -214,7 +214,7 @@ impl RequestState {
 
     /// Returns the first line of the request. Only a response asks, so there is a request.
     pub(crate) const fn head(&self) -> &RequestHead {
-        self.request.as_ref().expect("a response has a request")
+        self.head.as_ref().expect("a response has a request")
     }
 
     /// Returns what is kept of the request. `None` for tasks without a request.
@@ -230,7 +230,7 @@ impl RequestState {
     }
 
     pub(super) const fn has_request(&self) -> bool {
-        self.request.is_some()
+        self.head.is_some()
     }
 
     /// Judges how the response ends if nothing more comes of it.

@@ -97,13 +97,13 @@ impl BackgroundTasks {
     /// ```
     #[must_use]
     pub fn for_test() -> Self {
-        Self(Arc::new(RequestState::open(
+        Self(RequestState::open(
             &Supervisor::new(),
             true,
             &Request::new(()),
             Instant::now(),
             None,
-        )))
+        ))
     }
 
     /// Starts the tasks as if the response had ended like this, waits for them, and returns how
