@@ -1,6 +1,7 @@
 //! Guides, one for each thing that you may want to do.
 //!
-//! In the repository the guides are the files in `docs/guides/`. All their code is compiled and run.
+//! In the repository the guides are the files in `docs/guides/`. All their code is compiled and
+//! run.
 //!
 //! | guide | read it to |
 //! |---|---|
@@ -26,7 +27,7 @@ macro_rules! guides {
     ($($name:ident, $file:literal, $needs:meta;)*) => {
         $(
             #[cfg_attr($needs, doc = include_str!(concat!("../docs/guides/", $file)))]
-            #[cfg_attr(not($needs), doc = "Build the documentation with all features to see this guide.")]
+            #[cfg_attr(not($needs), doc = "This guide needs all features.")]
             pub mod $name {}
         )*
     };

@@ -1,9 +1,9 @@
 //! Tower middleware that runs tasks after the response was sent.
 //!
 //! A handler often has work that its client need not wait for: a mail, a cache to fill, a line in
-//! an audit log. [`BackgroundLayer`] gives [`BackgroundTasks`] to each request. The handler adds the
-//! work as tasks, and they run when the response is over. The [`Supervisor`] counts, limits, lists
-//! and awaits all tasks.
+//! an audit log. [`BackgroundLayer`] gives [`BackgroundTasks`] to each request. The handler adds
+//! the work as tasks, and they run when the response is over. The [`Supervisor`] counts, limits,
+//! lists and awaits all tasks.
 //!
 #![cfg_attr(feature = "axum", doc = "```")]
 #![cfg_attr(not(feature = "axum"), doc = "```ignore")]
@@ -35,12 +35,12 @@
 //!
 //! # Guarantees
 //!
-//! - Each response has exactly one [`ResponseEnd`], and the tasks of its request start exactly once,
-//!   whatever happens.
+//! - Each response has exactly one [`ResponseEnd`], and the tasks of its request start exactly
+//!   once, whatever happens.
 //! - Each task is a separate tokio task, and has exactly one [`Outcome`]. No task is dropped in
 //!   silence: see [`Stats`].
-//! - A task that fails, panics or never ends does not affect the connection, the response or another
-//!   task.
+//! - A task that fails, panics or never ends does not affect the connection, the response or
+//!   another task.
 //! - The response passes through unchanged.
 //!
 //! A response is over when the server has all of it. The server writes the last bytes to the socket

@@ -1,5 +1,5 @@
-//! The rules for the folders of `src/`: a file imports only from folders to the left of its own, and files of one folder import
-//! each other without circles.
+//! The rules for the folders of `src/`: a file imports only from folders to the left of its own,
+//! and files of one folder import each other without circles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,8 @@ const ORDER: [&[&str]; 9] = [
     &["lib", "guide"],
 ];
 
-/// A source file: its folder, or its own name if it lies in `src/`, the name of the file, and its code.
+/// A source file: its folder, or its own name if it lies in `src/`, the name of the file, and its
+/// code.
 struct File {
     folder: String,
     name: String,

@@ -1,5 +1,5 @@
-//! Judges the cases of `tests/README.md` without a socket. Each case says what a server takes of the
-//! response.
+//! Judges the cases of `tests/README.md` without a socket. Each case says what a server takes of
+//! the response.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

@@ -50,8 +50,8 @@ pub enum ResponseError {
     /// The body yielded data where none is allowed (`HEAD`, 204, 304) over HTTP/2. HTTP/1 servers
     /// do not send such data.
     NotAllowed,
-    /// The status is informational (100-199), and no server sends it as a final one, except 101 over
-    /// HTTP/1.1. hyper answers with a 500 or resets the stream.
+    /// The status is informational (100-199), and no server sends it as a final one, except 101
+    /// over HTTP/1.1. hyper answers with a 500 or resets the stream.
     InformationalStatus,
 }
 

@@ -1,13 +1,13 @@
 //! [`ResponseDelivery`]: follows a response from the layer to the socket, on a tracked connection.
 //!
-//! Over HTTP/1 a server has one response at a time. So the flush after the server dropped a response
-//! is a flush of all of it.
+//! Over HTTP/1 a server has one response at a time. So the flush after the server dropped a
+//! response is a flush of all of it.
 //!
-//! Over HTTP/2 a server queues frames, and writes them when the client allows it. So each data frame
-//! gets a guard. If the head or the trailers are the last frame, one of their values gets a guard.
-//! The guard of the last frame tells when the response was written. The other guards tell how much
-//! of a lost response was written. If [`SentBody`](super::SentBody) guards the last frame, this
-//! file does not.
+//! Over HTTP/2 a server queues frames, and writes them when the client allows it. So each data
+//! frame gets a guard. If the head or the trailers are the last frame, one of their values gets a
+//! guard. The guard of the last frame tells when the response was written. The other guards tell
+//! how much of a lost response was written. If [`SentBody`](super::SentBody) guards the last frame,
+//! this file does not.
 
 use std::sync::Arc;
 

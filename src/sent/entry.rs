@@ -162,7 +162,8 @@ impl<T> Entry<T> {
     /// Returns the stage that the response reaches now, if it is a new one. Then the response waits
     /// for a read cycle or a flush.
     pub(super) const fn next_stage(&self) -> Option<Stage> {
-        // A last frame can be written and flushed before the layer or the server drops the response.
+        // A last frame can be written and flushed before the layer or the server drops the
+        // response.
         let may_be_written = self.is_unguarded() && (self.has_last || !self.in_flight);
         if self.lost || !may_be_written {
             return None;

@@ -30,8 +30,8 @@ impl Ending {
 
     /// Returns an empty last frame with a guard, for a body that tells its end only by `None`.
     ///
-    /// Such a body has no last frame for a guard. The server would send the same empty frame when it
-    /// sees the `None`.
+    /// Such a body has no last frame for a guard. The server would send the same empty frame when
+    /// it sees the `None`.
     pub(super) fn end_frame(
         &mut self,
         guard: impl FnOnce() -> Option<FrameGuard>,
@@ -41,8 +41,8 @@ impl Ending {
         Some(frame)
     }
 
-    /// Returns whether the body must return the `None` now that an end frame replaced. The next call
-    /// returns `false`.
+    /// Returns whether the body must return the `None` now that an end frame replaced. The next
+    /// call returns `false`.
     pub(super) const fn take_owed_none(&mut self) -> bool {
         std::mem::replace(&mut self.owes_none, false)
     }

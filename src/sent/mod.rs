@@ -1,8 +1,8 @@
 //! Tasks that start when the socket took the last byte of their response.
 //!
-//! By default the tasks of a request start when the server has all of the response. At that time the
-//! server may not have written the last bytes: it takes a body of several megabytes at once, and
-//! writes it as fast as the client reads. With
+//! By default the tasks of a request start when the server has all of the response. At that time
+//! the server may not have written the last bytes: it takes a body of several megabytes at once,
+//! and writes it as fast as the client reads. With
 //! [`StartOn::LastByteSent`](crate::StartOn::LastByteSent) the tasks wait until the socket took the
 //! last byte.
 //!
@@ -51,8 +51,8 @@
 //!
 //! HTTP/2 sends many responses at once. So the crate puts a guard into the frame that ends the
 //! stream, and the server drops the guard when it has written the frame. The guard is in the bytes
-//! of the last data, or in a value of the trailers or of the head. If the body tells its end only by
-//! `None`, the guard is in the empty data frame that the server sends for the `None`.
+//! of the last data, or in a value of the trailers or of the head. If the body tells its end only
+//! by `None`, the guard is in the empty data frame that the server sends for the `None`.
 //!
 //! No frame is added, and no frame changes. The value of a header or trailer that has a guard is
 //! sent as a literal that is never indexed, like a sensitive value.

@@ -239,7 +239,8 @@ impl ConnectionState {
         try_id().is_some_and(|task| self.was_last_used_by(task))
     }
 
-    /// Returns whether this is the connection that was last used on this thread, and `task` used it.
+    /// Returns whether this is the connection that was last used on this thread, and `task` used
+    /// it.
     fn was_last_used_by(self: &Arc<Self>, task: Id) -> bool {
         let was_last = LAST_USED.try_with(|cell| {
             let last = cell.take();

@@ -4,8 +4,8 @@ use tonic::transport::server::Connected;
 
 use super::{connect_info::SentConnectInfo, stream::SentStream};
 
-/// Add [`SentLayer`](super::SentLayer) to the server. The layer puts the connect info of the wrapped
-/// stream into the extensions of each request.
+/// Add [`SentLayer`](super::SentLayer) to the server. The layer puts the connect info of the
+/// wrapped stream into the extensions of each request.
 impl<T: Connected> Connected for SentStream<T> {
     type ConnectInfo = SentConnectInfo;
 

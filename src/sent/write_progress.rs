@@ -3,8 +3,8 @@
 //!
 //! An HTTP/1 server has one response at a time, and offers all its bytes with each write. So of the
 //! data that the body had yielded before the last write, only those bytes can be missing that this
-//! write offered and the socket refused. The refused bytes may include framing, such as chunk sizes.
-//! It counts as data, so the result can be too low but never too high.
+//! write offered and the socket refused. The refused bytes may include framing, such as chunk
+//! sizes. It counts as data, so the result can be too low but never too high.
 //!
 //! TLS accepts more bytes than the socket takes. So bytes only count when they have been flushed.
 

@@ -53,8 +53,8 @@ mod facade {
     ///
     /// The label `task` is the name of the task, and empty for a task without a name. The label
     /// `outcome` is [`Outcome::label`](crate::Outcome::label), or `refused`. The histograms only
-    /// have tasks that ran. All supervisors of a process share these metrics. The gauges can change a
-    /// little later than [`Supervisor::stats`](crate::Supervisor::stats).
+    /// have tasks that ran. All supervisors of a process share these metrics. The gauges can change
+    /// a little later than [`Supervisor::stats`](crate::Supervisor::stats).
     ///
     /// # Examples
     ///
