@@ -18,15 +18,13 @@ pub(super) struct Backpressure {
 impl Backpressure {
     /// Returns `Ready` when the supervisor has fewer tasks than `max_pending`.
     pub(super) fn poll(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
-        while supervisor.is_limited() && !supervisor.has_capacity() && !is_inside(supervisor) {
-            match &mut self.waiting {
-                Some(waiting) => {
-                    ready!(waiting.as_mut().poll(cx));
-                    self.waiting = None;
-                }
-                // Created before the capacity is read again, so that no end of a task is missed.
-                None => self.waiting = Some(Box::pin(supervisor.capacity())),
+        while let Some(next) = supervisor.wait_for_capacity() {
+            if is_inside(supervisor) {
+                break;
             }
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(next));
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
         }
         self.waiting = None;
         Poll::Ready(())

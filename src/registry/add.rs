@@ -10,12 +10,13 @@ use super::{
 };
 use crate::{
     response::RequestInfo,
-    supervisor::{Extra, Key, NewTask, Supervisor, TaskGuard, TaskScope},
+    supervisor::{Extra, Key, NewTask, TaskGuard, TaskScope},
     task::{Order, Outcome, Refused, Task},
     util::{
         TaskSpan, catch_and_log,
         metrics::{self, Gauge},
         sync::MutexGuard,
+        trace,
     },
 };
 
@@ -41,17 +42,15 @@ impl RequestState {
         }
         let is_deferred = !inner.has_started;
         let new = NewTask {
-            name: task.shared_name().cloned(),
             owner: Arc::downgrade(self) as _,
             has_request: self.has_request(),
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
-            has_fallback: task.has_fallback(),
             end: inner.end.clone(),
             extra,
         };
         let waits = is_deferred || inner.order != Order::Concurrent;
-        let (mut guard, is_closed) = match TaskGuard::enter(&self.supervisor, new) {
+        let (mut guard, is_closed) = match TaskGuard::enter(&self.supervisor, &task, new) {
             Ok(entered) => entered,
             Err(extra) => {
                 drop(inner);
@@ -143,7 +142,8 @@ impl RequestState {
     /// Logs a refused task, and drops it.
     pub(super) fn log_refused(&self, refused: Refused) {
         let task = refused.into_task();
-        Supervisor::log_refused(task.shared_name(), self.request().as_ref());
+        let request = self.request();
+        trace::refused(task.name(), RequestInfo::fields(request.as_ref()));
         drop(task);
     }
 }

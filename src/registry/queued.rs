@@ -1,7 +1,7 @@
 //! [`Queued`]: a task that waits to run.
 
 use crate::{
-    supervisor::{Acquire, Supervisor, TaskGuard},
+    supervisor::{Acquire, TaskGuard},
     task::Task,
 };
 
@@ -37,10 +37,9 @@ impl Queued {
         let falls_back = self.task.has_fallback() && supervisor.is_cancelled();
         self.acquire = if falls_back || self.task.is_fallback() {
             Acquire::UNLIMITED
-        } else if self.guard.end().is_none() {
-            Supervisor::acquire_without_request(limit)
         } else {
-            supervisor.acquire(self.task.is_blocking(), limit)
+            let has_request = self.guard.end().is_some();
+            supervisor.acquire(limit, has_request, self.task.is_blocking())
         };
     }
 }

@@ -99,9 +99,7 @@ impl Run {
 
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.
     async fn attempt(&mut self) -> Option<Outcome> {
-        if let Some(waiting) = self.queued.acquire.waiting() {
-            self.queued.acquire = Acquire::ready(waiting.await?);
-        }
+        self.queued.acquire.acquired().await?;
         if !self.queued.guard.start() {
             return None;
         }

@@ -89,7 +89,7 @@ impl RequestInfo {
         &self.path
     }
 
-    pub(crate) const fn version(&self) -> Version {
+    pub(super) const fn version(&self) -> Version {
         self.head.version
     }
 

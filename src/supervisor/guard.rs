@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     response::{RequestInfo, ResponseEnd},
-    task::{Name, Outcome},
+    task::{Name, Outcome, Task},
     util::{
         metrics,
         trace::{self, Level},
@@ -28,15 +28,12 @@ use crate::{
 
 /// A task that is about to enter the table.
 pub(crate) struct NewTask {
-    pub(crate) name: Option<Name>,
     pub(crate) owner: Weak<dyn Owner>,
     pub(crate) has_request: bool,
     /// When the task was allowed to run. `None` if it is deferred.
     pub(crate) since: Option<Instant>,
     /// Whether the request came before the supervisor was shut down.
     pub(crate) admitted: bool,
-    /// Whether the task can run although the supervisor is closed.
-    pub(crate) has_fallback: bool,
     /// How the response ended, if it has.
     pub(crate) end: Option<Arc<ResponseEnd>>,
     pub(crate) extra: Option<Box<Extra>>,
@@ -97,34 +94,35 @@ impl TaskGuard {
     #[inline]
     pub(crate) fn enter(
         supervisor: &Supervisor,
-        task: NewTask,
+        task: &Task,
+        new: NewTask,
     ) -> Result<(Self, bool), Option<Box<Extra>>> {
-        let state = if task.since.is_some() {
+        let state = if new.since.is_some() {
             TaskState::Queued
         } else {
             TaskState::Deferred
         };
         let entry = Entry {
-            name: task.name,
-            owner: task.owner,
-            has_request: task.has_request,
+            name: task.shared_name().cloned(),
+            owner: new.owner,
+            has_request: new.has_request,
             state,
-            since: task.since,
-            is_fallback: task.has_fallback,
+            since: new.since,
+            is_fallback: task.has_fallback(),
             stop: None,
             abort: None,
         };
-        let Ok((key, is_closed)) = supervisor.table().add(entry, task.admitted) else {
-            return Err(task.extra);
+        let Ok((key, is_closed)) = supervisor.table().add(entry, new.admitted) else {
+            return Err(new.extra);
         };
         let guard = Self {
             supervisor: supervisor.clone(),
             key,
-            end: task.end,
+            end: new.end,
             is_running: false,
             has_started: false,
             has_ended: false,
-            extra: task.extra,
+            extra: new.extra,
         };
         Ok((guard, is_closed))
     }

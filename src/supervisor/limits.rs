@@ -19,7 +19,7 @@ pub(super) struct Limits {
 }
 
 /// The right to run: a permit for each limit that applies. Its drop gives them back.
-pub(crate) type Permits = Vec<OwnedSemaphorePermit>;
+type Permits = Vec<OwnedSemaphorePermit>;
 
 /// The permits of a task, or a place in the queue for them. It is empty if no limit applies.
 #[derive(Default)]
@@ -31,10 +31,9 @@ enum State {
 }
 
 /// A place in the queue. It returns `None` if the supervisor closed its limits.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = Option<Permits>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Option<Permits>> + Send>>;
 
 impl Limits {
-    #[inline]
     pub(super) fn new(concurrent: Option<usize>, blocking: Option<usize>) -> Self {
         let semaphore = |limit: Option<usize>| limit.map(|limit| Arc::new(Semaphore::new(limit)));
         Self {
@@ -69,18 +68,14 @@ impl Acquire {
     /// The permits of a task that no limit applies to.
     pub(crate) const UNLIMITED: Self = Self(None);
 
-    /// Returns the permits that a place in the queue has become.
-    pub(crate) fn ready(permits: Permits) -> Self {
-        Self(Some(Box::new(State::Ready(permits))))
-    }
-
-    /// Returns the place in the queue, if the task has to wait.
-    #[inline]
-    pub(crate) fn waiting(&mut self) -> Option<&mut Waiting> {
-        match self.0.as_deref_mut()? {
-            State::Waiting(waiting) => Some(waiting),
-            State::Ready(_) => None,
+    /// Waits for the permits. Returns `None` if the supervisor closed its limits.
+    pub(crate) async fn acquired(&mut self) -> Option<()> {
+        if let Some(state) = self.0.as_deref_mut() {
+            if let State::Waiting(waiting) = state {
+                *state = State::Ready(waiting.await?);
+            }
         }
+        Some(())
     }
 
     /// Returns whether the task has its permits.
@@ -120,6 +115,8 @@ impl Acquire {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn acquire(limits: &Limits, is_blocking: bool) -> Acquire {
@@ -129,10 +126,8 @@ mod tests {
     /// Polls once, and returns whether there are permits.
     fn has_permits(acquire: &mut Acquire) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        acquire.waiting().is_none_or(|waiting| {
-            let polled = waiting.as_mut().poll(&mut cx);
-            matches!(polled, Poll::Ready(Some(_)))
-        })
+        let polled = pin!(acquire.acquired()).poll(&mut cx);
+        matches!(polled, Poll::Ready(Some(())))
     }
 
     #[test]

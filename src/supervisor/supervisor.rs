@@ -26,8 +26,7 @@ use super::{
     unique::UniqueKeys,
 };
 use crate::{
-    response::RequestInfo,
-    task::{Limit, Name},
+    task::Limit,
     util::{bounded, trace},
 };
 
@@ -259,7 +258,7 @@ impl Supervisor {
 
     /// Asks all tasks to stop.
     pub(super) fn cancel(&self) {
-        // Before the token, because who is woken by it looks here.
+        // Before the token, because a task that the token wakes reads this.
         self.inner.is_cancelled.store(true, Ordering::Release);
         self.inner.cancel.cancel();
     }
@@ -292,36 +291,30 @@ impl Supervisor {
         self.inner.limits.are_set()
     }
 
-    /// Takes the permits for a task of a request, or the last place in the queue for them.
-    pub(crate) fn acquire(&self, is_blocking: bool, limit: Option<&Limit>) -> Acquire {
-        Acquire::new(
-            limit.map(Limit::semaphore),
-            self.inner.limits.of(is_blocking),
-        )
-    }
-
-    /// The same for a task without a request, to which only a limit of its own applies.
-    pub(crate) fn acquire_without_request(limit: Option<&Limit>) -> Acquire {
-        Acquire::new(limit.map(Limit::semaphore), None)
+    /// Takes the permits for a task, or the last place in the queue for them. To a task without a
+    /// request, only its own limit applies.
+    pub(crate) fn acquire(
+        &self,
+        limit: Option<&Limit>,
+        has_request: bool,
+        is_blocking: bool,
+    ) -> Acquire {
+        let shared = if has_request {
+            self.inner.limits.of(is_blocking)
+        } else {
+            None
+        };
+        Acquire::new(limit.map(Limit::semaphore), shared)
     }
 
     pub(super) fn unique_keys(&self) -> &UniqueKeys {
         &self.inner.unique_keys
     }
 
-    /// Returns whether `max_pending` is set.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.inner.table.is_limited()
-    }
-
-    /// Returns whether another request may come in.
-    pub(crate) fn has_capacity(&self) -> bool {
-        self.inner.table.has_capacity()
-    }
-
-    /// Waits until the next time that there is capacity.
-    pub(crate) fn capacity(&self) -> OwnedNotified {
-        self.inner.table.capacity()
+    /// Returns `None` if another request may come in, or else what waits until the next time that
+    /// there is capacity.
+    pub(crate) fn wait_for_capacity(&self) -> Option<OwnedNotified> {
+        self.inner.table.wait_for_capacity()
     }
 
     /// Counts a task that was not taken.
@@ -361,11 +354,6 @@ impl Supervisor {
         if !self.inner.warned_of_untracked.swap(true, Ordering::Relaxed) {
             trace::untracked(path);
         }
-    }
-
-    /// Logs that a task was refused.
-    pub(crate) fn log_refused(name: Option<&Name>, request: Option<&RequestInfo>) {
-        trace::refused(name.map(|name| &**name), RequestInfo::fields(request));
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) enum Phase {
 
 /// Why a task should not run to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(super) enum Stop {
     Remove,
     Abort,
 }
@@ -301,15 +301,18 @@ impl TaskTable {
         self.max_pending != u64::MAX
     }
 
-    /// Returns whether another request may come in.
-    pub(super) fn has_capacity(&self) -> bool {
+    /// Returns `None` if another request may come in, or else what waits until the next time that
+    /// there is capacity.
+    pub(super) fn wait_for_capacity(&self) -> Option<OwnedNotified> {
+        if !self.is_limited() {
+            return None;
+        }
+        // Created before the numbers are read, so that no end of a task is missed.
+        let capacity = Arc::clone(&self.capacity).notified_owned();
         let inner = self.lock();
-        inner.phase > Phase::Open || inner.pending_of_requests() < self.max_pending
-    }
-
-    /// Waits until the next time that there is capacity.
-    pub(super) fn capacity(&self) -> OwnedNotified {
-        Arc::clone(&self.capacity).notified_owned()
+        let has_capacity =
+            inner.phase > Phase::Open || inner.pending_of_requests() < self.max_pending;
+        (!has_capacity).then_some(capacity)
     }
 
     /// Goes on to a later phase.
