@@ -6,7 +6,7 @@ use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
-use http::{StatusCode, request::Parts};
+use http::{Method, StatusCode, request::Parts};
 
 use crate::{
     error::{MissingLayer, NotInRequest},
@@ -39,7 +39,9 @@ impl IntoResponseParts for Task {
     type Error = MissingLayer;
 
     fn into_response_parts(self, response: ResponseParts) -> Result<ResponseParts, Self::Error> {
-        BackgroundTasks::current().ok_or(MissingLayer)?.add(self);
+        BackgroundTasks::current()
+            .ok_or(MissingLayer::of_unknown_request())?
+            .add(self);
         Ok(response)
     }
 }
@@ -48,18 +50,23 @@ impl IntoResponseParts for Task {
 /// that the server is misconfigured.
 impl IntoResponse for MissingLayer {
     fn into_response(self) -> Response {
-        misconfigured(&self.to_string())
+        trace::misconfigured(
+            self.method().map(Method::as_str),
+            self.path(),
+            &self.to_string(),
+        );
+        internal_error()
     }
 }
 
 /// Answers as [`MissingLayer`] does, so that a handler can write `defer(..)?`.
 impl IntoResponse for NotInRequest {
     fn into_response(self) -> Response {
-        misconfigured(&self.to_string())
+        trace::misconfigured(None, None, &self.to_string());
+        internal_error()
     }
 }
 
-fn misconfigured(error: &str) -> Response {
-    trace::misconfigured(error);
+fn internal_error() -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, MissingLayer::FOR_CLIENTS).into_response()
 }

@@ -1,6 +1,7 @@
 //! tonic: the tasks of a `tonic::Request`, a status for the errors of this crate, and the layer
 //! around a single service.
 
+use http::Method;
 use tonic::{Request, Status, server::NamedService};
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
 impl<T> BackgroundTasksExt for Request<T> {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         background_tasks(self.extensions(), self.metadata().as_ref())
+            .ok_or(MissingLayer::of_unknown_request())
     }
 }
 
@@ -20,19 +22,24 @@ impl<T> BackgroundTasksExt for Request<T> {
 /// server is misconfigured.
 impl From<MissingLayer> for Status {
     fn from(missing: MissingLayer) -> Self {
-        misconfigured(&missing.to_string())
+        trace::misconfigured(
+            missing.method().map(Method::as_str),
+            missing.path(),
+            &missing.to_string(),
+        );
+        internal()
     }
 }
 
 /// Converts the error as [`MissingLayer`], so that a method of a service can write `defer(..)?`.
 impl From<NotInRequest> for Status {
     fn from(error: NotInRequest) -> Self {
-        misconfigured(&error.to_string())
+        trace::misconfigured(None, None, &error.to_string());
+        internal()
     }
 }
 
-fn misconfigured(error: &str) -> Status {
-    trace::misconfigured(error);
+fn internal() -> Status {
     Status::internal(MissingLayer::FOR_CLIENTS)
 }
 

@@ -45,6 +45,10 @@ pub struct BackgroundLayer {
 
 impl BackgroundLayer {
     /// Creates a layer with a new supervisor that has no limits.
+    ///
+    /// Use it for one layer, and take its supervisor from [`supervisor`](Self::supervisor). If you
+    /// have a supervisor already, use [`with_supervisor`](Self::with_supervisor): yours does not wait
+    /// for the tasks of this one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,9 +1,9 @@
 //! [`BackgroundTasksExt`]: the registry of a request, by a method.
 
-use http::{Extensions, HeaderMap, Request, request::Parts};
+use http::{Extensions, HeaderMap, Method, Request, Uri, request::Parts};
 
 use super::tasks::BackgroundTasks;
-use crate::error::MissingLayer;
+use crate::{error::MissingLayer, util::bounded};
 
 /// Returns the [`BackgroundTasks`] of a request, of its parts or of its extensions.
 ///
@@ -31,19 +31,23 @@ pub trait BackgroundTasksExt {
 
 impl BackgroundTasksExt for Extensions {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
-        self.get().cloned().ok_or(MissingLayer)
+        self.get()
+            .cloned()
+            .ok_or(MissingLayer::of_unknown_request())
     }
 }
 
 impl BackgroundTasksExt for Parts {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         background_tasks(&self.extensions, &self.headers)
+            .ok_or_else(|| missing(&self.method, &self.uri))
     }
 }
 
 impl<B> BackgroundTasksExt for Request<B> {
     fn background_tasks(&self) -> Result<BackgroundTasks, MissingLayer> {
         background_tasks(self.extensions(), self.headers())
+            .ok_or_else(|| missing(self.method(), self.uri()))
     }
 }
 
@@ -52,8 +56,12 @@ impl<B> BackgroundTasksExt for Request<B> {
 pub(crate) fn background_tasks(
     extensions: &Extensions,
     headers: &HeaderMap,
-) -> Result<BackgroundTasks, MissingLayer> {
-    let tasks = extensions.background_tasks()?;
+) -> Option<BackgroundTasks> {
+    let tasks = extensions.get::<BackgroundTasks>()?.clone();
     tasks.state().note_request_id(headers);
-    Ok(tasks)
+    Some(tasks)
+}
+
+fn missing(method: &Method, uri: &Uri) -> MissingLayer {
+    MissingLayer::of_request(method.clone(), bounded(uri.path()))
 }

@@ -10,6 +10,8 @@ use super::{name::Name, task::Task};
 
 /// The supervisor was shut down, so it does not take the task. The error gives the task back.
 ///
+/// `Debug` prints the same text as `Display`.
+///
 /// # Examples
 ///
 /// ```
@@ -49,9 +51,7 @@ impl Refused {
 
 impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        fmt::Display::fmt(self, f)
     }
 }
 

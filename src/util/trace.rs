@@ -130,10 +130,10 @@ pub(super) fn caught_panic(what: &'static str, message: &str) {
 
 /// Logs why a client gets an internal error.
 #[cfg(any(feature = "axum", feature = "tonic"))]
-pub(crate) fn misconfigured(error: &str) {
+pub(crate) fn misconfigured(method: Option<&str>, path: Option<&str>, error: &str) {
     event!(
         error,
-        { error = error },
+        { method = method, path = path, error = error },
         "the client gets an internal error, because a task could not be added"
     );
 }
@@ -145,7 +145,7 @@ pub(crate) fn two_supervisors(path: &str) {
         { path = path },
         "two `BackgroundLayer`s with different supervisors wrap this request: its handler adds \
          tasks to the inner one, which the outer supervisor neither limits nor awaits; build both \
-         layers `with_supervisor`"
+         layers with the same supervisor, by `BackgroundLayer::with_supervisor`"
     );
 }
 

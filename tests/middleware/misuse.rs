@@ -14,7 +14,7 @@ use std::{
 use axum::{Router, response::IntoResponse, routing::get};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::runtime::Runtime;
@@ -55,7 +55,14 @@ async fn extractor_without_the_layer() {
         panic!("one event: {events:?}")
     };
     assert_eq!(*level, Level::ERROR);
-    assert!(text.contains("BackgroundLayer"), "{text}");
+    assert!(
+        text.contains("with_supervisor(supervisor.clone())"),
+        "{text}"
+    );
+    assert!(
+        text.contains(r#"method="GET" path="/" "#),
+        "the route is named: {text}"
+    );
 }
 
 #[tokio::test]
@@ -97,11 +104,16 @@ fn missing_layer_is_an_error() {
     let missing = Request::new(())
         .background_tasks()
         .expect_err("there is no layer");
-    let error: Box<dyn Error + Send + Sync> = Box::new(missing);
+    assert_eq!(
+        (missing.method(), missing.path()),
+        (Some(&Method::GET), Some("/"))
+    );
+    assert_eq!(format!("{missing:?}"), missing.to_string());
+    let error: Box<dyn Error + Send + Sync> = Box::new(missing.clone());
     assert!(error.to_string().contains("`BackgroundLayer`"), "{error}");
     assert!(
         tower_background::defer(async {})
-            .is_err_and(|error| error.to_string().contains("clone of `BackgroundTasks`"))
+            .is_err_and(|error| format!("{error:?}").contains("clone of `BackgroundTasks`"))
     );
     assert_eq!(
         missing.into_response().status(),
