@@ -67,8 +67,8 @@ pub(crate) fn start(span: &TaskSpan) {
     span.in_scope(|| event!(debug, {}, "a task started"));
 }
 
-/// Logs how a task ended. The span of a task has its name and its request, so events inside the
-/// span do not repeat them.
+/// Logs how a task ended. The span of a task has its name, its request and its outcome, so events
+/// inside the span do not repeat them.
 pub(crate) fn task_ended(
     level: Level,
     span: Option<&TaskSpan>,
@@ -81,7 +81,7 @@ pub(crate) fn task_ended(
         ($level:ident, $message:literal) => {
             match span {
                 Some(span) => span.in_scope(|| {
-                    event!($level, { outcome = outcome, error = error }, $message);
+                    event!($level, { error = error }, $message);
                 }),
                 None => event!(
                     $level,

@@ -462,7 +462,7 @@ fn dropped_without_a_runtime_after_the_runtime() {
         else {
             panic!("one event: {events:?}")
         };
-        assert_eq!(fields["outcome"], "aborted");
+        assert_eq!(fields["message"], "a background task did not finish");
     });
     assert!(
         !panicked,
