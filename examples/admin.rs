@@ -31,6 +31,7 @@ async fn tasks(State(supervisor): State<Supervisor>) -> Json<Value> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let address = env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:0".to_owned());

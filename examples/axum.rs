@@ -21,6 +21,7 @@ use tower_background::{BackgroundLayer, BackgroundTasks, BoxError, Supervisor, T
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let (flags, addresses): (Vec<_>, Vec<_>) = env::args()
         .skip(1)
         .partition(|argument| argument == "--once");
@@ -48,9 +49,7 @@ async fn main() -> Result<(), BoxError> {
 
     // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
-    for task in report.abandoned() {
-        eprintln!("dropped: {task}");
-    }
+    println!("{report}");
     Ok(())
 }
 
@@ -101,7 +100,7 @@ async fn visit(server: SocketAddr, clock: Clock, supervisor: Supervisor, once: b
         process::exit(1);
     }
     supervisor.idle().await;
-    println!("\n{:?}", supervisor.stats());
+    println!("\ntasks: {}", supervisor.stats());
 
     if !once {
         println!(

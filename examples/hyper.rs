@@ -49,6 +49,7 @@ fn count(path: &str) -> Result<(), NotInRequest> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let once = env::args().any(|argument| argument == "--once");
     let supervisor = Supervisor::new();
     let service = ServiceBuilder::new()
@@ -87,9 +88,7 @@ async fn main() -> Result<(), BoxError> {
     // First the open connections end, then the tasks of their responses.
     connections.shutdown().await;
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
-    for task in report.abandoned() {
-        eprintln!("dropped: {task}");
-    }
+    println!("{report}");
     Ok(())
 }
 
@@ -106,7 +105,7 @@ async fn visit(url: Uri, supervisor: Supervisor, once: bool) -> Result<(), BoxEr
     ));
 
     supervisor.idle().await;
-    println!("\n{:?}", supervisor.stats());
+    println!("\ntasks: {}", supervisor.stats());
     if !once {
         println!("\nTry it, and stop the server with Ctrl-C:\n\n    curl -i {url}\n");
         signal::ctrl_c().await?;

@@ -56,6 +56,7 @@ async fn sign_up(State(mailer): State<Mailer>, tasks: BackgroundTasks) -> Status
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let mailer = Mailer::new();

@@ -12,6 +12,7 @@ use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor, Task, descr
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let buckets = [0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0];
     let prometheus = PrometheusBuilder::new()
         .set_buckets(&buckets)?

@@ -53,6 +53,7 @@ async fn sign_up(tasks: BackgroundTasks) -> StatusCode {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let app = Router::new().route("/sign-up", post(sign_up)).layer(layer);

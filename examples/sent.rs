@@ -26,6 +26,7 @@ const LENGTH: usize = 32 << 20;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let once = env::args().any(|argument| argument == "--once");
     let supervisor = Supervisor::builder()
         .start_on(StartOn::LastByteSent)
@@ -52,7 +53,7 @@ async fn main() -> Result<(), BoxError> {
     };
     server.with_graceful_shutdown(visit).await?;
     supervisor.shutdown(Duration::from_secs(10)).await;
-    println!("succeeded: {}", supervisor.stats().succeeded);
+    println!("tasks: {}", supervisor.stats());
     Ok(())
 }
 

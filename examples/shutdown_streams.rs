@@ -33,6 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let port = env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     // Before the address is printed, so that no signal comes too early to be caught.

@@ -85,6 +85,7 @@ impl Health for Service {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     // Before the address is printed, so that no signal comes too early to be caught.
@@ -108,7 +109,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .await?;
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
 
-    println!("{report:?}");
+    println!("{report}");
     let (added, done) = (
         counts.tasks_added.load(Relaxed),
         counts.tasks_done.load(Relaxed),

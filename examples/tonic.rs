@@ -87,6 +87,7 @@ impl Health for Probe {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let once = env::args().any(|argument| argument == "--once");
     let supervisor = Supervisor::new();
 
@@ -100,9 +101,7 @@ async fn main() -> Result<(), BoxError> {
 
     // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
-    for task in report.abandoned() {
-        eprintln!("dropped: {task}");
-    }
+    println!("{report}");
     Ok(())
 }
 
@@ -113,7 +112,7 @@ async fn visit(server: SocketAddr, supervisor: Supervisor, once: bool) {
         process::exit(1);
     }
     supervisor.idle().await;
-    println!("\n{:?}", supervisor.stats());
+    println!("\ntasks: {}", supervisor.stats());
 
     if !once {
         println!("\nNow it is your turn, until Ctrl-C:\n");

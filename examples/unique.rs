@@ -38,6 +38,7 @@ async fn prices(State(cache): State<Arc<Cache>>, tasks: BackgroundTasks) -> &'st
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let cache = Arc::<Cache>::default();

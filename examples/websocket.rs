@@ -30,6 +30,7 @@ struct App {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let (flags, addresses): (Vec<_>, Vec<_>) = env::args()
         .skip(1)
         .partition(|argument| argument == "--once");
@@ -64,7 +65,7 @@ async fn main() -> Result<(), BoxError> {
 
     // axum does not wait for WebSockets. The supervisor waits for the conversations, and for the tasks that they add.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
-    println!("finished during the shutdown: {}", report.finished());
+    println!("{report}");
     Ok(())
 }
 

@@ -260,6 +260,9 @@ impl Error for RequestReport {
 
 /// What became of the tasks of a supervisor when it was shut down.
 ///
+/// `Display` prints it in one line. If the shutdown was not [clean](Self::is_clean), a WARN event
+/// has said so before.
+///
 /// # Examples
 ///
 /// ```
@@ -273,6 +276,7 @@ impl Error for RequestReport {
 ///     eprintln!("{task} was dropped after {:?}", task.age());
 /// }
 /// assert!(report.is_clean());
+/// assert_eq!(report.to_string(), "clean shutdown, finished tasks: 0");
 /// # }
 /// ```
 #[derive(Debug, Clone)]
@@ -317,7 +321,40 @@ impl ShutdownReport {
     }
 }
 
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_clean() {
+            return write!(f, "clean shutdown, finished tasks: {}", self.finished);
+        }
+        write!(
+            f,
+            "incomplete shutdown, finished tasks: {}, cancelled tasks: {}, open responses: {}, \
+             dropped tasks: {}",
+            self.finished,
+            self.cancelled,
+            self.open_responses,
+            self.abandoned.len()
+        )?;
+        list(f, " (", &self.abandoned)?;
+        f.write_str(if self.abandoned.is_empty() { "" } else { ")" })
+    }
+}
+
+/// Writes the first tasks, after this text.
+fn list(f: &mut fmt::Formatter<'_>, before: &str, tasks: &[TaskInfo]) -> fmt::Result {
+    const SHOWN: usize = 10;
+    for (index, task) in tasks.iter().take(SHOWN).enumerate() {
+        write!(f, "{}{task}", if index == 0 { before } else { "; " })?;
+    }
+    if tasks.len() > SHOWN {
+        write!(f, "; and {} more", tasks.len() - SHOWN)?;
+    }
+    Ok(())
+}
+
 /// A supervisor was not idle in time: which tasks have not ended, and how many responses are open.
+///
+/// `Debug` prints the same text as `Display`, so that the panic of `unwrap` is short.
 ///
 /// # Examples
 ///
@@ -333,7 +370,7 @@ impl ShutdownReport {
 /// assert_eq!(busy.tasks()[0].name(), Some("endless"));
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Busy {
     pub(super) tasks: Vec<TaskInfo>,
@@ -354,19 +391,19 @@ impl Busy {
     }
 }
 
+impl fmt::Debug for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 10;
         match self.tasks.len() {
             1 => f.write_str("1 task has not ended")?,
             tasks => write!(f, "{tasks} tasks have not ended")?,
         }
-        for (index, task) in self.tasks.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{task}", if index == 0 { ": " } else { "; " })?;
-        }
-        if self.tasks.len() > SHOWN {
-            write!(f, "; and {} more", self.tasks.len() - SHOWN)?;
-        }
+        list(f, ": ", &self.tasks)?;
         if self
             .tasks
             .iter()

@@ -1,5 +1,7 @@
 //! [`Stats`]: how many tasks a supervisor has, and how its tasks ended.
 
+use std::fmt;
+
 use super::task_state::TaskState;
 use crate::task::Outcome;
 
@@ -9,6 +11,9 @@ use crate::task::Outcome;
 /// deferred, then queued, then running, and then it has one of eight outcomes. Refused tasks were
 /// never added, and they are counted apart.
 ///
+/// `Display` prints the numbers that are not 0, such as `2 succeeded, 1 failed`. Duplicates are among
+/// the skipped tasks.
+///
 /// # Examples
 ///
 /// ```
@@ -16,6 +21,7 @@ use crate::task::Outcome;
 ///
 /// let stats = Supervisor::new().stats();
 /// assert_eq!((stats.added(), stats.pending()), (0, 0));
+/// assert_eq!(stats.to_string(), "no tasks");
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -47,6 +53,34 @@ pub struct Stats {
     pub fell_back: u64,
     /// Tasks that were not taken, because the supervisor was shut down.
     pub refused: u64,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.deferred, "deferred"),
+            (self.queued, "queued"),
+            (self.running, "running"),
+            (self.succeeded, "succeeded"),
+            (self.failed, "failed"),
+            (self.panicked, "panicked"),
+            (self.timed_out, "timed out"),
+            (self.aborted, "aborted"),
+            (self.removed, "removed"),
+            (self.skipped, "skipped"),
+            (self.fell_back, "fell back"),
+            (self.refused, "refused"),
+        ];
+        let mut separator = "";
+        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {what}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() {
+            f.write_str("no tasks")?;
+        }
+        Ok(())
+    }
 }
 
 /// Counts an outcome.

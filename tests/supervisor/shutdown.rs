@@ -213,7 +213,13 @@ async fn tasks_are_told_when_the_grace_is_over_and_not_before() {
     assert!((GRACE..GRACE + SECOND).contains(&told_at), "{told_at:?}");
     assert_eq!(counts(&report), (1, 1, 0, 0));
     assert!(!report.is_clean());
+    assert_eq!(
+        report.to_string(),
+        "incomplete shutdown, finished tasks: 1, cancelled tasks: 1, open responses: 0, \
+         dropped tasks: 0"
+    );
     let stats = supervisor.stats();
+    assert_eq!(stats.to_string(), "1 succeeded, 1 failed");
     assert_eq!(
         (stats.succeeded, stats.failed, stats.aborted),
         (1, 1, 0),
@@ -248,6 +254,12 @@ async fn what_does_not_heed_it_is_dropped_and_reported() {
 
     let report = supervisor.shutdown(GRACE).await;
     assert_eq!(counts(&report), (0, 0, 3, 1), "{report:?}");
+    assert_eq!(
+        report.to_string(),
+        "incomplete shutdown, finished tasks: 0, cancelled tasks: 0, open responses: 1, \
+         dropped tasks: 3 (`runs` of GET /over, which runs; `waits` of GET /over, which waits to \
+         run; `deferred` of GET /open, whose response is open)"
+    );
     assert_eq!(
         names(report.abandoned()),
         ["runs", "waits", "deferred"],

@@ -24,6 +24,7 @@ async fn idle_within_says_what_it_waits_for() {
         .await
         .expect_err("three tasks have not ended");
     assert_eq!((busy.tasks().len(), busy.open_responses()), (3, 1));
+    assert_eq!(format!("{busy:?}"), busy.to_string());
     assert_eq!(
         busy.to_string(),
         "3 tasks have not ended: `mail` of GET /over, which runs; a task without a name of GET /over, which waits to run; \
