@@ -33,6 +33,7 @@ async fn send_mail(address: String) -> Result<(), BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init(); // Shows the errors of tasks.
     let prometheus = PrometheusBuilder::new()
         .set_buckets(&[0.01, 0.1, 1.0, 10.0])?
         .install_recorder()?;
@@ -61,9 +62,7 @@ async fn main() -> Result<(), BoxError> {
 
     // The server has stopped. Tasks of its last responses may still run.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
-    for task in report.abandoned() {
-        eprintln!("dropped after {:?}: {task}", task.age());
-    }
+    println!("{report}");
     Ok(())
 }
 

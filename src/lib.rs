@@ -106,8 +106,3 @@ pub use self::{
     supervisor::{Capture, Observer, Scope, Stats, Supervisor, SupervisorBuilder},
     task::{Limit, Order, Outcome, Refused, StartOn, Task, TaskContext, TaskOutput, When},
 };
-
-/// Compiles and runs the code of the README with the other examples.
-#[cfg(all(doctest, feature = "axum"))]
-#[doc = include_str!("../README.md")]
-struct Readme;

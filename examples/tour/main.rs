@@ -120,6 +120,6 @@ async fn visit(address: SocketAddr, stage: &Stage) -> Result<(), BoxError> {
         supervisor.stats().pending()
     );
     supervisor.idle().await;
-    println!("\n{:?}", supervisor.stats());
+    println!("\ntasks: {}", supervisor.stats());
     Ok(())
 }

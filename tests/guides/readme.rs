@@ -94,7 +94,7 @@ async fn when_a_task_runs() {
             panic!("{row:?}")
         };
         let seen = match event.as_str() {
-            "endless stream, after `start_within`" => {
+            "endless stream, after the time of `SupervisorBuilder::start_within`" => {
                 Seen::with(Supervisor::builder().start_within(Duration::from_secs(9)))
             }
             _ => Seen::new(),
@@ -172,7 +172,7 @@ fn answer_and_client(event: &str) -> (Answer, Client) {
             let (headers, frames) = grpc(None);
             (Answer::Endless(headers, frames), Client::LeavesAfterHead)
         }
-        "endless stream, after `start_within`" => (
+        "endless stream, after the time of `SupervisorBuilder::start_within`" => (
             Answer::Endless(HeaderMap::new(), vec![Ok(data())]),
             Client::Waits,
         ),

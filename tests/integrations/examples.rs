@@ -1,13 +1,17 @@
-//! Two examples: one prints what a guide shows, and the other is a service that works to its end.
+//! Three examples: one prints what a guide shows, and two are services that work to their end. One of them is the code of the README.
 
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use crate::common::{output, start_with};
 
 const MOVING: &str = include_str!("../../docs/guides/moving.md");
+const README: &str = include_str!("../../README.md");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -19,6 +23,53 @@ async fn the_comparison_with_spawn() {
         )),
         "the guide shows {printed}"
     );
+}
+
+/// A mail, a mail that fails, and Ctrl-C.
+#[tokio::test]
+async fn the_program_of_the_readme() {
+    let (_about, code) = include_str!("../../examples/readme.rs")
+        .split_once("\n\n")
+        .expect("an empty line is after the first comment");
+    assert!(README.contains(&format!("```rust\n{code}```")));
+
+    let (mut program, url, mut lines) = start_with("readme", "axum", &["127.0.0.1:0"]).await;
+    let client = Client::new();
+    let test = async {
+        let mut sign_up = async |name: &'static str| {
+            let response = client.post(&url).body(name).send().await;
+            let response = response.expect("the program answers");
+            assert_eq!(response.status(), StatusCode::ACCEPTED);
+            let line = lines.next_line().await.expect("it prints text");
+            line.expect("it prints what the task did")
+        };
+        assert_eq!(
+            sign_up("ada@example.org").await,
+            "a mail goes to ada@example.org"
+        );
+        let failed = sign_up("nobody").await;
+        for part in [
+            "ERROR",
+            "a background task failed",
+            "this is no address",
+            "/sign-up",
+            "welcome-mail",
+        ] {
+            assert!(failed.contains(part), "{part} is missing in {failed}");
+        }
+
+        send(&program, "-INT").await;
+        let line = lines.next_line().await.expect("it prints text");
+        assert_eq!(line.as_deref(), Some("clean shutdown, finished tasks: 0"));
+        assert!(program.wait().await.expect("it has ended").success());
+    };
+    timeout(PATIENCE, test).await.expect("the program stops");
+}
+
+async fn send(program: &Child, signal: &str) {
+    let pid = program.id().expect("it runs").to_string();
+    let kill = Command::new("kill").args([signal, &pid]).status().await;
+    assert!(kill.expect("`kill` is there").success());
 }
 
 /// A request, the mail after it, the metrics, and a signal while another mail is sent.
@@ -60,18 +111,14 @@ async fn the_service_waits_for_a_mail_at_sigterm() {
         }
 
         sign_up("bob@example.org").await;
-        let pid = service.id().expect("it runs").to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .await
-                .expect("`kill` is there")
-                .success()
-        );
+        send(&service, "-TERM").await;
         assert_eq!(
             lines.next_line().await.expect("it prints text").as_deref(),
             Some("a mail went to bob@example.org")
+        );
+        assert_eq!(
+            lines.next_line().await.expect("it prints text").as_deref(),
+            Some("clean shutdown, finished tasks: 1")
         );
         assert_eq!(lines.next_line().await.expect("it prints text"), None);
         assert!(
