@@ -28,7 +28,8 @@ use crate::error::BoxError;
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
     label = "this task returns `{Self}`",
-    note = "a task returns `()` or `Result<(), E>`: end its block with `;`, or map the value with `.map(drop)`",
+    note = "a task returns `()` or `Result<(), E>`: for a `Result<T, E>`, write `async move {{ call().await.map(drop) }}`",
+    note = "for a value that is no `Result`, end the block with `;`: on a `Result`, that would drop the error",
     note = "for a block that uses `?`, write `Task::fallible(async move {{ ..; Ok(()) }})`",
     note = "a block that never ends, such as `async {{ loop {{ .. }} }}`, returns `!`: use `while` instead of `loop`"
 )]
