@@ -15,7 +15,8 @@ async fn send_mail(address: String) -> Result<(), BoxError> {
     if !address.contains('@') {
         return Err("this is no address".into());
     }
-    println!("a mail goes to {address}");
+    tokio::time::sleep(Duration::from_secs(1)).await; // A mail server takes some time.
+    println!("a mail went to {address}");
     Ok(())
 }
 
