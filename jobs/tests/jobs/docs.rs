@@ -28,6 +28,8 @@ fn dense(text: &str) -> String {
 fn code_blocks_are_parts_of_examples() {
     let examples = folder("examples");
     let mut pages = folder("docs");
+    // The code of this page is in another package, whose tests check it.
+    pages.retain(|(path, _)| !path.ends_with("other-queues.md"));
     pages.extend(
         folder(".")
             .into_iter()
