@@ -5,7 +5,7 @@
 //!
 //! The benchmarks compare the crate with this layer. Do not tune this code: a change here moves the goal of the crate. The layer
 //! leaves out what the crate does beyond that: limits, timeouts, orders, conditions, observers, logs, and a start after the last
-//! byte. `tests/same_promises.rs` checks the promises.
+//! byte. `tests/guides/same_promises.rs` checks the promises.
 
 #![allow(
     dead_code,

@@ -1,6 +1,6 @@
 //! The layer that the benchmarks compare the crate with keeps its promises.
 
-#[path = "../benches/same_promises/mod.rs"]
+#[path = "../../benches/same_promises/mod.rs"]
 mod same_promises;
 
 use std::{convert::Infallible, future::pending, time::Duration};
