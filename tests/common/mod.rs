@@ -4,9 +4,11 @@
     dead_code,
     unreachable_pub,
     unused_imports,
+    unused_macros,
     reason = "each test file uses a part of it"
 )]
 
+mod alone;
 #[cfg(feature = "axum")]
 mod app;
 mod around;
@@ -23,7 +25,9 @@ mod script;
 mod server;
 mod witness;
 
+pub(crate) use self::alone::alone;
 pub use self::{
+    alone::{one_thread, run_alone, workers},
     around::Around,
     call::{Call, answered},
     client::get,

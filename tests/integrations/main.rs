@@ -1,4 +1,5 @@
-//! The features `metrics` and `tracing`, and the examples as processes.
+//! The features `metrics` and `tracing`, also if foreign code panics in them, and the examples as
+//! processes.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -6,6 +7,7 @@ mod common;
 #[cfg(unix)]
 mod examples;
 mod metrics;
+mod panics;
 #[cfg(unix)]
 mod sigterm;
 mod tour;

@@ -1,5 +1,5 @@
-//! What the middleware does around a service: it gives each request a registry, sees how its response ends, passes everything
-//! through unchanged, and copes with misuse.
+//! What the middleware does around a service: it gives each request a registry, sees how its
+//! response ends, passes everything through unchanged, copes with misuse, and keeps little memory.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -8,6 +8,7 @@ mod auto_traits;
 mod bodies;
 mod client;
 mod lengths;
+mod memory;
 mod misuse;
 mod nested;
 mod registry;

@@ -6,6 +6,7 @@
 mod common;
 
 mod boxed;
+mod ends;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod http1;

@@ -1,5 +1,5 @@
-//! Runs a test in a separate process. A deadlock, an abort or a stack overflow then fails this test and no other test. The
-//! process allocates nothing but what this test needs.
+//! Runs a test in a separate process. A deadlock, an abort or a stack overflow then fails this test
+//! and no other test. The process allocates only what this test needs.
 
 use std::{env, process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ const CHILD: &str = "TOWER_BACKGROUND_ALONE";
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Runs the body of the test with this path in a separate process. Fails if the process fails or does not end.
-pub(crate) fn run(path: &str, body: impl FnOnce()) {
+pub fn run_alone(path: &str, body: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return body();
     }
@@ -47,13 +47,13 @@ pub(crate) fn run(path: &str, body: impl FnOnce()) {
 /// `alone!(test, body)`: runs the body of this test in a separate process.
 macro_rules! alone {
     ($test:ident, $body:expr) => {
-        crate::alone::run(concat!(module_path!(), "::", stringify!($test)), $body)
+        crate::common::run_alone(concat!(module_path!(), "::", stringify!($test)), $body)
     };
 }
 pub(crate) use alone;
 
 /// A runtime on the thread of the test.
-pub(crate) fn one_thread() -> Runtime {
+pub fn one_thread() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,18 +61,10 @@ pub(crate) fn one_thread() -> Runtime {
 }
 
 /// A runtime with so many workers, none of which is the thread of the test.
-pub(crate) fn workers(count: usize) -> Runtime {
+pub fn workers(count: usize) -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(count)
         .enable_all()
         .build()
         .expect("a runtime can be built")
-}
-
-/// How many bytes are allocated now.
-pub(crate) fn allocated() -> usize {
-    let stats = crate::ALLOCATOR.stats();
-    stats
-        .bytes_allocated
-        .saturating_sub(stats.bytes_deallocated)
 }

@@ -9,10 +9,7 @@ use std::{
 use tokio::{sync::oneshot, task::yield_now};
 use tower_background::{BackgroundTasks, Supervisor};
 
-use crate::{
-    alone::{alone, workers},
-    common::{Call, answered, soon},
-};
+use crate::common::{Call, alone, answered, soon, workers};
 
 /// Runs a request with as many tasks as workers, all of which meet at a barrier in their first poll.
 fn meet(count: usize) {

@@ -25,11 +25,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::{
-    alone::{alone, workers},
-    api::blocking,
-    common::{Call, soon},
-};
+use crate::common::{Call, PATIENCE, alone, soon, workers};
 
 /// How often something panicked on purpose.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -72,7 +68,7 @@ fn assert_all_run() {
                 panic_as_it_should();
             };
             call.tasks.add(Task::new(panicking).named("panics"));
-            call.tasks.add(blocking(blocks).named("blocks"));
+            call.tasks.add(Task::blocking(blocks).named("blocks"));
         });
         call.finish().await;
         soon(supervisor.idle()).await;
@@ -87,11 +83,7 @@ fn assert_all_run() {
         );
         assert_eq!(outcomes, (2, 1, 1, 0, 4), "{stats:?}");
         assert_eq!(supervisor.open_responses(), 0);
-        assert!(
-            soon(supervisor.shutdown(crate::common::PATIENCE))
-                .await
-                .is_clean()
-        );
+        assert!(soon(supervisor.shutdown(PATIENCE)).await.is_clean());
     });
 }
 

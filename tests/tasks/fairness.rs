@@ -15,10 +15,7 @@ use axum::{Router, routing::get};
 use tokio_util::task::TaskTracker;
 use tower_background::{BackgroundTasks, Order, Supervisor, Task, defer};
 
-use crate::{
-    alone::{alone, one_thread, workers},
-    common::{Call, PATIENCE, Server, soon},
-};
+use crate::common::{Call, PATIENCE, Server, alone, one_thread, soon, workers};
 
 const TASKS: usize = 20_000;
 

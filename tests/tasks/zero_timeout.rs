@@ -7,10 +7,7 @@ use std::{
 
 use tower_background::{Supervisor, Task};
 
-use crate::{
-    api::blocking,
-    common::{Call, soon},
-};
+use crate::common::{Call, soon, until};
 
 #[tokio::test]
 async fn as_that_of_tokio() {
@@ -42,9 +39,10 @@ async fn of_a_blocking_task() {
     let waits = move || {
         let _ = waiting.recv();
     };
-    call.tasks.add(blocking(waits).timeout(Duration::ZERO));
+    call.tasks
+        .add(Task::blocking(waits).timeout(Duration::ZERO));
     call.finish().await;
-    crate::common::until(async || supervisor.stats().timed_out == 1).await;
+    until(async || supervisor.stats().timed_out == 1).await;
     drop(end);
     soon(supervisor.idle()).await;
     assert_eq!(supervisor.stats().added(), 1);

@@ -17,20 +17,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::oneshot;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_background::{BackgroundTasksExt, Order, Stats, Supervisor, Task, When};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, Order, Supervisor, Task, When};
 
 use crate::{
-    alone::alone,
-    api::{self, aborted, blocking},
-    common::{Call, PATIENCE, answered, settle, soon, until},
+    common::{Call, PATIENCE, alone, answered, settle, soon, until},
     shutdown_cost::{Case, assert_linear},
 };
 
 const GRACE: Duration = Duration::from_millis(1);
-
-fn fell_back(stats: &Stats) -> u64 {
-    stats.fell_back
-}
 
 /// Counts the ends of work and of fallbacks, and their drops.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +77,7 @@ impl Counts {
 fn assert_fell_back(supervisor: &Supervisor, counts: &Counts) {
     let stats = supervisor.stats();
     assert_eq!(
-        (stats.added(), stats.pending(), fell_back(&stats)),
+        (stats.added(), stats.pending(), stats.fell_back),
         (1, 0, 1),
         "{stats:?}"
     );
@@ -96,7 +90,7 @@ async fn the_supervisor_is_closed_when_the_task_is_added() {
     let tasks = answered(&supervisor, "/").await;
     assert!(supervisor.shutdown(PATIENCE).await.is_clean());
     tasks.add(counts.task(ready(())));
-    until(async || fell_back(&supervisor.stats()) == 1).await;
+    until(async || supervisor.stats().fell_back == 1).await;
     soon(supervisor.idle()).await;
     assert_fell_back(&supervisor, &counts);
 }
@@ -108,7 +102,7 @@ async fn the_supervisor_is_closed_when_the_request_comes() {
     let call = Call::new(&supervisor, "/");
     call.tasks.add(counts.task(ready(())).when(When::Always));
     call.finish().await;
-    until(async || fell_back(&supervisor.stats()) == 1).await;
+    until(async || supervisor.stats().fell_back == 1).await;
     soon(supervisor.idle()).await;
     assert_fell_back(&supervisor, &counts);
 }
@@ -121,7 +115,7 @@ async fn a_task_without_fallback_is_refused_when_the_supervisor_is_closed() {
     tasks.add(async {});
     let stats = supervisor.stats();
     assert_eq!(
-        (fell_back(&stats), stats.succeeded, stats.pending()),
+        (stats.fell_back, stats.succeeded, stats.pending()),
         (0, 0, 0)
     );
 }
@@ -166,7 +160,7 @@ async fn the_grace_ends_while_the_task_waits_for_a_permit() {
     soon(supervisor.shutdown(GRACE)).await;
     let stats = supervisor.stats();
     assert_eq!(
-        (stats.succeeded, fell_back(&stats), stats.added()),
+        (stats.succeeded, stats.fell_back, stats.added()),
         (1, 1, 2),
         "{stats:?}"
     );
@@ -185,7 +179,7 @@ async fn the_grace_ends_while_the_task_waits_for_the_one_before() {
     until(async || supervisor.stats().running == 1).await;
     soon(supervisor.shutdown(GRACE)).await;
     let stats = supervisor.stats();
-    assert_eq!((fell_back(&stats), stats.added()), (3, 3), "{stats:?}");
+    assert_eq!((stats.fell_back, stats.added()), (3, 3), "{stats:?}");
     assert_eq!((counts.ends(), counts.dropped()), ((0, 3), 6));
 }
 
@@ -196,15 +190,17 @@ async fn open(
     task: Task,
 ) -> Response<impl http_body::Body + use<>> {
     let mut task = Some(task);
-    let service = api::layer(supervisor).layer(service_fn(move |request: Request<()>| {
-        request
-            .background_tasks()
-            .expect("the layer is there")
-            .add(task.take().expect("there is one request"));
-        let mut response = Response::new(Full::<Bytes>::from("hello"));
-        *response.status_mut() = status;
-        ready(Ok::<_, Infallible>(response))
-    }));
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        move |request: Request<()>| {
+            request
+                .background_tasks()
+                .expect("the layer is there")
+                .add(task.take().expect("there is one request"));
+            let mut response = Response::new(Full::<Bytes>::from("hello"));
+            *response.status_mut() = status;
+            ready(Ok::<_, Infallible>(response))
+        },
+    ));
     let Ok(response) = service.oneshot(Request::new(())).await;
     response
 }
@@ -254,7 +250,7 @@ async fn the_condition_holds_for_the_fallback() {
         (
             counts.ends(),
             counts.dropped(),
-            fell_back(&stats),
+            stats.fell_back,
             stats.pending()
         ),
         ((0, 0), 2, 0, 0),
@@ -273,7 +269,7 @@ async fn a_fallback_fails() {
     assert_eq!(
         (
             stats.failed,
-            fell_back(&stats),
+            stats.fell_back,
             stats.pending(),
             stats.added()
         ),
@@ -294,7 +290,7 @@ async fn a_fallback_panics() {
     assert_eq!(
         (
             stats.failed + stats.panicked,
-            fell_back(&stats),
+            stats.fell_back,
             stats.pending(),
             stats.added()
         ),
@@ -328,8 +324,8 @@ async fn a_fallback_takes_longer_than_abort_after() {
     let stats = supervisor.stats();
     assert_eq!(
         (
-            aborted(&stats),
-            fell_back(&stats),
+            stats.aborted,
+            stats.fell_back,
             stats.pending(),
             stats.added()
         ),
@@ -353,7 +349,7 @@ async fn work_that_ends_within_the_grace_needs_no_fallback() {
     assert!(soon(shutdown).await.expect("it does not panic").is_clean());
     let stats = supervisor.stats();
     assert_eq!(
-        (stats.succeeded, fell_back(&stats), stats.added()),
+        (stats.succeeded, stats.fell_back, stats.added()),
         (1, 0, 1),
         "{stats:?}"
     );
@@ -367,7 +363,7 @@ async fn of_a_blocking_task_that_waits() {
     let counts = Counts::default();
     let tasks = answered(&supervisor, "/").await;
     let (end, waiting) = std::sync::mpsc::channel::<()>();
-    tasks.add(blocking(move || {
+    tasks.add(Task::blocking(move || {
         let _ = waiting.recv();
     }));
     until(async || supervisor.stats().running == 1).await;
@@ -375,11 +371,11 @@ async fn of_a_blocking_task_that_waits() {
     let work = move || {
         worked.fetch_add(1, SeqCst);
     };
-    tasks.add(blocking(work).shutdown_fallback(counts.count(&counts.fell_back, ready(()))));
+    tasks.add(Task::blocking(work).shutdown_fallback(counts.count(&counts.fell_back, ready(()))));
     settle().await;
     let closing = supervisor.clone();
     let shutdown = tokio::spawn(async move { closing.shutdown(GRACE).await });
-    until(async || fell_back(&supervisor.stats()) == 1).await;
+    until(async || supervisor.stats().fell_back == 1).await;
     drop(end);
     soon(shutdown).await.expect("it does not panic");
     assert_eq!((counts.ends(), counts.dropped()), ((0, 1), 1));
@@ -397,7 +393,7 @@ fn the_cost_of_a_shutdown_with_fallbacks_is_linear() {
         assert_linear(Case {
             task,
             abort_after: PATIENCE,
-            ended: fell_back,
+            ended: |stats| stats.fell_back,
         });
     });
 }

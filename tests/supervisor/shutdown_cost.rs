@@ -7,11 +7,7 @@ use std::{
 
 use tower_background::{Stats, Supervisor, Task};
 
-use crate::{
-    alone::{alone, one_thread},
-    api::aborted,
-    common::{Call, soon},
-};
+use crate::common::{Call, alone, one_thread, soon};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -72,7 +68,7 @@ fn of_deferred_tasks() {
         assert_linear(Case {
             task: || Task::new(pending::<()>()),
             abort_after: MILLISECOND,
-            ended: aborted,
+            ended: |stats| stats.aborted,
         });
     });
 }

@@ -15,13 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_background::{BackgroundTasksExt, Supervisor, Task, When};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, EndKind, Supervisor, Task, When};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{
-    api,
-    common::{Multiplexed, Raw, Script, Server, Step, Witness, get, rest, soon},
-};
+use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, get, rest, soon};
 
 /// A body that panics when it is asked for its size, or for its end.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +65,7 @@ async fn a_body_that_panics_at_the_head() {
             ready(Ok::<_, Infallible>(Response::new(body)))
         });
         let mut future = Box::pin(
-            api::layer(&supervisor)
+            BackgroundLayer::with_supervisor(supervisor.clone())
                 .layer(service)
                 .call(Request::new(())),
         );
@@ -76,7 +73,11 @@ async fn a_body_that_panics_at_the_head() {
         let polled = catch_unwind(AssertUnwindSafe(|| drop(future.as_mut().poll(&mut cx))));
         assert!(polled.is_err(), "{body:?} should panic at the head");
         drop(future);
-        assert_eq!(witness.next().await.end.kind(), api::PANICKED, "{body:?}");
+        assert_eq!(
+            witness.next().await.end.kind(),
+            EndKind::Panicked,
+            "{body:?}"
+        );
         soon(supervisor.idle()).await;
         witness.nothing_else().await;
     }
@@ -89,7 +90,7 @@ async fn a_body_that_panics_at_the_head_under_catch_panic() {
         let watching = witness.clone();
         let service = ServiceBuilder::new()
             .layer(CatchPanicLayer::new())
-            .layer(api::layer(&supervisor))
+            .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
             .service_fn(move |request: Request<Incoming>| {
                 watching.watch(&request.background_tasks().expect("the layer is there"));
                 ready(Ok::<_, Infallible>(Response::new(body)))
@@ -99,7 +100,11 @@ async fn a_body_that_panics_at_the_head_under_catch_panic() {
             .await
             .expect("the server answers");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(witness.next().await.end.kind(), api::PANICKED, "{body:?}");
+        assert_eq!(
+            witness.next().await.end.kind(),
+            EndKind::Panicked,
+            "{body:?}"
+        );
         soon(supervisor.idle()).await;
     }
 }
@@ -126,7 +131,11 @@ async fn assert_failed(server: &Server, what: &str) {
     let seen = server.witness.next().await;
     soon(server.supervisor.idle()).await;
     let stats = server.supervisor.stats();
-    assert_eq!((seen.end.kind(), stats.skipped), (api::FAILED, 1), "{what}");
+    assert_eq!(
+        (seen.end.kind(), stats.skipped),
+        (EndKind::Failed, 1),
+        "{what}"
+    );
 }
 
 fn with_status(status: u16) -> Response<Full<Bytes>> {
@@ -198,14 +207,16 @@ fn of_ten_bytes(version: Version) -> Response<Script> {
 }
 
 /// The end that a service's response has when it is dropped after its first frame.
-async fn end_after_first_frame(request: Version, response: Version) -> (api::EndKind, u64) {
+async fn end_after_first_frame(request: Version, response: Version) -> (EndKind, u64) {
     let (supervisor, witness) = (Supervisor::new(), Witness::new());
-    let service = api::layer(&supervisor).layer(service_fn(|request: Request<()>| {
-        let tasks = request.background_tasks().expect("the layer is there");
-        tasks.add(Task::new(async {}).named("complete").when(When::Complete));
-        witness.watch(&tasks);
-        ready(Ok::<_, Infallible>(of_ten_bytes(response)))
-    }));
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        |request: Request<()>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            tasks.add(Task::new(async {}).named("complete").when(When::Complete));
+            witness.watch(&tasks);
+            ready(Ok::<_, Infallible>(of_ten_bytes(response)))
+        },
+    ));
     let request = Request::builder()
         .version(request)
         .body(())
@@ -228,19 +239,19 @@ async fn the_version_of_the_request_counts() {
     // (version of request, version of response): HTTP/1 is complete with the declared bytes, HTTP/2 with the end of the body.
     assert_eq!(
         end_after_first_frame(http1, http1).await,
-        (api::COMPLETE, 1)
+        (EndKind::Complete, 1)
     );
     assert_eq!(
         end_after_first_frame(http1, http2).await,
-        (api::COMPLETE, 1)
+        (EndKind::Complete, 1)
     );
     assert_eq!(
         end_after_first_frame(http2, http1).await,
-        (api::INTERRUPTED, 0)
+        (EndKind::Interrupted, 0)
     );
     assert_eq!(
         end_after_first_frame(http2, http2).await,
-        (api::INTERRUPTED, 0)
+        (EndKind::Interrupted, 0)
     );
 }
 

@@ -2,6 +2,7 @@
 //! registry of an ended request is freed.
 
 use std::{
+    alloc::System,
     convert::Infallible,
     sync::{
         Arc, Mutex,
@@ -16,18 +17,45 @@ use http::{Extensions, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_background::{BackgroundTasksExt, Supervisor, Task, When, defer};
+use tower_background::{
+    BackgroundLayer, BackgroundTasksExt, Observer, Supervisor, Task, When, defer,
+    report::RequestReport,
+};
 use tracing::level_filters::LevelFilter;
 
-use crate::{
-    alone::{allocated, alone, one_thread, workers},
-    api,
-    common::{Call, Entry, Events, Raw, Server, Witness, answered, soon, until},
+use crate::common::{
+    Call, Entry, Events, Raw, Server, Witness, alone, answered, one_thread, soon, until, workers,
 };
 
 const MB: usize = 1_000_000;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Returns how many bytes are allocated now.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats
+        .bytes_allocated
+        .saturating_sub(stats.bytes_deallocated)
+}
+
+/// Counts the reports of requests, and the failures in these reports.
+#[derive(Debug, Clone, Default)]
+struct Reports {
+    count: Arc<AtomicUsize>,
+    failures: Arc<AtomicUsize>,
+}
+
+impl Observer for Reports {
+    fn on_request_done(&self, report: &RequestReport) {
+        self.count.fetch_add(1, SeqCst);
+        self.failures.fetch_add(report.failures().len(), SeqCst);
+    }
+}
 
 /// A server of HTTP/1.1 that takes heads of up to 1 MB. Each request leaves a task that waits for the semaphore.
 async fn serve_large_heads(supervisor: &Supervisor, go: &Arc<Semaphore>) -> Server {
@@ -43,7 +71,7 @@ async fn serve_large_heads(supervisor: &Supervisor, go: &Arc<Semaphore>) -> Serv
             "hello",
         ))))
     });
-    let service = api::layer(supervisor).layer(service);
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service);
     Server::each(supervisor.clone(), Witness::new(), move |stream| {
         let service = TowerToHyperService::new(service.clone());
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -81,7 +109,7 @@ fn waiting_tasks_hold_no_head() {
             send_large_heads(&server, 500).await;
             until(async || supervisor.stats().running == 510).await;
             let grown = allocated().saturating_sub(before);
-            let shown = api::tasks(&supervisor);
+            let shown = supervisor.tasks();
             assert!(shown.len() == 510 && shown.iter().all(|task| task.path() == Some("/path")));
             assert!(grown < 20 * MB, "500 waiting tasks hold {grown} bytes");
             go.add_permits(510);
@@ -128,17 +156,24 @@ async fn cut(level: LevelFilter) -> (usize, usize) {
     let seen = paths.clone();
     let go = Arc::new(Semaphore::new(0));
     let going = go.clone();
-    let service = api::layer(&supervisor).layer(service_fn(async |request: Request<()>| {
-        let tasks = request.background_tasks().expect("the layer is there");
-        let (seen, going) = (seen.clone(), going.clone());
-        let task = Task::with_context(async move |cx| {
-            drop(going.acquire().await);
-            seen.lock().unwrap().push(api::end(&cx).path().to_owned());
-            Err::<(), _>("as it should")
-        });
-        tasks.add(task.named("fails"));
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
-    }));
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        async |request: Request<()>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            let (seen, going) = (seen.clone(), going.clone());
+            let task = Task::with_context(async move |cx| {
+                drop(going.acquire().await);
+                seen.lock().unwrap().push(
+                    cx.end()
+                        .expect("it is a task of a request")
+                        .path()
+                        .to_owned(),
+                );
+                Err::<(), _>("as it should")
+            });
+            tasks.add(task.named("fails"));
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+        },
+    ));
     let request = Request::get(&path)
         .header("x-request-id", &id)
         .body(())
@@ -146,9 +181,9 @@ async fn cut(level: LevelFilter) -> (usize, usize) {
     let Ok(response) = service.oneshot(request).await;
     response.into_body().collect().await.expect("a whole body");
     until(async || supervisor.stats().running == 1).await;
-    assert_eq!(api::tasks(&supervisor).len(), 1);
+    assert_eq!(supervisor.tasks().len(), 1);
     assert_cut(
-        api::tasks(&supervisor)[0]
+        supervisor.tasks()[0]
             .path()
             .expect("it is a task of a request"),
         &path,
@@ -191,7 +226,7 @@ fn hand_on(requests: usize, mut extensions: Extensions) -> Extensions {
         });
         let mut request = Request::new(());
         *request.extensions_mut() = extensions;
-        let layer = api::layer(&supervisors[nth % 2]);
+        let layer = BackgroundLayer::with_supervisor(supervisors[nth % 2].clone());
         let Ok(response) = layer
             .layer(service)
             .oneshot(request)
@@ -256,8 +291,8 @@ fn link(left: usize, chain: Arc<Chain>) -> Task {
 
 fn assert_bounded(runtime: &tokio::runtime::Runtime) {
     runtime.block_on(async {
-        let watch = api::Watch::default();
-        let supervisor = Supervisor::builder().observer(watch.clone()).build();
+        let reports = Reports::default();
+        let supervisor = Supervisor::builder().observer(reports.clone()).build();
         let tasks = answered(&supervisor, "/").await;
         // The first tasks let buffers grow to the size that they need.
         tasks.add(link(10_000, Arc::default()));
@@ -299,8 +334,8 @@ fn an_observed_chain_of_tasks_keeps_nothing_on_two_workers() {
 /// The report of a request with 150 failures has the first 100 of them.
 #[tokio::test]
 async fn a_report_has_the_first_failures() {
-    let watch = api::Watch::default();
-    let supervisor = Supervisor::builder().observer(watch.clone()).build();
+    let reports = Reports::default();
+    let supervisor = Supervisor::builder().observer(reports.clone()).build();
     let call = Call::new(&supervisor, "/");
     for _ in 0..150 {
         call.tasks.add(async { Err::<(), _>("as it should") });
@@ -313,10 +348,7 @@ async fn a_report_has_the_first_failures() {
         (150, 1)
     );
     assert_eq!(
-        (
-            watch.reports.load(SeqCst),
-            watch.reported_failures.load(SeqCst)
-        ),
+        (reports.count.load(SeqCst), reports.failures.load(SeqCst)),
         (1, 100)
     );
 }
