@@ -1,5 +1,8 @@
 //! What a shutdown costs grows with the number of tasks, and not with its square.
 
+#[path = "../../benches/cpu_time/mod.rs"]
+mod cpu_time;
+
 use std::{
     future::pending,
     time::{Duration, Instant},
@@ -7,6 +10,7 @@ use std::{
 
 use tower_background::{Stats, Supervisor, Task};
 
+use self::cpu_time::cpu_time;
 use crate::common::{Call, alone, one_thread, soon};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -20,7 +24,8 @@ pub(crate) struct Case {
     pub(crate) ended: fn(&Stats) -> u64,
 }
 
-/// How long a shutdown takes beside one open response with so many deferred tasks.
+/// Returns the CPU time of a shutdown with this many deferred tasks and one open response. Without
+/// Linux it is the time that passes.
 fn cost(count: u64, case: Case) -> Duration {
     one_thread().block_on(async {
         let supervisor = Supervisor::builder().abort_after(case.abort_after).build();
@@ -28,33 +33,31 @@ fn cost(count: u64, case: Case) -> Duration {
         for _ in 0..count {
             call.tasks.add((case.task)());
         }
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), cpu_time());
         // The shutdown waits for the response, which ends after its tasks.
         let end_response = async {
             soon(supervisor.idle()).await;
             drop(call);
         };
         tokio::join!(supervisor.shutdown(MILLISECOND), end_response);
-        let elapsed = started.elapsed();
+        let cpu = cpu_time()
+            .zip(before)
+            .map(|(after, before)| after.saturating_sub(before));
+        let elapsed = cpu.unwrap_or_else(|| started.elapsed());
         let stats = supervisor.stats();
         assert_eq!((stats.added(), (case.ended)(&stats)), (count, count));
         elapsed
     })
 }
 
-/// Eight times the tasks may cost sixteen times as much. Another process may disturb one comparison, but not each of three; twice
-/// that is no disturbance.
+/// Checks that eight times the tasks cost at most sixteen times as much. Other processes may disturb
+/// a run, so the fastest of three counts.
 pub(crate) fn assert_linear(case: Case) {
-    // A cost that grows with the square fails with the smaller numbers, without the minutes that the larger ones would take.
+    // A cost that grows with the square fails with the smaller numbers, without the minutes that
+    // the larger ones would take.
     for count in [625, 5_000] {
-        let few = (0..3).map(|_| cost(count, case)).min().expect("three runs");
-        let mut many = Duration::MAX;
-        for _ in 0..3 {
-            many = many.min(cost(8 * count, case));
-            if many <= few * 16 || many > few * 32 {
-                break;
-            }
-        }
+        let fastest = |count| (0..3).map(|_| cost(count, case)).min().expect("three runs");
+        let (few, many) = (fastest(count), fastest(8 * count));
         assert!(
             many <= few * 16,
             "a shutdown takes {few:?} with {count} tasks, and {many:?} with eight times as many"
