@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::future::poll_immediate;
+use tokio::sync::oneshot;
 use tower_background::{BackgroundTasks, Supervisor, Task};
 
 use crate::common::{PATIENCE, Recorder, answered, settle, soon, until};
@@ -42,11 +43,17 @@ impl TimedOut {
             .observer(recorder.clone())
             .build();
         let tasks = answered(&supervisor, "/").await;
+        let (starts, started) = oneshot::channel();
         let (end_first, waiting) = mpsc::channel::<()>();
         let first = Task::blocking(move || {
+            starts.send(()).expect("the test waits");
             let _ = waiting.recv();
         });
+        // The clock stands still until the task runs. A timeout before that would return the permit.
+        tokio::time::pause();
         tasks.add(first.named("first").timeout(Duration::from_millis(1)));
+        soon(started).await.expect("the first task starts");
+        tokio::time::resume();
         until(async || {
             supervisor.stats().timed_out == 1 && has_ended(&recorder, "first timed out")
         })
