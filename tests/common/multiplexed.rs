@@ -6,7 +6,12 @@ use h2::{
     client::{Builder, ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Method, Request, Response, request};
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinHandle,
+};
 
 use super::{Server, soon};
 
@@ -18,15 +23,29 @@ pub struct Multiplexed {
 }
 
 impl Multiplexed {
+    /// Connects with the windows that HTTP/2 begins with.
     pub async fn connect(server: &Server) -> Self {
-        Self::with(server, &Builder::new()).await
+        Self::with_window(server, 65_535).await
     }
 
-    pub async fn with(server: &Server, builder: &Builder) -> Self {
+    /// Connects, and lets each stream begin with a window of this size.
+    pub async fn with_window(server: &Server, window: u32) -> Self {
         let stream = TcpStream::connect(server.address)
             .await
             .expect("the server listens");
-        let (requests, mut connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
+        Self::over(stream, window).await
+    }
+
+    /// Uses this stream, with a window of this size for each HTTP/2 stream.
+    pub async fn over<T>(stream: T, window: u32) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, mut connection) = Builder::new()
+            .initial_window_size(window)
+            .handshake(stream)
+            .await
+            .expect("it speaks HTTP/2");
         let (windows, mut wanted) = mpsc::unbounded_channel();
         let connection = tokio::spawn(async move {
             loop {
@@ -151,6 +170,18 @@ pub async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
             .expect("it was received");
     }
     data
+}
+
+/// Returns the next data, which must come, and opens its window again.
+pub async fn next_data(body: &mut RecvStream) -> Bytes {
+    let next = data(body).await.expect("there is more");
+    next.expect("the server sends")
+}
+
+/// Returns the next data, which must come, and does not open its window again.
+pub async fn unreleased_data(body: &mut RecvStream) -> Bytes {
+    let next = soon(body.data()).await.expect("there is more");
+    next.expect("the server sends")
 }
 
 /// All that comes until the end of the stream.

@@ -43,6 +43,14 @@ impl Raw {
             .await;
     }
 
+    /// Requests a path, and asks the server to close the connection after the response.
+    pub async fn get_last(&mut self, path: &str) {
+        self.send(format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ))
+        .await;
+    }
+
     /// Reads up to and with `end`, and not a byte more.
     pub async fn until(&mut self, end: &str) -> String {
         let mut read = Vec::new();

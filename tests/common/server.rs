@@ -1,6 +1,6 @@
 //! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior knowledge.
 
-use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, error::Error, fmt::Debug, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -19,6 +19,13 @@ use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
 use super::{Witness, soon, witness::Course};
+
+/// Listens on a free port.
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
 
 /// A server that runs until it is dropped.
 pub struct Server {
@@ -83,8 +90,7 @@ impl Server {
 
     /// Serves a router by axum's own server.
     pub async fn axum(router: axum::Router, supervisor: Supervisor, witness: Witness) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let (listener, address) = listen().await;
         let stopping = Arc::new(Notify::new());
         let stopped = stopping.clone();
         let accept = tokio::spawn(async move {
@@ -114,8 +120,7 @@ impl Server {
             + 'static,
         B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let (listener, address) = listen().await;
         let stopping = Arc::new(Notify::new());
         let stopped = stopping.clone();
         let accept = tokio::spawn(async move {
@@ -155,8 +160,7 @@ impl Server {
         F: Fn(TcpStream) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let (listener, address) = listen().await;
         let accept = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
@@ -165,6 +169,19 @@ impl Server {
                 connections.spawn(serve(stream));
             }
         });
+        Self::running(address, accept, supervisor, witness)
+    }
+
+    /// Runs the server that `serve` makes of a listener on a free port.
+    pub async fn run<F, S, E>(supervisor: Supervisor, witness: Witness, serve: F) -> Self
+    where
+        F: FnOnce(TcpListener) -> S,
+        S: IntoFuture<Output = Result<(), E>, IntoFuture: Send + 'static>,
+        E: Debug,
+    {
+        let (listener, address) = listen().await;
+        let serving = serve(listener).into_future();
+        let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
         Self::running(address, accept, supervisor, witness)
     }
 

@@ -25,15 +25,13 @@ use tower_background::{
 };
 use tracing::Level;
 
-use crate::common::{Entry, Events, PATIENCE, Server, Witness, soon};
+use crate::common::{Entry, Events, PATIENCE, Server, Witness, open, soon};
 
 // A missing layer.
 
 async fn without_the_layer(router: Router, path: &str) -> (StatusCode, String) {
     let server = Server::serve(router, Supervisor::new(), Witness::new()).await;
-    let response = soon(crate::common::get(&server, path).send())
-        .await
-        .expect("it answers");
+    let response = open(&server, path).await;
     (
         response.status(),
         soon(response.text()).await.expect("a whole body"),

@@ -22,7 +22,9 @@ use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, End
 use tower_http::compression::CompressionLayer;
 use tracing::Level;
 
-use crate::common::{Course, Events, Script, Server, Step, Witness, soon};
+use crate::common::{
+    Course, Events, Script, Server, Step, Witness, chunk, get as request, open, soon, text,
+};
 
 /// What the handlers of these tests answer.
 const INNER: &str = "inner";
@@ -91,11 +93,17 @@ async fn serve(
     Server::serve(router, supervisor.clone(), witness.clone()).await
 }
 
-async fn text(server: &Server, path: &str) -> String {
-    let response = soon(crate::common::get(server, path).send())
-        .await
-        .expect("it answers");
-    soon(response.text()).await.expect("a whole body")
+/// Waits for all tasks, and checks that this many were added and succeeded, and that the witness has
+/// seen no further end.
+async fn assert_all_succeeded(supervisor: &Supervisor, witness: &Witness, tasks: u64) {
+    soon(supervisor.idle()).await;
+    witness.nothing_else().await;
+    let stats = supervisor.stats();
+    assert_eq!(
+        (stats.added(), stats.succeeded),
+        (tasks, tasks),
+        "{stats:?}"
+    );
 }
 
 /// The ways in which a router can put the same layer around a request twice.
@@ -166,16 +174,8 @@ async fn nothing_runs_before_the_outermost_end() {
             stacked(&layer_of(&supervisor), between, &get(handler)).swap_remove(nth);
         let server = serve(router, &supervisor, &witness, &gate).await;
 
-        let mut response = soon(crate::common::get(&server, path).send())
-            .await
-            .expect("it answers");
-        assert_eq!(
-            soon(response.chunk())
-                .await
-                .expect("a good chunk")
-                .expect("a chunk"),
-            INNER
-        );
+        let mut response = open(&server, path).await;
+        assert_eq!(chunk(&mut response).await, INNER);
         // The inner body is gone, and so is the inner layer's response.
         let stats = supervisor.stats();
         assert_eq!(
@@ -194,13 +194,7 @@ async fn nothing_runs_before_the_outermost_end() {
             "Complete, 12 B",
             "router {nth}"
         );
-        soon(supervisor.idle()).await;
-        witness.nothing_else().await;
-        assert_eq!(
-            (supervisor.stats().added(), supervisor.stats().succeeded),
-            (1, 1),
-            "router {nth}"
-        );
+        assert_all_succeeded(&supervisor, &witness, 1).await;
     }
 }
 
@@ -213,20 +207,11 @@ async fn the_outermost_end_is_the_end() {
     let (router, path) = stacked(&layer, between, &get(handler)).swap_remove(0);
     let server = serve(router, &supervisor, &witness, &gate).await;
 
-    let mut response = soon(crate::common::get(&server, path).send())
-        .await
-        .expect("it answers");
-    assert_eq!(
-        soon(response.chunk())
-            .await
-            .expect("a good chunk")
-            .expect("a chunk"),
-        INNER
-    );
+    let mut response = open(&server, path).await;
+    assert_eq!(chunk(&mut response).await, INNER);
     drop(response);
     assert_eq!(witness.next().await.cell(), "Interrupted, 5 B");
-    soon(supervisor.idle()).await;
-    witness.nothing_else().await;
+    assert_all_succeeded(&supervisor, &witness, 1).await;
 }
 
 #[tokio::test]
@@ -249,13 +234,9 @@ async fn compression_between() {
         .layer(layer);
     let server = serve(router, &supervisor, &witness, &Arc::default()).await;
 
-    let response = soon(
-        crate::common::get(&server, "/")
-            .header(ACCEPT_ENCODING, "gzip")
-            .send(),
-    )
-    .await
-    .expect("it answers");
+    let response = soon(request(&server, "/").header(ACCEPT_ENCODING, "gzip").send())
+        .await
+        .expect("it answers");
     assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
     let compressed = soon(response.bytes()).await.expect("a whole body");
     let seen = witness.next().await;
@@ -264,12 +245,7 @@ async fn compression_between() {
         (EndKind::Complete, compressed.len() as u64)
     );
     assert!(compressed.len() < 100_000, "the inner layer has seen more");
-    soon(supervisor.idle()).await;
-    witness.nothing_else().await;
-    assert_eq!(
-        (supervisor.stats().added(), supervisor.stats().succeeded),
-        (1, 1)
-    );
+    assert_all_succeeded(&supervisor, &witness, 1).await;
 }
 
 /// Around another supervisor's layer: the inner response is over for the inner one, the outer response for the outer one.
@@ -295,16 +271,8 @@ async fn different_supervisors() {
         .layer(BackgroundLayer::with_supervisor(outer.clone()));
     let server = serve(router, &inner, &witness, &gate).await;
 
-    let mut response = soon(crate::common::get(&server, "/").send())
-        .await
-        .expect("it answers");
-    assert_eq!(
-        soon(response.chunk())
-            .await
-            .expect("a good chunk")
-            .expect("a chunk"),
-        INNER
-    );
+    let mut response = open(&server, "/").await;
+    assert_eq!(chunk(&mut response).await, INNER);
     assert_eq!(witness.next().await.cell(), "Complete, 5 B");
     soon(inner.idle()).await;
     let stats = outer.stats();
@@ -316,11 +284,8 @@ async fn different_supervisors() {
         ", outer"
     );
     assert_eq!(outer_witness.next().await.cell(), "Complete, 12 B");
-    soon(outer.idle()).await;
-    witness.nothing_else().await;
-    outer_witness.nothing_else().await;
-    assert_eq!((inner.stats().added(), inner.stats().succeeded), (1, 1));
-    assert_eq!((outer.stats().added(), outer.stats().succeeded), (1, 1));
+    assert_all_succeeded(&inner, &witness, 1).await;
+    assert_all_succeeded(&outer, &outer_witness, 1).await;
 
     // Further requests are not warned of.
     gate.notify_one();
@@ -431,10 +396,5 @@ async fn a_request_that_is_sent_again() {
         assert_eq!(text(&server, path).await, path);
         assert_eq!(witness.next().await.cell(), cell);
     }
-    soon(supervisor.idle()).await;
-    witness.nothing_else().await;
-    assert_eq!(
-        (supervisor.stats().added(), supervisor.stats().succeeded),
-        (2, 2)
-    );
+    assert_all_succeeded(&supervisor, &witness, 2).await;
 }

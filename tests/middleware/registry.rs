@@ -28,7 +28,7 @@ use tower_background::{
     ResponseEnd, Supervisor, Task, TaskContext, When, defer,
 };
 
-use crate::common::{Call, Server, Witness, soon};
+use crate::common::{Call, Server, Witness, chunk, open, soon, text};
 
 /// Where tasks note what they see.
 #[derive(Clone)]
@@ -70,14 +70,6 @@ async fn serve_router(router: Router) -> (Server, Log) {
         .layer(Extension(notes))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     (Server::serve(router, supervisor, Witness::new()).await, log)
-}
-
-async fn text(server: &Server, path: &str) -> String {
-    let response = soon(crate::common::get(server, path).send())
-        .await
-        .expect("it answers");
-    assert_eq!(response.status(), StatusCode::OK);
-    soon(response.text()).await.expect("a whole body")
 }
 
 /// All that was noted, when nothing is left to run.
@@ -236,6 +228,13 @@ async fn in_the_drop_of_the_body() {
     assert_notes(get(handler), &["handler", "dropped"]).await;
 }
 
+/// Checks that the only note is that of [`Leaves`], after this end.
+async fn assert_dropped_after(server: &Server, log: &mut Log, end: EndKind) {
+    let note = soon(log.recv()).await.expect("a note");
+    assert_eq!(note, (end, "dropped".to_owned()));
+    assert_eq!(all(server, log).await, []);
+}
+
 #[tokio::test]
 async fn in_the_drop_of_a_body_that_is_cut_off() {
     let handler = async |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
@@ -246,22 +245,10 @@ async fn in_the_drop_of_a_body_that_is_cut_off() {
         })
     };
     let (server, mut log) = serve(get(handler)).await;
-    let mut response = soon(crate::common::get(&server, "/").send())
-        .await
-        .expect("it answers");
-    assert_eq!(
-        soon(response.chunk())
-            .await
-            .expect("a good chunk")
-            .expect("a chunk"),
-        "do"
-    );
+    let mut response = open(&server, "/").await;
+    assert_eq!(chunk(&mut response).await, "do");
     drop(response);
-    assert_eq!(
-        soon(log.recv()).await.expect("a note"),
-        (EndKind::Interrupted, "dropped".to_owned())
-    );
-    assert_eq!(all(&server, &mut log).await, []);
+    assert_dropped_after(&server, &mut log, EndKind::Interrupted).await;
 }
 
 #[tokio::test]
@@ -283,11 +270,7 @@ async fn in_the_drop_of_a_handler_whose_client_left() {
         .expect("it reads");
     soon(entered.notified()).await;
     drop(client);
-    assert_eq!(
-        soon(log.recv()).await.expect("a note"),
-        (EndKind::NoResponse, "dropped".to_owned())
-    );
-    assert_eq!(all(&server, &mut log).await, []);
+    assert_dropped_after(&server, &mut log, EndKind::NoResponse).await;
 }
 
 #[tokio::test]
@@ -435,17 +418,23 @@ async fn taken_back_too_late() {
     assert_eq!((stats.added(), stats.succeeded), (1, 1), "{stats:?}");
 }
 
-/// A registry may outlive its request. What is added then starts at once, under the end that is known.
-#[tokio::test]
-async fn added_late() {
+/// Makes a request, and returns its notes and its registry after the response.
+async fn after_the_response() -> (Server, Log, Notes, BackgroundTasks) {
     let (kept, mut keeps) = mpsc::unbounded_channel();
     let handler = async move |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
         kept.send((notes, tasks)).expect("the test waits");
         "done"
     };
-    let (server, mut log) = serve(get(handler)).await;
+    let (server, log) = serve(get(handler)).await;
     assert_eq!(text(&server, "/").await, "done");
     let (notes, tasks) = keeps.recv().await.expect("the handler has run");
+    (server, log, notes, tasks)
+}
+
+/// A registry may outlive its request. A task that is added then starts at once, and sees the end.
+#[tokio::test]
+async fn added_late() {
+    let (server, mut log, notes, tasks) = after_the_response().await;
     for nth in ["first", "second"] {
         let noting = notes.clone();
         tasks.add(Task::with_context(async move |cx| {
@@ -464,14 +453,7 @@ async fn added_late() {
 /// On a runtime of one thread, late tasks too are over in the order in which they were added.
 #[tokio::test]
 async fn added_late_in_order() {
-    let (kept, mut keeps) = mpsc::unbounded_channel();
-    let handler = async move |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
-        kept.send((notes, tasks)).expect("the test waits");
-        "done"
-    };
-    let (server, mut log) = serve(get(handler)).await;
-    assert_eq!(text(&server, "/").await, "done");
-    let (notes, tasks) = keeps.recv().await.expect("the handler has run");
+    let (server, mut log, notes, tasks) = after_the_response().await;
     for nth in ["first", "second", "third"] {
         tasks.add(notes.task(nth));
     }
@@ -494,9 +476,7 @@ async fn added_from_elsewhere() {
         })
     };
     let (server, mut log) = serve(get(handler)).await;
-    let response = soon(crate::common::get(&server, "/").send())
-        .await
-        .expect("it answers");
+    let response = open(&server, "/").await;
     assert_eq!(server.supervisor.stats().added(), 0);
     gate.notify_one();
     assert_eq!(soon(response.text()).await.expect("a whole body"), "done");

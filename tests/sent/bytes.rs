@@ -22,11 +22,13 @@ use hyper_util::{
 use tokio_util::io::InspectWriter;
 use tower::{Layer, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, BoxError, EndKind, StartOn, Supervisor, Task, When,
-    sent::SentStream,
+    BackgroundLayer, BackgroundTasksExt, BoxError, EndKind, Task, When, sent::SentStream,
 };
 
-use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
+use super::tracked::last_byte;
+use crate::common::{
+    Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon, unreleased_data,
+};
 
 const LARGE: usize = 16 << 20;
 
@@ -35,12 +37,7 @@ async fn serve<B>(taken: Arc<AtomicUsize>, body: fn(&str) -> B) -> Server
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let (supervisor, witness) = (
-        Supervisor::builder()
-            .start_on(StartOn::LastByteSent)
-            .build(),
-        Witness::new(),
-    );
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let watching = witness.clone();
     let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
         move |request: Request<Incoming>| {
@@ -161,9 +158,7 @@ async fn conditions_are_judged_by_what_the_socket_took() {
     );
 
     let mut client = Raw::connect(server.address).await;
-    client
-        .send("GET /conditions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await;
+    client.get_last("/conditions").await;
     assert!(client.rest().await.len() > LARGE);
     assert_eq!(server.witness.next().await.end.kind(), EndKind::Complete);
     soon(server.supervisor.idle()).await;
@@ -204,11 +199,7 @@ async fn whole_responses() {
     let server = serve(Arc::default(), large).await;
     for path in ["/full", "/declared", "/stream"] {
         let mut client = Raw::connect(server.address).await;
-        client
-            .send(format!(
-                "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-            ))
-            .await;
+        client.get_last(path).await;
         assert!(client.rest().await.len() > LARGE);
         let end = server.witness.next().await.end;
         assert_eq!(
@@ -256,20 +247,14 @@ async fn http2_clients_that_reset_or_leave() {
         ] {
             for path in ["/full", "/trailers", "/unfinished"] {
                 for leave in [false, true] {
-                    let builder = h2::client::Builder::new()
-                        .initial_window_size(window)
-                        .to_owned();
-                    let mut client = Multiplexed::with(&server, &builder).await;
+                    let mut client = Multiplexed::with_window(&server, window).await;
                     let (response, mut stream) = client
                         .send(http::Method::GET, &format!("{path}/{length}"))
                         .await;
                     let mut response = soon(response).await.expect("there is a head");
                     let mut read = 0;
                     while read < window as usize {
-                        let data = soon(response.body_mut().data())
-                            .await
-                            .expect("there is more");
-                        read += data.expect("the server sends").len();
+                        read += unreleased_data(response.body_mut()).await.len();
                     }
                     settle().await;
                     if leave {
@@ -298,8 +283,7 @@ async fn data_that_can_have_no_guard() {
         _ => Either::Right(Full::new(VecDeque::new())),
     })
     .await;
-    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
-    let mut client = Multiplexed::with(&server, &builder).await;
+    let mut client = Multiplexed::with_window(&server, 1).await;
     let mut response = client.get("/").await;
     assert!(data(response.body_mut()).await.is_some());
     client.leave().await;
@@ -318,9 +302,7 @@ async fn data_that_can_have_no_guard() {
 
 #[tokio::test]
 async fn connections_that_are_not_tracked() {
-    let supervisor = Supervisor::builder()
-        .start_on(StartOn::LastByteSent)
-        .build();
+    let supervisor = last_byte();
     let server = Server::with(supervisor, |_, _| {
         Response::new(Full::<Bytes>::from("hello").boxed())
     })

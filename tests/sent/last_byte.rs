@@ -20,8 +20,10 @@ use tower_background::{
     BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor, middleware::ResponseBody,
 };
 
-use super::tracked::serve_tracked;
-use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
+use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
+use crate::common::{
+    Multiplexed, Raw, Script, Server, Step, Witness, next_data, rest, settle, soon, unreleased_data,
+};
 
 const LARGE: usize = 16 << 20;
 
@@ -84,18 +86,7 @@ async fn serve(supervisor: Supervisor) -> Server {
 }
 
 async fn sent() -> Server {
-    serve(
-        Supervisor::builder()
-            .start_on(StartOn::LastByteSent)
-            .build(),
-    )
-    .await
-}
-
-async fn ends(server: &Server, end: EndKind) {
-    assert_eq!(server.witness.next().await.end.kind(), end);
-    soon(server.supervisor.idle()).await;
-    server.witness.nothing_else().await;
+    serve(last_byte()).await
 }
 
 #[tokio::test]
@@ -104,17 +95,16 @@ async fn http1_tasks_start_early_on_end_of_stream() {
     let mut client = Raw::narrow(server.address).await;
     client.get("/full").await;
     client.until("\r\n\r\n").await;
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 }
 
 #[tokio::test]
 async fn http2_tasks_start_early_on_end_of_stream() {
     let server = serve(Supervisor::new()).await;
-    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
-    let mut client = Multiplexed::with(&server, &builder).await;
+    let mut client = Multiplexed::with_window(&server, 1).await;
     for path in ["/full", "/stream", "/short", "/short-stream"] {
         let _stalled = client.get(path).await;
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
 }
 
@@ -123,21 +113,11 @@ async fn http1_tasks_wait_for_a_client_that_stalls() {
     let server = sent().await;
     for path in ["/full", "/stream", "/trailers"] {
         let mut client = Raw::narrow(server.address).await;
-        client
-            .send(format!(
-                "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-            ))
-            .await;
+        client.get_last(path).await;
         client.until("\r\n\r\n").await;
-        settle().await;
-        let stats = server.supervisor.stats();
-        assert_eq!(
-            (stats.deferred, server.supervisor.open_responses()),
-            (1, 1),
-            "{path}: {stats:?}"
-        );
+        assert_waits(&server, path).await;
         assert!(client.rest().await.len() >= LARGE);
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
 }
 
@@ -149,7 +129,7 @@ async fn http1_clients_that_leave() {
         client.get(path).await;
         client.until("\r\n\r\n").await;
         client.reset();
-        ends(&server, EndKind::Interrupted).await;
+        assert_ends(&server, EndKind::Interrupted).await;
     }
 }
 
@@ -160,7 +140,7 @@ async fn short_responses() {
     let mut many = Multiplexed::connect(&server).await;
     for path in ["/short", "/short-stream", "/empty"] {
         one.get(path).await;
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
     for path in ["/short", "/short-stream", "/short-trailers", "/empty"] {
         let mut response = many.get(path).await;
@@ -174,14 +154,13 @@ async fn short_responses() {
                 path == "/short-trailers"
             )
         );
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
 }
 
 #[tokio::test]
 async fn http2_tasks_wait_for_a_client_that_stalls() {
     let server = sent().await;
-    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
     for path in [
         "/full",
         "/stream",
@@ -190,16 +169,12 @@ async fn http2_tasks_wait_for_a_client_that_stalls() {
         "/short-stream",
         "/short-trailers",
     ] {
-        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut client = Multiplexed::with_window(&server, 1).await;
         let mut response = client.get(path).await;
         let mut length = 0;
         // The server may have sent one byte more than was read. The short body has five.
         for _ in 0..3 {
-            length += data(response.body_mut())
-                .await
-                .expect("there is more")
-                .expect("the server sends")
-                .len();
+            length += next_data(response.body_mut()).await.len();
             settle().await;
             assert_eq!(
                 server.supervisor.stats().deferred,
@@ -211,7 +186,7 @@ async fn http2_tasks_wait_for_a_client_that_stalls() {
         rest(response.body_mut())
             .await
             .expect("the response is whole");
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
 }
 
@@ -220,12 +195,9 @@ async fn http2_clients_that_reset_or_leave() {
     let server = sent().await;
     // Without a window the task of the stream has the data, with one the task of the connection.
     for window in [0, 1] {
-        let builder = h2::client::Builder::new()
-            .initial_window_size(window)
-            .to_owned();
         for path in ["/full", "/stream", "/trailers", "/short"] {
             for leave in [false, true] {
-                let mut client = Multiplexed::with(&server, &builder).await;
+                let mut client = Multiplexed::with_window(&server, window).await;
                 let (response, mut stream) = client.send(Method::GET, path).await;
                 let _response = soon(response).await.expect("there is a head");
                 settle().await;
@@ -239,7 +211,7 @@ async fn http2_clients_that_reset_or_leave() {
                 } else {
                     stream.send_reset(h2::Reason::CANCEL);
                 }
-                ends(&server, EndKind::Interrupted).await;
+                assert_ends(&server, EndKind::Interrupted).await;
             }
         }
     }
@@ -248,9 +220,8 @@ async fn http2_clients_that_reset_or_leave() {
 #[tokio::test]
 async fn http2_with_a_window_that_opens_byte_by_byte() {
     let server = sent().await;
-    let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
     for path in ["/short", "/short-stream", "/short-trailers"] {
-        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut client = Multiplexed::with_window(&server, 0).await;
         let mut response = client.get(path).await;
         for window in 1..=5 {
             settle().await;
@@ -260,16 +231,9 @@ async fn http2_with_a_window_that_opens_byte_by_byte() {
                 "{path}, window of {window}"
             );
             client.set_window(window);
-            assert_eq!(
-                soon(response.body_mut().data())
-                    .await
-                    .expect("there is more")
-                    .expect("the server sends")
-                    .len(),
-                1
-            );
+            assert_eq!(unreleased_data(response.body_mut()).await.len(), 1);
         }
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
     }
 }
 
@@ -308,12 +272,7 @@ async fn stuck(server: &Server, paths: &[&str]) -> Raw {
             ))
             .await;
     }
-    soon(async {
-        while server.supervisor.stats().deferred < paths.len() as u64 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until_deferred(server, paths.len() as u64).await;
     settle().await;
     client
 }
@@ -348,7 +307,7 @@ async fn responses_without_a_body() {
         let mut one = Raw::connect(server.address).await;
         one.get(path).await;
         one.until("\r\n\r\n").await;
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
         // Over HTTP/2 the server sends a body that must not be there.
         let mut response = many.get(path).await;
         let (read, _) = rest(response.body_mut())
@@ -359,16 +318,16 @@ async fn responses_without_a_body() {
             end == EndKind::Complete,
             "{path}: {read:?}"
         );
-        ends(&server, end).await;
+        assert_ends(&server, end).await;
     }
     let mut one = Raw::connect(server.address).await;
     one.send("HEAD /full HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await;
     one.until("\r\n\r\n").await;
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
     let (response, _) = many.send(Method::HEAD, "/empty").await;
     soon(response).await.expect("there is a head");
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 }
 
 #[tokio::test]
@@ -381,7 +340,7 @@ async fn an_upgrade_is_complete_when_its_head_was_sent() {
         )
         .await;
     assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 101"));
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
     client.send("hello").await;
     client.until("hello").await;
 }
@@ -390,20 +349,18 @@ async fn an_upgrade_is_complete_when_its_head_was_sent() {
 async fn a_request_can_choose_when_its_tasks_start() {
     let server = serve(Supervisor::new()).await;
     let mut client = Raw::narrow(server.address).await;
-    client
-        .send("GET /full?sent HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await;
+    client.get_last("/full?sent").await;
     client.until("\r\n\r\n").await;
     settle().await;
     assert_eq!(server.supervisor.stats().deferred, 1);
     client.rest().await;
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 
     let server = sent().await;
     let mut client = Raw::narrow(server.address).await;
     client.get("/full?end").await;
     client.until("\r\n\r\n").await;
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 }
 
 type Late = ResponseBody<Full<VecDeque<u8>>>;
@@ -447,12 +404,7 @@ impl Drop for Kept {
 /// The data can have no guard, and the connection is idle when the body is dropped.
 #[tokio::test]
 async fn a_body_that_is_kept_longer_than_its_stream() {
-    let (supervisor, witness) = (
-        Supervisor::builder()
-            .start_on(StartOn::LastByteSent)
-            .build(),
-        Witness::new(),
-    );
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let (keeper, mut kept) = mpsc::unbounded_channel();
     let watching = witness.clone();
     let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
@@ -486,7 +438,7 @@ async fn a_body_that_is_kept_longer_than_its_stream() {
     settle().await;
     assert_eq!(server.supervisor.stats().deferred, 1);
     drop(body);
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 }
 
 /// Without a guard the tasks start no earlier than on `EndOfStream`, but that can be before the
@@ -508,8 +460,7 @@ async fn http2_data_that_can_have_no_guard() {
             },
         ));
         let server = serve_tracked(supervisor, witness, service).await;
-        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
-        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut client = Multiplexed::with_window(&server, 0).await;
         let mut response = client.get("/").await;
         settle().await;
         assert_eq!(
@@ -519,7 +470,7 @@ async fn http2_data_that_can_have_no_guard() {
         );
         // The server queues all of the data when it may send some of it.
         client.set_window(1);
-        ends(&server, EndKind::Complete).await;
+        assert_ends(&server, EndKind::Complete).await;
         client.set_window(5);
         assert_eq!(
             rest(response.body_mut())
@@ -540,5 +491,5 @@ async fn start_within_does_not_wait_for_a_stalled_client() {
     let server = serve(supervisor).await;
     let mut client = Raw::narrow(server.address).await;
     client.get("/full").await;
-    ends(&server, EndKind::Unfinished).await;
+    assert_ends(&server, EndKind::Unfinished).await;
 }

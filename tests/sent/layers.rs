@@ -15,10 +15,21 @@ use tower_background::{
 };
 use tower_http::compression::CompressionLayer;
 
-use super::tracked::serve_tracked;
+use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
 use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
 
 const LARGE: usize = 8 << 20;
+
+/// The window that streams begin with, and whether the client leaves or only resets its stream. It
+/// does neither with `None`, and reads the whole response.
+const HTTP2_CASES: [(u32, Option<bool>); 6] = [
+    (0, None),
+    (1, None),
+    (0, Some(false)),
+    (1, Some(false)),
+    (0, Some(true)),
+    (1, Some(true)),
+];
 
 /// Returns data that compression does not make smaller.
 fn noise(length: usize) -> Bytes {
@@ -80,35 +91,9 @@ where
     }
 }
 
-fn sent() -> (Supervisor, Witness) {
-    (
-        Supervisor::builder()
-            .start_on(StartOn::LastByteSent)
-            .build(),
-        Witness::new(),
-    )
-}
-
-/// Checks that no task has started and the response is still open.
-async fn waits(server: &Server, case: &str) {
-    settle().await;
-    let stats = server.supervisor.stats();
-    assert_eq!(
-        (stats.deferred, server.supervisor.open_responses()),
-        (1, 1),
-        "{case}: {stats:?}"
-    );
-}
-
-async fn ends(server: &Server, end: EndKind) {
-    assert_eq!(server.witness.next().await.end.kind(), end);
-    soon(server.supervisor.idle()).await;
-    server.witness.nothing_else().await;
-}
-
 /// Serves behind a layer that buffers all of a body, and passes its response on with a permit.
 async fn buffering(tracked: bool, length: usize) -> (Server, Arc<Semaphore>) {
-    let (supervisor, witness) = sent();
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let permits = Arc::new(Semaphore::new(0));
     let passed = permits.clone();
     let service = service(&supervisor, &witness, length).and_then(
@@ -138,27 +123,18 @@ async fn a_layer_that_buffers_over_http1() {
     for leave in [false, true] {
         for path in ["/full", "/stream", "/trailers"] {
             let mut client = Raw::narrow(server.address).await;
-            client
-                .send(format!(
-                    "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-                ))
-                .await;
-            soon(async {
-                while server.supervisor.stats().deferred == 0 {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
-            waits(&server, path).await;
+            client.get_last(path).await;
+            until_deferred(&server, 1).await;
+            assert_waits(&server, path).await;
             permits.add_permits(1);
             client.until("\r\n\r\n").await;
-            waits(&server, path).await;
+            assert_waits(&server, path).await;
             if leave {
                 client.reset();
-                ends(&server, EndKind::Interrupted).await;
+                assert_ends(&server, EndKind::Interrupted).await;
             } else {
                 assert_eq!(client.bytes().await.len(), LARGE);
-                ends(&server, EndKind::Complete).await;
+                assert_ends(&server, EndKind::Complete).await;
             }
         }
     }
@@ -167,31 +143,16 @@ async fn a_layer_that_buffers_over_http1() {
 #[tokio::test]
 async fn a_layer_that_buffers_over_http2() {
     let (server, permits) = buffering(true, 10).await;
-    for (window, leave) in [
-        (0, None),
-        (1, None),
-        (0, Some(false)),
-        (1, Some(false)),
-        (0, Some(true)),
-        (1, Some(true)),
-    ] {
+    for (window, leave) in HTTP2_CASES {
         for path in ["/full", "/stream", "/trailers"] {
-            let builder = h2::client::Builder::new()
-                .initial_window_size(window)
-                .to_owned();
-            let mut client = Multiplexed::with(&server, &builder).await;
+            let mut client = Multiplexed::with_window(&server, window).await;
             let (response, mut stream) = client.send(http::Method::GET, path).await;
-            soon(async {
-                while server.supervisor.stats().deferred == 0 {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            until_deferred(&server, 1).await;
             let case = format!("{path}, window of {window}, {leave:?}");
-            waits(&server, &case).await;
+            assert_waits(&server, &case).await;
             permits.add_permits(1);
             let mut response = soon(response).await.expect("there is a head");
-            waits(&server, &case).await;
+            assert_waits(&server, &case).await;
             match leave {
                 None => {
                     client.set_window(1 << 24);
@@ -203,13 +164,13 @@ async fn a_layer_that_buffers_over_http2() {
                             .len(),
                         10
                     );
-                    ends(&server, EndKind::Complete).await;
+                    assert_ends(&server, EndKind::Complete).await;
                     continue;
                 }
                 Some(false) => stream.send_reset(h2::Reason::CANCEL),
                 Some(true) => client.leave().await,
             }
-            ends(&server, EndKind::Interrupted).await;
+            assert_ends(&server, EndKind::Interrupted).await;
         }
     }
 }
@@ -219,20 +180,15 @@ async fn a_layer_that_buffers_before_an_untracked_connection() {
     let (server, permits) = buffering(false, 10).await;
     let mut client = Raw::connect(server.address).await;
     client.get("/full").await;
-    soon(async {
-        while server.supervisor.stats().deferred == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    waits(&server, "the head is not written").await;
+    until_deferred(&server, 1).await;
+    assert_waits(&server, "the head is not written").await;
     permits.add_permits(1);
     client.until("\r\n\r\n").await;
-    ends(&server, EndKind::Complete).await;
+    assert_ends(&server, EndKind::Complete).await;
 }
 
 async fn compressing(length: usize) -> Server {
-    let (supervisor, witness) = sent();
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let service = ServiceBuilder::new()
         .layer(CompressionLayer::new())
         .service(service(&supervisor, &witness, length));
@@ -249,13 +205,13 @@ async fn compression_over_http1() {
                 "HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
             client.send(format!("GET {path} {request}")).await;
             assert!(client.until("\r\n\r\n").await.contains("gzip"));
-            waits(&server, path).await;
+            assert_waits(&server, path).await;
             if leave {
                 client.reset();
-                ends(&server, EndKind::Interrupted).await;
+                assert_ends(&server, EndKind::Interrupted).await;
             } else {
                 assert!(client.bytes().await.len() > LARGE);
-                ends(&server, EndKind::Complete).await;
+                assert_ends(&server, EndKind::Complete).await;
             }
         }
     }
@@ -264,41 +220,31 @@ async fn compression_over_http1() {
 #[tokio::test]
 async fn compression_over_http2() {
     let server = compressing(100).await;
-    for (window, leave) in [
-        (0, None),
-        (1, None),
-        (0, Some(false)),
-        (1, Some(false)),
-        (0, Some(true)),
-        (1, Some(true)),
-    ] {
+    for (window, leave) in HTTP2_CASES {
         for path in ["/full", "/stream", "/trailers"] {
-            let builder = h2::client::Builder::new()
-                .initial_window_size(window)
-                .to_owned();
-            let mut client = Multiplexed::with(&server, &builder).await;
+            let mut client = Multiplexed::with_window(&server, window).await;
             let (response, mut stream) = client.ask(path, "accept-encoding", "gzip").await;
             let mut response = soon(response).await.expect("there is a head");
             assert_eq!(response.headers()["content-encoding"], "gzip");
             let case = format!("{path}, window of {window}, {leave:?}");
-            waits(&server, &case).await;
+            assert_waits(&server, &case).await;
             match leave {
                 None => {
                     for _ in 0..window * 3 {
                         assert!(data(response.body_mut()).await.is_some());
-                        waits(&server, &case).await;
+                        assert_waits(&server, &case).await;
                     }
                     client.set_window(1 << 24);
                     rest(response.body_mut())
                         .await
                         .expect("the response is whole");
-                    ends(&server, EndKind::Complete).await;
+                    assert_ends(&server, EndKind::Complete).await;
                     continue;
                 }
                 Some(false) => stream.send_reset(h2::Reason::CANCEL),
                 Some(true) => client.leave().await,
             }
-            ends(&server, EndKind::Interrupted).await;
+            assert_ends(&server, EndKind::Interrupted).await;
         }
     }
 }

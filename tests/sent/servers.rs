@@ -49,27 +49,35 @@ use tower_background::{
 };
 use tower_http::compression::CompressionLayer;
 
+use super::tracked::last_byte;
 use crate::common::{
     Multiplexed, NUMBERED, Probed, Raw, Script, Server, Step, Taken, Witness, numbered, probed,
-    rest, settle, soon,
+    rest, settle, soon, unreleased_data,
 };
 
 const LARGE: usize = 16 << 20;
 
-fn last_byte() -> Supervisor {
-    Supervisor::builder()
-        .start_on(StartOn::LastByteSent)
-        .build()
+/// Accepts tracked connections.
+fn tracked(listener: TcpListener) -> impl Stream<Item = io::Result<SentStream<TcpStream>>> {
+    TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new))
 }
 
-async fn listen() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.expect("a free port")
+/// Serves the health service with tonic, below a layer that lets it find its connections.
+async fn serve_health(supervisor: Supervisor) -> Server {
+    let witness = Witness::new();
+    let router = tonic::transport::Server::builder()
+        .layer(SentLayer::new())
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
+        .add_service(HealthServer::new(Watched(witness.clone())));
+    Server::run(supervisor, witness, |listener| {
+        router.serve_with_incoming(tracked(listener))
+    })
+    .await
 }
 
 #[tokio::test]
 async fn axum_serve() {
-    let (listener, supervisor, witness) = (listen().await, last_byte(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let watching = witness.clone();
     let large = move |tasks: BackgroundTasks| {
         watching.watch(&tasks);
@@ -78,16 +86,11 @@ async fn axum_serve() {
     let app = Router::new()
         .route("/", get(large))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    let accept = tokio::spawn(async move {
-        sent::serve(listener, app).await.expect("the server runs");
-    });
-    let server = Server::running(address, accept, supervisor, witness);
+    let server = Server::run(supervisor, witness, |listener| sent::serve(listener, app)).await;
 
     for leaves in [false, true] {
         let mut client = Raw::narrow(server.address).await;
-        client
-            .send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .await;
+        client.get_last("/").await;
         client.until("\r\n\r\n").await;
         settle().await;
         assert_eq!(server.supervisor.stats().deferred, 1);
@@ -107,8 +110,7 @@ async fn axum_serve() {
 /// bodies.
 #[tokio::test]
 async fn axum_serve_with_replaced_bodies() {
-    let (listener, supervisor, witness) = (listen().await, last_byte(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let watching = witness.clone();
     let answer = move |tasks: BackgroundTasks| {
         watching.watch(&tasks);
@@ -118,14 +120,10 @@ async fn axum_serve_with_replaced_bodies() {
         .route("/", get(answer))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let app = app.layer(CompressionLayer::new());
-    let accept = tokio::spawn(async move {
-        sent::serve(listener, app).await.expect("the server runs");
-    });
-    let server = Server::running(address, accept, supervisor, witness);
+    let server = Server::run(supervisor, witness, |listener| sent::serve(listener, app)).await;
 
     let mut one = Raw::connect(server.address).await;
-    let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
-    let mut many = Multiplexed::with(&server, &builder).await;
+    let mut many = Multiplexed::with_window(&server, 1).await;
     for method in ["HEAD", "GET"] {
         one.send(format!(
             "{method} / HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\n\r\n"
@@ -156,8 +154,7 @@ async fn axum_serve_with_replaced_bodies() {
 
 #[tokio::test]
 async fn axum_serve_passes_the_address_of_the_client() {
-    let (listener, supervisor) = (listen().await, last_byte());
-    let address = listener.local_addr().expect("it is bound");
+    let supervisor = last_byte();
     let answer = |ConnectInfo(client): ConnectInfo<SocketAddr>, tasks: BackgroundTasks| {
         tasks.add(async {});
         std::future::ready(client.to_string())
@@ -166,10 +163,8 @@ async fn axum_serve_passes_the_address_of_the_client() {
         .route("/", get(answer))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
-    let accept = tokio::spawn(async move {
-        sent::serve(listener, app).await.expect("the server runs");
-    });
-    let server = Server::running(address, accept, supervisor, Witness::new());
+    let serve = |listener| sent::serve(listener, app);
+    let server = Server::run(supervisor, Witness::new(), serve).await;
 
     let stream = TcpStream::connect(server.address)
         .await
@@ -219,8 +214,7 @@ impl Listener for DetailedListener {
 
 #[tokio::test]
 async fn axum_serve_passes_the_address_type_of_the_listener() {
-    let (listener, supervisor) = (listen().await, last_byte());
-    let address = listener.local_addr().expect("it is bound");
+    let supervisor = last_byte();
     let answer = |ConnectInfo(answer): ConnectInfo<Details>, tasks: BackgroundTasks| {
         tasks.add(async {});
         std::future::ready(format!("{answer:?}"))
@@ -228,16 +222,11 @@ async fn axum_serve_passes_the_address_type_of_the_listener() {
     let app = Router::new()
         .route("/", get(answer))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    let serving = sent::serve(
-        DetailedListener(listener),
-        app.into_make_service_with_connect_info::<Details>(),
-    );
-    let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-    let server = Server::running(address, accept, supervisor, Witness::new());
+    let app = app.into_make_service_with_connect_info::<Details>();
+    let serve = |listener| sent::serve(DetailedListener(listener), app);
+    let server = Server::run(supervisor, Witness::new(), serve).await;
     let mut client = Raw::connect(server.address).await;
-    client
-        .send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await;
+    client.get_last("/").await;
     assert!(client.rest().await.ends_with("no_delay: false }"));
     soon(server.supervisor.idle()).await;
 }
@@ -275,20 +264,23 @@ impl Health for Watched {
     }
 }
 
+/// Reads a stream to its end, and checks how many messages it has.
+async fn assert_messages(mut stream: tonic::Streaming<HealthCheckResponse>, count: usize) {
+    let mut messages = 0;
+    while soon(stream.message())
+        .await
+        .expect("the stream does not fail")
+        .is_some()
+    {
+        messages += 1;
+    }
+    assert_eq!(messages, count);
+}
+
 #[tokio::test]
 async fn tonic_serve_with_incoming() {
-    let (listener, supervisor, witness) = (listen().await, last_byte(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
-    let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new));
-    let serving = tonic::transport::Server::builder()
-        .layer(SentLayer::new())
-        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .add_service(HealthServer::new(Watched(witness.clone())))
-        .serve_with_incoming(incoming);
-    let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-    let server = Server::running(address, accept, supervisor, witness);
-
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    let server = serve_health(last_byte()).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.address))
         .expect("an address")
         .initial_stream_window_size(1);
     let mut client = HealthClient::new(soon(endpoint.connect()).await.expect("the server listens"));
@@ -303,24 +295,13 @@ async fn tonic_serve_with_incoming() {
     soon(server.supervisor.idle()).await;
 
     // The client does not read, so the server keeps all but one byte of the message.
-    let mut stalled = soon(client.watch(HealthCheckRequest::default()))
+    let stalled = soon(client.watch(HealthCheckRequest::default()))
         .await
         .expect("there is a head")
         .into_inner();
     settle().await;
     assert_eq!(server.supervisor.stats().deferred, 1);
-    assert!(
-        soon(stalled.message())
-            .await
-            .expect("there is a message")
-            .is_some()
-    );
-    assert!(
-        soon(stalled.message())
-            .await
-            .expect("the stream ends")
-            .is_none()
-    );
+    assert_messages(stalled, 1).await;
     let end = server.witness.next().await.end;
     assert_eq!(
         (end.kind(), end.grpc_status()),
@@ -346,20 +327,9 @@ async fn tonic_serve_with_incoming() {
 #[tokio::test]
 async fn tonic_with_a_window_that_opens_byte_by_byte() {
     for (start_on, early) in [(StartOn::EndOfStream, true), (StartOn::LastByteSent, false)] {
-        let (listener, witness) = (listen().await, Witness::new());
         let supervisor = Supervisor::builder().start_on(start_on).build();
-        let address = listener.local_addr().expect("it is bound");
-        let incoming = TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new));
-        let serving = tonic::transport::Server::builder()
-            .layer(SentLayer::new())
-            .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-            .add_service(HealthServer::new(Watched(witness.clone())))
-            .serve_with_incoming(incoming);
-        let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-        let server = Server::running(address, accept, supervisor, witness);
-
-        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
-        let mut client = Multiplexed::with(&server, &builder).await;
+        let server = serve_health(supervisor).await;
+        let mut client = Multiplexed::with_window(&server, 0).await;
         let mut response = client.call("/grpc.health.v1.Health/Check", &[0; 5]).await;
         // The message has 2 bytes, and its frame has 5 bytes more.
         for window in 1..=7 {
@@ -372,14 +342,7 @@ async fn tonic_with_a_window_that_opens_byte_by_byte() {
                 "{start_on:?}, window of {window}"
             );
             client.set_window(window);
-            assert_eq!(
-                soon(response.body_mut().data())
-                    .await
-                    .expect("there is more")
-                    .expect("the server sends")
-                    .len(),
-                1
-            );
+            assert_eq!(unreleased_data(response.body_mut()).await.len(), 1);
         }
         let trailers = soon(response.body_mut().trailers())
             .await
@@ -397,16 +360,12 @@ async fn tonic_with_a_window_that_opens_byte_by_byte() {
 /// Without `SentLayer` a request does not find its connection.
 #[tokio::test]
 async fn tonic_without_sent_layer_is_not_tracked() {
-    let (listener, supervisor, witness) = (listen().await, last_byte(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
-    let serving = tonic::transport::Server::builder()
+    let (supervisor, witness) = (last_byte(), Witness::new());
+    let router = tonic::transport::Server::builder()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .add_service(HealthServer::new(Watched(witness.clone())))
-        .serve_with_incoming(
-            TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new)),
-        );
-    let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-    let server = Server::running(address, accept, supervisor, witness);
+        .add_service(HealthServer::new(Watched(witness.clone())));
+    let serve = |listener| router.serve_with_incoming(tracked(listener));
+    let server = Server::run(supervisor, witness, serve).await;
 
     let mut client = Multiplexed::connect(&server).await;
     client.call("/grpc.health.v1.Health/Watch", &[0; 5]).await;
@@ -420,8 +379,7 @@ async fn tonic_without_sent_layer_is_not_tracked() {
 /// A layer outside buffers all of a body, and passes a copy on.
 #[tokio::test]
 async fn tonic_with_a_layer_that_buffers() {
-    let (listener, supervisor, witness) = (listen().await, last_byte(), Witness::new());
-    let address = listener.local_addr().expect("it is bound");
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let copied = |(name, value): (&HeaderName, &HeaderValue)| {
         (
             name.clone(),
@@ -445,20 +403,16 @@ async fn tonic_with_a_layer_that_buffers() {
             Script::new(data.into_iter().chain(trailers)).tells_end(),
         ))
     });
-    let serving = tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
         .layer(SentLayer::new())
         .layer(buffering)
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .add_service(HealthServer::new(Watched(witness.clone())))
-        .serve_with_incoming(
-            TcpListenerStream::new(listener).map(|stream| stream.map(SentStream::new)),
-        );
-    let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-    let server = Server::running(address, accept, supervisor, witness);
+        .add_service(HealthServer::new(Watched(witness.clone())));
+    let serve = |listener| router.serve_with_incoming(tracked(listener));
+    let server = Server::run(supervisor, witness, serve).await;
 
     for leaves in [false, true] {
-        let builder = h2::client::Builder::new().initial_window_size(0).to_owned();
-        let mut client = Multiplexed::with(&server, &builder).await;
+        let mut client = Multiplexed::with_window(&server, 0).await;
         let mut response = client.call("/grpc.health.v1.Health/Check", &[0; 5]).await;
         for window in 1..=7 {
             settle().await;
@@ -467,14 +421,7 @@ async fn tonic_with_a_layer_that_buffers() {
                 break;
             }
             client.set_window(window);
-            assert_eq!(
-                soon(response.body_mut().data())
-                    .await
-                    .expect("there is more")
-                    .expect("the server sends")
-                    .len(),
-                1
-            );
+            assert_eq!(unreleased_data(response.body_mut()).await.len(), 1);
         }
         let end = if leaves {
             client.leave().await;
@@ -571,6 +518,33 @@ where
     .await
 }
 
+fn http2_client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .expect("a client")
+}
+
+/// Requests a path of `watched`, and reads the whole response.
+async fn get_numbered(client: &reqwest::Client, address: SocketAddr, path: &str) {
+    let response = soon(client.get(format!("http://{address}{path}")).send())
+        .await
+        .expect("the server answers");
+    let body = soon(response.bytes()).await.expect("the response is whole");
+    assert_eq!(body.len(), NUMBERED);
+}
+
+/// Waits for all tasks, and checks that 10,000 succeeded and that there were no others.
+async fn assert_ten_thousand(server: &Server) {
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!(
+        (stats.succeeded, stats.added()),
+        (10_000, 10_000),
+        "{stats:?}"
+    );
+}
+
 /// Sends 10,000 requests, `at_once` at a time, and returns how many tasks started early.
 async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -> usize {
     let early = Arc::new(AtomicUsize::new(0));
@@ -585,27 +559,12 @@ async fn load(client: reqwest::Client, paths: &'static [&str], at_once: usize) -
         requests.spawn(async move {
             for request in 0..10_000 / at_once {
                 let path = paths[(nth + request) % paths.len()];
-                let response = soon(client.get(format!("http://{address}{path}")).send())
-                    .await
-                    .expect("the server answers");
-                assert_eq!(
-                    soon(response.bytes())
-                        .await
-                        .expect("the response is whole")
-                        .len(),
-                    NUMBERED
-                );
+                get_numbered(&client, address, path).await;
             }
         });
     }
     soon(requests.join_all()).await;
-    soon(server.supervisor.idle()).await;
-    let stats = server.supervisor.stats();
-    assert_eq!(
-        (stats.succeeded, stats.added()),
-        (10_000, 10_000),
-        "{stats:?}"
-    );
+    assert_ten_thousand(&server).await;
     early.load(SeqCst)
 }
 
@@ -619,12 +578,8 @@ async fn ten_thousand_over_http1() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_over_http2() {
-    let client = reqwest::Client::builder()
-        .http2_prior_knowledge()
-        .build()
-        .expect("a client");
     assert_eq!(
-        load(client, &["/full", "/stream", "/trailers"], 20).await,
+        load(http2_client(), &["/full", "/stream", "/trailers"], 20).await,
         0
     );
 }
@@ -699,16 +654,19 @@ impl Health for Numbered {
 /// Unary calls and server streams, over 4 connections with 25 streams each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_over_grpc() {
-    let (listener, supervisor, service) = (listen().await, last_byte(), Numbered::default());
-    let address = listener.local_addr().expect("it is bound");
+    let (supervisor, service) = (last_byte(), Numbered::default());
     let probe = |stream| SentStream::new(probed(stream, Arc::default()));
-    let serving = tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
         .layer(SentLayer::new())
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
-        .add_service(HealthServer::new(service.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener).map(move |stream| stream.map(probe)));
-    let accept = tokio::spawn(async move { serving.await.expect("the server runs") });
-    let server = Server::running(address, accept, supervisor, Witness::new());
+        .add_service(HealthServer::new(service.clone()));
+    let server = Server::run(supervisor, Witness::new(), |listener| {
+        router.serve_with_incoming(
+            TcpListenerStream::new(listener).map(move |stream| stream.map(probe)),
+        )
+    })
+    .await;
+    let address = server.address;
 
     let mut streams = JoinSet::new();
     for _ in 0..4 {
@@ -723,36 +681,17 @@ async fn ten_thousand_over_grpc() {
                         soon(client.check(asked)).await.expect("the server answers");
                         continue;
                     }
-                    let mut messages = soon(client.watch(asked))
+                    let messages = soon(client.watch(asked))
                         .await
                         .expect("the server answers")
                         .into_inner();
-                    for _ in 0..MESSAGES {
-                        assert!(
-                            soon(messages.message())
-                                .await
-                                .expect("the stream does not fail")
-                                .is_some()
-                        );
-                    }
-                    assert!(
-                        soon(messages.message())
-                            .await
-                            .expect("the stream ends")
-                            .is_none()
-                    );
+                    assert_messages(messages, MESSAGES).await;
                 }
             });
         }
     }
     streams.join_all().await;
-    soon(server.supervisor.idle()).await;
-    let stats = server.supervisor.stats();
-    assert_eq!(
-        (stats.succeeded, stats.added()),
-        (10_000, 10_000),
-        "{stats:?}"
-    );
+    assert_ten_thousand(&server).await;
     assert_eq!(service.early.load(SeqCst), 0);
 }
 
@@ -806,25 +745,9 @@ async fn a_guard_adds_no_frame() {
             },
         )
         .await;
-        let client = reqwest::Client::builder()
-            .http2_prior_knowledge()
-            .build()
-            .expect("a client");
+        let client = http2_client();
         for path in ["/full", "/stream", "/trailers"] {
-            let response = soon(
-                client
-                    .get(format!("http://{}{path}", server.address))
-                    .send(),
-            )
-            .await
-            .expect("the server answers");
-            assert_eq!(
-                soon(response.bytes())
-                    .await
-                    .expect("the response is whole")
-                    .len(),
-                NUMBERED
-            );
+            get_numbered(&client, server.address, path).await;
         }
         soon(server.supervisor.idle()).await;
         let taken = shown.lock().unwrap().take().expect("a task has run");

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -30,12 +30,15 @@ use tokio_rustls::{
 use tokio_util::io::InspectWriter;
 use tower::{Layer, Service, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor,
+    BackgroundLayer, BackgroundTasksExt, EndKind,
     middleware::ResponseBody,
     sent::{SentConnection, SentStream},
 };
 
-use crate::common::{Script, Server, Step, Witness, settle, soon};
+use super::tracked::{assert_ends, assert_waits, last_byte};
+use crate::common::{
+    Multiplexed, Script, Server, Step, Witness, next_data, rest, settle, soon, unreleased_data,
+};
 
 const LARGE: usize = 16 << 20;
 
@@ -64,12 +67,7 @@ async fn serve(above: bool) -> Secured {
         .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
 
-    let (supervisor, witness) = (
-        Supervisor::builder()
-            .start_on(StartOn::LastByteSent)
-            .build(),
-        Witness::new(),
-    );
+    let (supervisor, witness) = (last_byte(), Witness::new());
     let watching = witness.clone();
     let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
         move |request: Request<Incoming>| {
@@ -176,10 +174,15 @@ impl Secured {
     }
 
     async fn ends(&self, end: EndKind) {
-        assert_eq!(self.server.witness.next().await.end.kind(), end);
-        soon(self.server.supervisor.idle()).await;
-        self.server.witness.nothing_else().await;
+        assert_ends(&self.server, end).await;
     }
+}
+
+/// Closes the socket with a reset.
+fn reset(client: TlsStream<TcpStream>) {
+    let (socket, _) = client.get_ref();
+    socket.set_zero_linger().expect("the socket is open");
+    drop(client);
 }
 
 #[tokio::test]
@@ -213,13 +216,7 @@ async fn http1_clients_that_leave_with_and_without_an_alert() {
             drop(client);
             secured.ends(EndKind::Interrupted).await;
 
-            let client = secured.stalled(path).await;
-            client
-                .get_ref()
-                .0
-                .set_zero_linger()
-                .expect("the socket is open");
-            drop(client);
+            reset(secured.stalled(path).await);
             secured.ends(EndKind::Interrupted).await;
         }
     }
@@ -232,13 +229,7 @@ async fn no_more_bytes_are_reported_than_the_socket_took() {
         let secured = serve(above).await;
         for path in ["/full", "/stream"] {
             let before = secured.taken.load(SeqCst);
-            let client = secured.stalled(path).await;
-            client
-                .get_ref()
-                .0
-                .set_zero_linger()
-                .expect("the socket is open");
-            drop(client);
+            reset(secured.stalled(path).await);
             let end = secured.server.witness.next().await.end;
             let (sent, taken) = (
                 end.bytes_sent().expect("it is tracked"),
@@ -259,51 +250,23 @@ async fn http2_above() {
     let secured = serve(true).await;
     for path in ["/full", "/stream", "/short"] {
         for leave in [None, Some(false), Some(true)] {
-            let stream = secured.connect().await;
-            let builder = h2::client::Builder::new().initial_window_size(1).to_owned();
-            let (requests, connection) = builder
-                .handshake::<_, bytes::Bytes>(stream)
-                .await
-                .expect("it speaks HTTP/2");
-            let connection = tokio::spawn(connection);
-            let mut requests = soon(requests.ready())
-                .await
-                .expect("the connection is open");
-            let request = Request::get(format!("https://localhost{path}"))
-                .body(())
-                .expect("it is a request");
-            let (response, mut stream) = requests
-                .send_request(request, true)
-                .expect("the connection is open");
+            let mut client = Multiplexed::over(secured.connect().await, 1).await;
+            let (response, mut stream) = client.send(Method::GET, path).await;
             let mut response = soon(response).await.expect("there is a head");
             for _ in 0..3 {
-                let data = soon(response.body_mut().data())
-                    .await
-                    .expect("there is more")
-                    .expect("the server sends");
-                settle().await;
-                assert_eq!(secured.server.supervisor.stats().deferred, 1, "{path}");
-                response
-                    .body_mut()
-                    .flow_control()
-                    .release_capacity(data.len())
-                    .expect("it was received");
+                next_data(response.body_mut()).await;
+                assert_waits(&secured.server, path).await;
             }
             match leave {
                 None if path == "/short" => {
-                    while let Some(data) = soon(response.body_mut().data()).await {
-                        let length = data.expect("the server sends").len();
-                        response
-                            .body_mut()
-                            .flow_control()
-                            .release_capacity(length)
-                            .expect("it was received");
-                    }
+                    rest(response.body_mut())
+                        .await
+                        .expect("the response is whole");
                     secured.ends(EndKind::Complete).await;
                     continue;
                 }
                 // This client would have to open a window of one byte sixteen million times.
-                None | Some(true) => connection.abort(),
+                None | Some(true) => client.leave().await,
                 Some(false) => stream.send_reset(h2::Reason::CANCEL),
             }
             secured.ends(EndKind::Interrupted).await;
@@ -314,53 +277,26 @@ async fn http2_above() {
 #[tokio::test]
 async fn http2_below() {
     let secured = serve(false).await;
-    let stream = secured.connect().await;
-    let builder = h2::client::Builder::new().initial_window_size(4).to_owned();
-    let (requests, connection) = builder
-        .handshake::<_, bytes::Bytes>(stream)
-        .await
-        .expect("it speaks HTTP/2");
-    let connection = tokio::spawn(connection);
-    let mut requests = soon(requests.ready())
-        .await
-        .expect("the connection is open");
-    let request = || {
-        Request::get("https://localhost/short")
-            .body(())
-            .expect("it is a request")
-    };
-    let (response, _) = requests
-        .send_request(request(), true)
-        .expect("the connection is open");
-    let mut response = soon(response).await.expect("there is a head");
-    let data = soon(response.body_mut().data())
-        .await
-        .expect("there is more")
-        .expect("the server sends");
-    assert_eq!(data.len(), 4);
-    settle().await;
-    assert_eq!(secured.server.supervisor.stats().deferred, 1);
+    let mut client = Multiplexed::over(secured.connect().await, 4).await;
+    let mut response = client.get("/short").await;
+    assert_eq!(unreleased_data(response.body_mut()).await.len(), 4);
+    assert_waits(&secured.server, "the window is closed").await;
     response
         .body_mut()
         .flow_control()
         .release_capacity(4)
         .expect("it was received");
-    assert!(soon(response.body_mut().data()).await.is_some());
+    unreleased_data(response.body_mut()).await;
     secured.ends(EndKind::Complete).await;
 
-    let (response, mut stream) = requests
-        .send_request(request(), true)
-        .expect("the connection is open");
+    let (response, mut stream) = client.send(Method::GET, "/short").await;
     let _stalled = soon(response).await.expect("there is a head");
     settle().await;
     stream.send_reset(h2::Reason::CANCEL);
     secured.ends(EndKind::Interrupted).await;
 
-    let (response, _) = requests
-        .send_request(request(), true)
-        .expect("the connection is open");
-    let _stalled = soon(response).await.expect("there is a head");
+    let _stalled = client.get("/short").await;
     settle().await;
-    connection.abort();
+    client.leave().await;
     secured.ends(EndKind::Interrupted).await;
 }

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tower::{
-    Service, ServiceBuilder, ServiceExt,
+    Layer, Service, ServiceExt,
     buffer::Buffer,
     service_fn,
     steer::Steer,
@@ -129,27 +129,21 @@ impl Bench {
 #[tokio::test]
 async fn boxed_services_that_can_be_cloned() {
     let bench = Bench::new("in a `BoxCloneService`");
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(bench.answers());
+    let service = bench.layer().layer(bench.answers());
     bench.holds(BoxCloneService::new(service)).await;
 
     let bench = Bench::new("around a `BoxCloneService`");
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(BoxCloneService::new(bench.answers()));
+    let service = bench.layer().layer(BoxCloneService::new(bench.answers()));
     bench.holds(service).await;
 
     let bench = Bench::new("in a `BoxCloneSyncService`");
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(bench.answers());
+    let service = bench.layer().layer(bench.answers());
     bench.holds(BoxCloneSyncService::new(service)).await;
 
     let bench = Bench::new("around a `BoxCloneSyncService`");
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(BoxCloneSyncService::new(bench.answers()));
+    let service = bench
+        .layer()
+        .layer(BoxCloneSyncService::new(bench.answers()));
     bench.holds(service).await;
 }
 
@@ -157,35 +151,29 @@ async fn boxed_services_that_can_be_cloned() {
 #[tokio::test]
 async fn boxed_services_behind_a_buffer() {
     let bench = Bench::new("a `BoxService` around the layer");
-    let service = BoxService::new(
-        ServiceBuilder::new()
-            .layer(bench.layer())
-            .service(bench.answers()),
-    );
+    let service = BoxService::new(bench.layer().layer(bench.answers()));
     bench.holds(Buffer::new(service, 4)).await;
 
     let bench = Bench::new("the layer around a `BoxService`");
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(BoxService::new(bench.answers()));
+    let service = bench.layer().layer(BoxService::new(bench.answers()));
     bench.holds(Buffer::new(service, 4)).await;
 
     let bench = Bench::new("the layer around a buffer");
     let service = Buffer::new(BoxService::new(bench.answers()), 4);
-    let service = ServiceBuilder::new().layer(bench.layer()).service(service);
+    let service = bench.layer().layer(service);
     bench.holds(service).await;
 
     // This one is not even `Send`: it stays with its caller, who is on one thread.
     let bench = Bench::new("an `UnsyncBoxService`");
-    let mut service = UnsyncBoxService::new(ServiceBuilder::new().layer(bench.layer()).service(
-        service_fn(async |request: Request<()>| {
+    let mut service = UnsyncBoxService::new(bench.layer().layer(service_fn(
+        async |request: Request<()>| {
             request
                 .background_tasks()
                 .expect("the layer is there")
                 .add(async {});
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("word")))
-        }),
-    ));
+        },
+    )));
     let response = service
         .ready()
         .await
@@ -209,31 +197,17 @@ async fn steered_services() {
 
     let bench = Bench::new("around `Steer`");
     let services = ["one", "other"].map(|word| BoxCloneService::new(answers(word, &bench.witness)));
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(Steer::new(services, pick));
+    let service = bench.layer().layer(Steer::new(services, pick));
     bench.holds_for(service, &expected).await;
 
     let bench = Bench::new("in each service of `Steer`");
-    let services = ["one", "other"].map(|word| {
-        BoxCloneService::new(
-            ServiceBuilder::new()
-                .layer(bench.layer())
-                .service(answers(word, &bench.witness)),
-        )
-    });
+    let services = ["one", "other"]
+        .map(|word| BoxCloneService::new(bench.layer().layer(answers(word, &bench.witness))));
     bench.holds_for(Steer::new(services, pick), &expected).await;
 
     let bench = Bench::new("around `Steer`, and in each service of it");
-    let services = ["one", "other"].map(|word| {
-        BoxCloneService::new(
-            ServiceBuilder::new()
-                .layer(bench.layer())
-                .service(answers(word, &bench.witness)),
-        )
-    });
-    let service = ServiceBuilder::new()
-        .layer(bench.layer())
-        .service(Steer::new(services, pick));
+    let services = ["one", "other"]
+        .map(|word| BoxCloneService::new(bench.layer().layer(answers(word, &bench.witness))));
+    let service = bench.layer().layer(Steer::new(services, pick));
     bench.holds_for(service, &expected).await;
 }

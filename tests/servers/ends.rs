@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, EndKind, Supervisor, Task, When};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, get, rest, soon};
+use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, open, rest, soon};
 
 /// A body that panics when it is asked for its size, or for its end.
 #[derive(Debug, Clone, Copy)]
@@ -96,9 +96,7 @@ async fn a_body_that_panics_at_the_head_under_catch_panic() {
                 ready(Ok::<_, Infallible>(Response::new(body)))
             });
         let server = Server::serve(service, supervisor.clone(), witness.clone()).await;
-        let response = soon(get(&server, "/").send())
-            .await
-            .expect("the server answers");
+        let response = open(&server, "/").await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(
             witness.next().await.end.kind(),

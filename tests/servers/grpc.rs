@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::pending, pin::Pin, sync::Arc, time::Durat
 use async_stream::stream;
 use futures_util::{Stream, StreamExt};
 use http::{Request, Response, Uri, uri::PathAndQuery};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Code, Status,
@@ -150,15 +150,10 @@ where
         + Send
         + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    let accept = tokio::spawn(async move {
-        router
-            .serve_with_incoming(TcpListenerStream::new(listener))
-            .await
-            .expect("it serves");
-    });
-    Server::running(address, accept, supervisor, witness)
+    Server::run(supervisor, witness, |listener| {
+        router.serve_with_incoming(TcpListenerStream::new(listener))
+    })
+    .await
 }
 
 /// Serves with tonic's defaults. The second value lets a stream go on after its first message.
@@ -189,13 +184,18 @@ fn ask(service: &str) -> HealthCheckRequest {
     }
 }
 
-#[tokio::test]
-async fn unary() {
-    let (server, _) = served().await;
-    let response = soon(client(&server).await.check(ask(ENDS)))
+/// Makes a unary call, and checks its answer.
+async fn assert_healthy(server: &Server) {
+    let response = soon(client(server).await.check(ask(ENDS)))
         .await
         .expect("it is healthy");
     assert_eq!(response.into_inner(), healthy());
+}
+
+#[tokio::test]
+async fn unary() {
+    let (server, _) = served().await;
+    assert_healthy(&server).await;
     check(&server, "gRPC", "unary").await;
 }
 
@@ -211,10 +211,7 @@ async fn unary_below_a_layer_of_the_service() {
         supervisor,
     )
     .await;
-    let response = soon(client(&server).await.check(ask(ENDS)))
-        .await
-        .expect("it is healthy");
-    assert_eq!(response.into_inner(), healthy());
+    assert_healthy(&server).await;
     check(&server, "gRPC", "unary").await;
 }
 

@@ -3,7 +3,7 @@
 use axum::{body::Body, extract::Request, middleware::map_response, routing::get};
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,6 +13,7 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
 use crate::{
     common::{Raw, Script, Server, Step, Witness, soon},
+    responses::{self, declaring, stream, with_status},
     table::{check, check_each},
 };
 
@@ -32,27 +33,9 @@ async fn exchange(server: &Server, line: &str, head: &str, body: &str) {
     assert_eq!(rest, body);
 }
 
-/// Two frames of three bytes, that end in `None`.
-fn stream() -> Script {
-    Script::new([Step::data("one"), Step::data("two")])
-}
-
-fn with_status<B>(status: StatusCode, body: B) -> Response<B> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
-}
-
-fn declaring<B>(length: &'static str, body: B) -> Response<B> {
-    Response::builder()
-        .header("content-length", length)
-        .body(body)
-        .expect("the header is valid")
-}
-
 #[tokio::test]
 async fn full() {
-    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let server = responses::full().await;
     exchange(&server, "GET /", "\r\ncontent-length: 5", "hello").await;
     let seen = check(&server, "HTTP/1.1", "`Full`").await;
     assert_eq!(seen.end.status(), Some(StatusCode::OK));
@@ -61,36 +44,29 @@ async fn full() {
 
 #[tokio::test]
 async fn empty() {
-    let server = Server::new(|_, _| Response::new(Empty::<Bytes>::new())).await;
+    let server = responses::empty(200).await;
     exchange(&server, "GET /", "\r\ncontent-length: 0", "").await;
     check(&server, "HTTP/1.1", "empty body").await;
 }
 
 #[tokio::test]
 async fn no_content() {
-    let server =
-        Server::new(|_, _| with_status(StatusCode::NO_CONTENT, Empty::<Bytes>::new())).await;
+    let server = responses::empty(204).await;
     exchange(&server, "GET /", "HTTP/1.1 204 ", "").await;
     check(&server, "HTTP/1.1", "204").await;
 }
 
 #[tokio::test]
 async fn not_modified() {
-    let server =
-        Server::new(|_, _| with_status(StatusCode::NOT_MODIFIED, Empty::<Bytes>::new())).await;
+    let server = responses::empty(304).await;
     exchange(&server, "GET /", "HTTP/1.1 304 ", "").await;
     check(&server, "HTTP/1.1", "304 without body").await;
 }
 
 #[tokio::test]
 async fn not_modified_with_body() {
-    let server = Server::new(|_, course| {
-        with_status(
-            StatusCode::NOT_MODIFIED,
-            stream().seen_by(course.expect_body()),
-        )
-    })
-    .await;
+    let server =
+        Server::new(|_, course| with_status(304, stream().seen_by(course.expect_body()))).await;
     exchange(&server, "GET /", "HTTP/1.1 304 ", "").await;
     check(&server, "HTTP/1.1", "304 with body").await;
 }
@@ -244,7 +220,7 @@ async fn trailers() {
 
 #[tokio::test]
 async fn leaves_after_the_end() {
-    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let server = responses::full().await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     client.until("\r\n\r\nhello").await;

@@ -10,26 +10,16 @@ use tower_background::{EndKind, Supervisor, report::ResponseError};
 
 use crate::{
     common::{Raw, Script, Server, Step, soon},
+    responses::{assert_too_short, declaring, empty, pausing, silent},
     table::check,
 };
 
-/// A server whose body yields one frame, waits until it is told, then takes the last step.
-async fn then(last: fn() -> Step) -> (Server, Arc<Notify>) {
-    then_by(Supervisor::new(), last).await
+/// Serves a body that yields a frame, and takes its last step when the second value is notified.
+async fn then(last: fn() -> [Step; 1]) -> (Server, Arc<Notify>) {
+    pausing(Supervisor::new(), last).await
 }
 
-async fn then_by(supervisor: Supervisor, last: fn() -> Step) -> (Server, Arc<Notify>) {
-    let told = Arc::new(Notify::new());
-    let wait = Arc::clone(&told);
-    let server = Server::with(supervisor, move |_, course| {
-        let steps = [Step::data("one"), Step::Wait(Arc::clone(&wait)), last()];
-        Response::new(Script::new(steps).seen_by(course.expect_body()))
-    })
-    .await;
-    (server, told)
-}
-
-/// A client that has read the first frame of `then`, whose tasks wait.
+/// Connects a client, reads the first frame of `pausing`, and checks that the task waits.
 async fn read_one(server: &Server) -> Raw {
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
@@ -44,12 +34,8 @@ async fn too_short() {
     let told = Arc::new(Notify::new());
     let wait = Arc::clone(&told);
     let server = Server::new(move |_, course| {
-        let body = Script::new([Step::data("one"), Step::Wait(Arc::clone(&wait))])
-            .seen_by(course.expect_body());
-        Response::builder()
-            .header("content-length", "6")
-            .body(body)
-            .expect("the header is valid")
+        let body = Script::new([Step::data("one"), Step::Wait(Arc::clone(&wait))]);
+        declaring("6", body.seen_by(course.expect_body()))
     })
     .await;
     let mut client = Raw::connect(server.address).await;
@@ -58,17 +44,7 @@ async fn too_short() {
     told.notify_one();
     assert_eq!(client.rest().await, "", "the server cuts the connection");
     let seen = check(&server, "HTTP/1.1", "body shorter than declared").await;
-    assert!(
-        matches!(
-            seen.end.error(),
-            Some(ResponseError::TooShort {
-                declared: 6,
-                yielded: 3,
-                ..
-            })
-        ),
-        "{seen:?}"
-    );
+    assert_too_short(&seen);
 }
 
 #[tokio::test]
@@ -91,7 +67,7 @@ async fn error_at_once() {
 
 #[tokio::test]
 async fn error_after_a_frame() {
-    let (server, told) = then(|| Step::Error).await;
+    let (server, told) = then(|| [Step::Error]).await;
     let mut client = read_one(&server).await;
     told.notify_one();
     assert_eq!(client.rest().await, "", "the last chunk never comes");
@@ -101,7 +77,7 @@ async fn error_after_a_frame() {
 
 #[tokio::test]
 async fn panic_in_body() {
-    let (server, told) = then(|| Step::Panic).await;
+    let (server, told) = then(|| [Step::Panic]).await;
     let mut client = read_one(&server).await;
     told.notify_one();
     assert_eq!(client.rest().await, "", "the connection dies with its task");
@@ -146,13 +122,7 @@ async fn service_error() {
 
 #[tokio::test]
 async fn leaves_before_the_head() {
-    let called = Arc::new(Notify::new());
-    let calls = Arc::clone(&called);
-    let server = Server::awaiting(move |_, _| {
-        calls.notify_one();
-        std::future::pending::<Result<Response<Empty<Bytes>>, std::io::Error>>()
-    })
-    .await;
+    let (server, called) = silent().await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     soon(called.notified()).await;
@@ -163,14 +133,14 @@ async fn leaves_before_the_head() {
 
 #[tokio::test]
 async fn closes_mid_body() {
-    let (server, _told) = then(|| Step::data("two")).await;
+    let (server, _told) = then(|| [Step::data("two")]).await;
     drop(read_one(&server).await);
     check(&server, "HTTP/1.1", "client closes mid-body").await;
 }
 
 #[tokio::test]
 async fn resets_mid_body() {
-    let (server, _told) = then(|| Step::data("two")).await;
+    let (server, _told) = then(|| [Step::data("two")]).await;
     read_one(&server).await.reset();
     check(&server, "HTTP/1.1", "client resets mid-body").await;
 }
@@ -214,7 +184,7 @@ async fn endless() {
     let supervisor = Supervisor::builder()
         .start_within(Duration::from_millis(20))
         .build();
-    let (server, told) = then_by(supervisor, || Step::data("two")).await;
+    let (server, told) = pausing(supervisor, || [Step::data("two")]).await;
     let mut client = Raw::connect(server.address).await;
     client.get("/").await;
     client.until("3\r\none\r\n").await;
@@ -233,13 +203,7 @@ async fn endless() {
 #[tokio::test]
 async fn informational_status() {
     for status in [100, 103, 199] {
-        let server = Server::new(move |_, _| {
-            Response::builder()
-                .status(status)
-                .body(Empty::<Bytes>::new())
-                .expect("the status is valid")
-        })
-        .await;
+        let server = empty(status).await;
         let mut client = Raw::connect(server.address).await;
         client.get("/").await;
         let response = client.rest().await;

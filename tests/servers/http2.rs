@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
@@ -15,6 +15,7 @@ use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor, report::Res
 
 use crate::{
     common::{Multiplexed, Script, Server, Step, Witness, rest, soon},
+    responses::{self, assert_too_short, declaring, with_status},
     table::{check, check_each},
 };
 
@@ -35,9 +36,26 @@ async fn whole(server: &Server) -> Vec<u8> {
     read
 }
 
+/// Serves two frames of three bytes, and declares this length.
+async fn declaring_stream(length: &'static str) -> Server {
+    Server::new(move |_, course| {
+        declaring(length, responses::stream().seen_by(course.expect_body()))
+    })
+    .await
+}
+
+/// Requests once, and checks that the client rejects a body whose length is not the declared one.
+async fn assert_rejected(server: &Server) {
+    let mut response = Multiplexed::connect(server).await.get("/").await;
+    let error = rest(response.body_mut())
+        .await
+        .expect_err("the client counts the bytes");
+    assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
+}
+
 #[tokio::test]
 async fn full() {
-    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let server = responses::full().await;
     let mut response = Multiplexed::connect(&server).await.get("/").await;
     assert_eq!(response.headers()["content-length"], "5");
     assert_eq!(
@@ -53,7 +71,7 @@ async fn full() {
 
 #[tokio::test]
 async fn full_to_reqwest() {
-    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let server = responses::full().await;
     let client = reqwest::Client::builder()
         .http2_prior_knowledge()
         .no_proxy()
@@ -69,7 +87,7 @@ async fn full_to_reqwest() {
 
 #[tokio::test]
 async fn empty() {
-    let server = Server::new(|_, _| Response::new(Empty::<Bytes>::new())).await;
+    let server = responses::empty(200).await;
     head_only(&server, Method::GET, StatusCode::OK).await;
     check(&server, "HTTP/2", "empty body").await;
 }
@@ -84,44 +102,31 @@ async fn empty_script() {
 
 #[tokio::test]
 async fn no_content() {
-    let server = Server::new(|_, _| {
-        Response::builder()
-            .status(204)
-            .body(Empty::<Bytes>::new())
-            .expect("it is a response")
-    })
-    .await;
+    let server = responses::empty(204).await;
     head_only(&server, Method::GET, StatusCode::NO_CONTENT).await;
     check(&server, "HTTP/2", "204").await;
 }
 
 #[tokio::test]
 async fn not_modified() {
-    let server = Server::new(|_, _| {
-        Response::builder()
-            .status(304)
-            .body(Empty::<Bytes>::new())
-            .expect("it is a response")
-    })
-    .await;
+    let server = responses::empty(304).await;
     head_only(&server, Method::GET, StatusCode::NOT_MODIFIED).await;
     check(&server, "HTTP/2", "304 without body").await;
 }
 
-/// Answers with a body to a status that can have none. The server sends it, and clients on `h2` take it, though others reset
-/// the stream (curl does).
-async fn with_body(status: u16) -> Server {
-    let server = Server::new(move |_, course| {
-        let body = Script::new([Step::data("hello")])
-            .sized(5)
-            .tells_end()
-            .seen_by(course.expect_body());
-        Response::builder()
-            .status(status)
-            .body(body)
-            .expect("it is a response")
+/// Serves this status with a body of five bytes.
+async fn hello(status: u16) -> Server {
+    Server::new(move |_, course| {
+        let body = Script::new([Step::data("hello")]).sized(5).tells_end();
+        with_status(status, body.seen_by(course.expect_body()))
     })
-    .await;
+    .await
+}
+
+/// Requests a body for a status that must not have one. The server sends the body, and `h2` accepts
+/// it. Other clients, such as curl, reset the stream.
+async fn with_body(status: u16) -> Server {
+    let server = hello(status).await;
     assert_eq!(whole(&server).await, b"hello");
     server
 }
@@ -142,15 +147,7 @@ async fn not_modified_with_body() {
 
 #[tokio::test]
 async fn head_bare() {
-    let server = Server::new(|_, course| {
-        Response::new(
-            Script::new([Step::data("hello")])
-                .sized(5)
-                .tells_end()
-                .seen_by(course.expect_body()),
-        )
-    })
-    .await;
+    let server = hello(200).await;
     let (response, _) = Multiplexed::connect(&server)
         .await
         .send(Method::HEAD, "/")
@@ -166,7 +163,7 @@ async fn head_bare() {
 
 #[tokio::test]
 async fn head_bare_empty() {
-    let server = Server::new(|_, _| Response::new(Empty::<Bytes>::new())).await;
+    let server = responses::empty(200).await;
     head_only(&server, Method::HEAD, StatusCode::OK).await;
     check(&server, "HTTP/2", "HEAD through a bare service, empty body").await;
 }
@@ -190,47 +187,24 @@ async fn head_axum() {
 
 #[tokio::test]
 async fn stream() {
-    let server = Server::new(|_, course| {
-        Response::new(
-            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body()),
-        )
-    })
-    .await;
+    let server =
+        Server::new(|_, course| Response::new(responses::stream().seen_by(course.expect_body())))
+            .await;
     assert_eq!(whole(&server).await, b"onetwo");
     check(&server, "HTTP/2", "chunked stream").await;
 }
 
 #[tokio::test]
 async fn stream_with_length() {
-    let server = Server::new(|_, course| {
-        let body =
-            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-        Response::builder()
-            .header("content-length", "6")
-            .body(body)
-            .expect("it is a response")
-    })
-    .await;
+    let server = declaring_stream("6").await;
     assert_eq!(whole(&server).await, b"onetwo");
     check(&server, "HTTP/2", "stream with `content-length`").await;
 }
 
 #[tokio::test]
 async fn longer_than_declared() {
-    let server = Server::new(|_, course| {
-        let body =
-            Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-        Response::builder()
-            .header("content-length", "3")
-            .body(body)
-            .expect("it is a response")
-    })
-    .await;
-    let mut response = Multiplexed::connect(&server).await.get("/").await;
-    let error = rest(response.body_mut())
-        .await
-        .expect_err("the client counts");
-    assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
+    let server = declaring_stream("3").await;
+    assert_rejected(&server).await;
     let seen = check(&server, "HTTP/2", "body longer than declared").await;
     assert!(
         matches!(
@@ -255,23 +229,9 @@ async fn shorter_than_declared() {
         )
     })
     .await;
-    let mut response = Multiplexed::connect(&server).await.get("/").await;
-    let error = rest(response.body_mut())
-        .await
-        .expect_err("the client counts");
-    assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
+    assert_rejected(&server).await;
     let seen = check(&server, "HTTP/2", "body shorter than declared").await;
-    assert!(
-        matches!(
-            seen.end.error(),
-            Some(ResponseError::TooShort {
-                declared: 6,
-                yielded: 3,
-                ..
-            })
-        ),
-        "{seen:?}"
-    );
+    assert_too_short(&seen);
 }
 
 #[tokio::test]

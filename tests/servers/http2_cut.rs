@@ -1,37 +1,39 @@
 //! HTTP/2: responses that are cut or held up, by the client or by a server that stops.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use h2::{Reason, client::Builder};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Response};
-use http_body_util::{Empty, Full};
+use http_body_util::Full;
 use tokio::sync::Notify;
 use tower_background::Supervisor;
 
 use crate::{
-    common::{Multiplexed, Script, Server, Step, data, rest, soon},
+    common::{Multiplexed, Script, Server, Step, data, next_data, rest, soon, unreleased_data},
+    responses::{full, pausing, silent},
     table::check,
 };
 
-/// A server whose service does not answer, and what tells that it was asked.
-async fn silent() -> (Server, Arc<Notify>) {
-    let asked = Arc::new(Notify::new());
-    let telling = asked.clone();
-    let server = Server::awaiting(move |_, _| {
-        telling.notify_one();
-        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
-    })
-    .await;
-    (server, asked)
+/// Serves a body that yields a frame, and a second one when the second value is notified.
+async fn one_two() -> (Server, Arc<Notify>) {
+    pausing(Supervisor::new(), || [Step::data("two")]).await
 }
 
-/// A server whose body has a frame, and then no other.
-async fn stuck() -> Server {
-    Server::new(|_, course| {
-        Response::new(Script::new([Step::data("one"), Step::Hang]).seen_by(course.expect_body()))
-    })
-    .await
+/// Requests the body of `pausing`, and reads its first frame. The second value can reset the stream.
+pub(crate) async fn read_one(
+    client: &mut Multiplexed,
+) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let (response, stream) = client.send(Method::GET, "/").await;
+    let mut response = soon(response).await.expect("there is a head");
+    assert_eq!(next_data(response.body_mut()).await, "one");
+    (response, stream)
+}
+
+/// Checks that the connection still serves requests, with the path `/next` of `pausing`.
+pub(crate) async fn assert_still_serves(client: &mut Multiplexed, server: &Server) {
+    assert_eq!(client.get("/next").await.status(), 200);
+    assert_eq!(server.witness.next().await.end.path(), "/next");
 }
 
 #[tokio::test]
@@ -57,54 +59,26 @@ async fn resets_before_the_head() {
 
 #[tokio::test]
 async fn closes_mid_body() {
-    let server = stuck().await;
+    let (server, _) = one_two().await;
     let mut client = Multiplexed::connect(&server).await;
-    let mut response = client.get("/").await;
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
+    let _response = read_one(&mut client).await;
     client.leave().await;
     check(&server, "HTTP/2", "client closes mid-body").await;
 }
 
 #[tokio::test]
 async fn resets_mid_body() {
-    let server = Server::new(|request, course| {
-        let steps = if request.uri().path() == "/next" {
-            vec![]
-        } else {
-            vec![Step::data("one"), Step::Hang]
-        };
-        Response::new(Script::new(steps).seen_by(course.expect_body()))
-    })
-    .await;
+    let (server, _) = one_two().await;
     let mut client = Multiplexed::connect(&server).await;
-    let (response, mut stream) = client.send(Method::GET, "/").await;
-    let mut response = soon(response).await.expect("there is a head");
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
+    let (_response, mut stream) = read_one(&mut client).await;
     stream.send_reset(Reason::CANCEL);
     check(&server, "HTTP/2", "client resets mid-body").await;
-    assert_eq!(
-        client.get("/next").await.status(),
-        200,
-        "the connection serves on"
-    );
-    assert_eq!(server.witness.next().await.end.path(), "/next");
+    assert_still_serves(&mut client, &server).await;
 }
 
 #[tokio::test]
 async fn leaves_after_the_end() {
-    let server = Server::new(|_, _| Response::new(Full::<Bytes>::from("hello"))).await;
+    let server = full().await;
     let mut client = Multiplexed::connect(&server).await;
     let mut response = client.get("/").await;
     assert_eq!(
@@ -130,11 +104,7 @@ async fn stops_reading_then_leaves() {
     let mut response = client.get("/").await;
     let mut received = 0;
     while received < WINDOW {
-        received += soon(response.body_mut().data())
-            .await
-            .expect("there is more")
-            .expect("the server sends")
-            .len();
+        received += unreleased_data(response.body_mut()).await.len();
     }
     assert_eq!(
         server.supervisor.stats().deferred,
@@ -171,7 +141,7 @@ async fn resets_a_last_frame_without_window() {
         )
     })
     .await;
-    let mut client = Multiplexed::with(&server, Builder::new().initial_window_size(0)).await;
+    let mut client = Multiplexed::with_window(&server, 0).await;
     let (response, mut stream) = client.send(Method::GET, "/").await;
     soon(response).await.expect("there is a head");
     assert_eq!(
@@ -201,14 +171,11 @@ async fn window_of_one_byte() {
         )
     })
     .await;
-    let mut client = Multiplexed::with(&server, Builder::new().initial_window_size(1)).await;
+    let mut client = Multiplexed::with_window(&server, 1).await;
     let mut response = client.get("/").await;
     let mut read = Vec::new();
     for _ in 0..100 {
-        let byte = data(response.body_mut())
-            .await
-            .expect("there is more")
-            .expect("the server sends");
+        let byte = next_data(response.body_mut()).await;
         assert_eq!(byte.len(), 1);
         read.extend_from_slice(&byte);
         assert_eq!(
@@ -255,13 +222,7 @@ async fn declared_length_without_end() {
     let (response, mut stream) = client.send(Method::GET, "/").await;
     let mut response = soon(response).await.expect("there is a head");
     assert_eq!(response.headers()["content-length"], "5");
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "hello"
-    );
+    assert_eq!(next_data(response.body_mut()).await, "hello");
     // The client has all that was declared, and waits for the end of the stream.
     assert!(!response.body().is_end_stream());
     stream.send_reset(Reason::CANCEL);
@@ -278,64 +239,23 @@ async fn endless_stream() {
     let supervisor = Supervisor::builder()
         .start_within(Duration::from_millis(20))
         .build();
-    let released = Arc::new(Notify::new());
-    let awaited = released.clone();
-    let server = Server::with(supervisor, move |_, course| {
-        let steps = [
-            Step::data("one"),
-            Step::Wait(awaited.clone()),
-            Step::data("two"),
-            Step::Hang,
-        ];
-        Response::new(Script::new(steps).seen_by(course.expect_body()))
-    })
-    .await;
+    let (server, go) = pausing(supervisor, || [Step::data("two"), Step::Hang]).await;
     let mut client = Multiplexed::connect(&server).await;
-    let mut response = client.get("/").await;
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
+    let (mut response, _) = read_one(&mut client).await;
     check(&server, "HTTP/2", "endless stream with `start_within`").await;
-    released.notify_one();
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("the stream goes on")
-            .expect("it is sent"),
-        "two"
-    );
+    go.notify_one();
+    assert_eq!(next_data(response.body_mut()).await, "two");
     client.leave().await;
 }
 
 #[tokio::test]
 async fn graceful_shutdown() {
-    let refused = Arc::new(Notify::new());
-    let awaited = refused.clone();
-    let mut server = Server::new(move |_, course| {
-        let body = Script::new([
-            Step::data("one"),
-            Step::Wait(awaited.clone()),
-            Step::data("two"),
-        ]);
-        Response::new(body.seen_by(course.expect_body()))
-    })
-    .await;
+    let (mut server, go) = one_two().await;
     let mut client = Multiplexed::connect(&server).await;
-    let mut response = client.get("/").await;
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
+    let (mut response, _) = read_one(&mut client).await;
     let serving = async {
         client.refused().await;
-        refused.notify_one();
+        go.notify_one();
         rest(response.body_mut()).await.expect("it is whole").0
     };
     let ((), read) = tokio::join!(server.shut_down(), serving);
@@ -346,16 +266,9 @@ async fn graceful_shutdown() {
 
 #[tokio::test]
 async fn server_stops() {
-    let server = stuck().await;
+    let (server, _) = one_two().await;
     let mut client = Multiplexed::connect(&server).await;
-    let mut response = client.get("/").await;
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
+    let (mut response, _) = read_one(&mut client).await;
     server.stop();
     rest(response.body_mut()).await.expect_err("it is cut");
     check(&server, "HTTP/2", "server stops mid-body").await;

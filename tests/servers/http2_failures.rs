@@ -1,16 +1,17 @@
 //! HTTP/2: services and bodies that fail or panic.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Response};
 use http_body_util::Empty;
-use tokio::sync::Notify;
-use tower_background::report::ResponseError;
+use tower_background::{Supervisor, report::ResponseError};
 
 use crate::{
-    common::{Multiplexed, Script, Scripted, Server, Step, data, rest, soon},
+    common::{Multiplexed, Script, Scripted, Server, Step, rest, soon},
+    http2_cut::{assert_still_serves, read_one},
+    responses::{declaring, empty, pausing, stream},
     table::check,
 };
 
@@ -37,57 +38,32 @@ async fn body_error_before_the_first_frame() {
     assert_eq!(seen.end.error(), Some(ResponseError::Body));
 }
 
-/// Lets a body yield a frame, then do this step once the client has the frame; gives what the client then sees.
-async fn after_the_first_frame(last: fn() -> Step) -> (Server, Multiplexed, h2::Error) {
-    let received = Arc::new(Notify::new());
-    let awaited = received.clone();
-    let server = Server::new(move |request, course| {
-        let steps = match request.uri().path() {
-            "/next" => vec![],
-            _ => vec![Step::data("one"), Step::Wait(awaited.clone()), last()],
-        };
-        Response::new(Script::new(steps).seen_by(course.expect_body()))
-    })
-    .await;
+/// Serves a body that takes this step when the client has its first frame. Returns the error that
+/// the client then gets.
+async fn after_the_first_frame(last: fn() -> [Step; 1]) -> (Server, Multiplexed, h2::Error) {
+    let (server, go) = pausing(Supervisor::new(), last).await;
     let mut client = Multiplexed::connect(&server).await;
-    let mut response = client.get("/").await;
-    assert_eq!(
-        data(response.body_mut())
-            .await
-            .expect("there is a frame")
-            .expect("it is sent"),
-        "one"
-    );
-    received.notify_one();
+    let (mut response, _) = read_one(&mut client).await;
+    go.notify_one();
     let error = rest(response.body_mut()).await.expect_err("it is cut");
     (server, client, error)
 }
 
 #[tokio::test]
 async fn body_error_after_the_first_frame() {
-    let (server, mut client, error) = after_the_first_frame(|| Step::Error).await;
+    let (server, mut client, error) = after_the_first_frame(|| [Step::Error]).await;
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     let seen = check(&server, "HTTP/2", "body error after the first frame").await;
     assert_eq!(seen.end.error(), Some(ResponseError::Body));
-    assert_eq!(
-        client.get("/next").await.status(),
-        200,
-        "the connection serves on"
-    );
-    assert_eq!(server.witness.next().await.end.path(), "/next");
+    assert_still_serves(&mut client, &server).await;
 }
 
 #[tokio::test]
 async fn panic_in_the_body() {
-    let (server, mut client, error) = after_the_first_frame(|| Step::Panic).await;
+    let (server, mut client, error) = after_the_first_frame(|| [Step::Panic]).await;
     assert!(error.is_reset() && error.is_remote(), "{error}");
     check(&server, "HTTP/2", "panic in the body").await;
-    assert_eq!(
-        client.get("/next").await.status(),
-        200,
-        "the connection serves on"
-    );
-    assert_eq!(server.witness.next().await.end.path(), "/next");
+    assert_still_serves(&mut client, &server).await;
 }
 
 #[tokio::test]
@@ -143,13 +119,7 @@ async fn assert_rejected(server: &Server) {
 #[tokio::test]
 async fn informational_status() {
     for status in [100, 101, 103, 199] {
-        let server = Server::new(move |_, _| {
-            Response::builder()
-                .status(status)
-                .body(Empty::<Bytes>::new())
-                .expect("the status is valid")
-        })
-        .await;
+        let server = empty(status).await;
         assert_rejected(&server).await;
         let seen = check(&server, "HTTP/2", "status 100-199").await;
         assert_eq!(seen.end.error(), Some(ResponseError::InformationalStatus));
@@ -159,15 +129,9 @@ async fn informational_status() {
 #[tokio::test]
 async fn length_that_is_no_number() {
     for length in ["six", "+6", "6 ", "-1", "18446744073709551616"] {
-        let server = Server::new(move |_, course| {
-            let body =
-                Script::new([Step::data("one"), Step::data("two")]).seen_by(course.expect_body());
-            Response::builder()
-                .header("content-length", length)
-                .body(body)
-                .expect("the header is valid")
-        })
-        .await;
+        let server =
+            Server::new(move |_, course| declaring(length, stream().seen_by(course.expect_body())))
+                .await;
         assert_rejected(&server).await;
         let seen = check(&server, "HTTP/2", "`content-length` that is no number").await;
         assert_eq!(seen.end.error(), Some(ResponseError::InvalidLength));

@@ -31,7 +31,7 @@ use tower_http::{
 };
 
 use crate::{
-    common::{Course, Script, Server, Step, Witness, soon},
+    common::{Course, Script, Server, Step, Witness, chunk, soon},
     table::check,
 };
 
@@ -344,13 +344,7 @@ async fn graceful_shutdown_mid_body() {
         let (address, supervisor) = (server.address, server.supervisor.clone());
 
         let mut response = ask(&server, protocol).await.expect("it answers");
-        assert_eq!(
-            soon(response.chunk())
-                .await
-                .expect("a good chunk")
-                .expect("a chunk"),
-            "one"
-        );
+        assert_eq!(chunk(&mut response).await, "one");
         let finish = async {
             // The server drops its listener when it begins to shut down.
             soon(async { while TcpStream::connect(address).await.is_ok() {} }).await;

@@ -17,6 +17,7 @@ mod http2_failures;
 mod isolation;
 mod layers;
 mod placement;
+mod responses;
 mod table;
 mod unchanged;
 mod unchanged_http2;
