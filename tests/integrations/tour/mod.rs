@@ -40,6 +40,14 @@ async fn done(browser: &mut Browser, demo: &str) {
         .await;
 }
 
+/// Returns the names of all demos, in the order of their buttons.
+async fn demos(browser: &mut Browser) -> Vec<String> {
+    let names = browser
+        .ask("[...document.querySelectorAll('nav button')].map(button => button.dataset.demo)")
+        .await;
+    serde_json::from_value(names).expect("names are texts")
+}
+
 async fn click(browser: &mut Browser, demo: &str) {
     browser
         .ask("document.querySelector('#log').textContent = ''")
@@ -48,11 +56,23 @@ async fn click(browser: &mut Browser, demo: &str) {
     done(browser, demo).await;
 }
 
-/// What the lanes are of, and where they stand.
-async fn lanes(browser: &mut Browser) -> Value {
-    browser
-        .ask("[...document.querySelectorAll('.lane')].map(lane => [lane.querySelector('b').textContent, lane.dataset.state])")
-        .await
+/// Checks the bars of the page: that of the client has this state, that of the response is over, and
+/// then there is one for each of these tasks, with its outcome.
+async fn assert_bars(browser: &mut Browser, client: &str, tasks: &[[&str; 2]]) {
+    let bars = browser
+        .ask(
+            "[...document.querySelectorAll('.lane')]
+                .map(lane => [lane.querySelector('b').textContent, lane.dataset.state])",
+        )
+        .await;
+    let expected = [&[["Client", client], ["Response", "over"]], tasks].concat();
+    assert_eq!(bars, json!(expected));
+}
+
+/// Clicks a demo that is answered, and checks the outcomes of its tasks.
+async fn click_and_see(browser: &mut Browser, demo: &str, tasks: &[[&str; 2]]) {
+    click(browser, demo).await;
+    assert_bars(browser, "answered", tasks).await;
 }
 
 /// The place in the log of what is told so; the log has it once.
@@ -76,6 +96,10 @@ async fn in_order(browser: &mut Browser, selectors: &[&str]) {
         assert!(last < Some(place), "{selector} comes too early");
         last = Some(place);
     }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("it is a number")
 }
 
 async fn text(browser: &mut Browser, selector: &str) -> String {
@@ -109,14 +133,12 @@ async fn an_answer_comes_first_and_its_tasks_later() {
     let Some((_server, mut browser)) = tour("tour-first").await else {
         return;
     };
-    click(&mut browser, "quick").await;
-    let expected = json!([
-        ["Client", "answered"],
-        ["Response", "over"],
-        ["welcome-mail", "succeeded"],
-        ["audit-log", "succeeded"]
-    ]);
-    assert_eq!(lanes(&mut browser).await, expected);
+    click_and_see(
+        &mut browser,
+        "quick",
+        &[["welcome-mail", "succeeded"], ["audit-log", "succeeded"]],
+    )
+    .await;
     in_order(
         &mut browser,
         &["[data-what=sent]", "[data-what=head]", "[data-what=last]"],
@@ -141,15 +163,7 @@ async fn an_answer_comes_first_and_its_tasks_later() {
             .contains("The tasks took")
     );
 
-    click(&mut browser, "stream").await;
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            ["count-usage", "succeeded"]
-        ])
-    );
+    click_and_see(&mut browser, "stream", &[["count-usage", "succeeded"]]).await;
     in_order(
         &mut browser,
         &["[data-what=sent]", "[data-what=head]", "[data-what=last]"],
@@ -165,15 +179,7 @@ async fn an_answer_comes_first_and_its_tasks_later() {
     )
     .await;
 
-    click(&mut browser, "slow").await;
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            ["count-download", "succeeded"]
-        ])
-    );
+    click_and_see(&mut browser, "slow", &[["count-download", "succeeded"]]).await;
     let socket = |what: &str| format!("[data-where=socket][data-what={what}]");
     in_order(
         &mut browser,
@@ -199,13 +205,12 @@ async fn what_goes_wrong_is_told_and_stays_where_it_is() {
         return;
     };
     click(&mut browser, "abort").await;
-    let expected = json!([
-        ["Client", "left"],
-        ["Response", "over"],
-        ["receipt", "skipped"],
-        ["clean-up", "succeeded"]
-    ]);
-    assert_eq!(lanes(&mut browser).await, expected);
+    assert_bars(
+        &mut browser,
+        "left",
+        &[["receipt", "skipped"], ["clean-up", "succeeded"]],
+    )
+    .await;
     in_order(&mut browser, &["[data-what=head]", "[data-what=left]"]).await;
     in_order(
         &mut browser,
@@ -216,36 +221,28 @@ async fn what_goes_wrong_is_told_and_stays_where_it_is() {
     )
     .await;
 
-    click(&mut browser, "fail").await;
-    let tasks = [
-        ["webhook", "failed"],
-        ["report", "timed_out"],
-        ["audit-log", "succeeded"],
-    ];
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            tasks[0],
-            tasks[1],
-            tasks[2]
-        ])
-    );
+    click_and_see(
+        &mut browser,
+        "fail",
+        &[
+            ["webhook", "failed"],
+            ["report", "timed_out"],
+            ["audit-log", "succeeded"],
+        ],
+    )
+    .await;
     assert!(
         text(&mut browser, "#log [data-outcome=failed]")
             .await
             .ends_with("webhook failed: no such host")
     );
 
-    click(&mut browser, "panic").await;
-    let expected = json!([
-        ["Client", "answered"],
-        ["Response", "over"],
-        ["thumbnail", "panicked"],
-        ["audit-log", "succeeded"]
-    ]);
-    assert_eq!(lanes(&mut browser).await, expected);
+    click_and_see(
+        &mut browser,
+        "panic",
+        &[["thumbnail", "panicked"], ["audit-log", "succeeded"]],
+    )
+    .await;
     assert!(
         text(&mut browser, "#log [data-outcome=panicked]")
             .await
@@ -269,22 +266,16 @@ async fn limits_make_tasks_wait_and_then_the_door_closes() {
     let Some((_server, mut browser)) = tour("tour-limits").await else {
         return;
     };
-    click(&mut browser, "blocking").await;
-    let tasks = [
-        ["hash-password", "succeeded"],
-        ["zip-files", "succeeded"],
-        ["audit-log", "succeeded"],
-    ];
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            tasks[0],
-            tasks[1],
-            tasks[2]
-        ])
-    );
+    click_and_see(
+        &mut browser,
+        "blocking",
+        &[
+            ["hash-password", "succeeded"],
+            ["zip-files", "succeeded"],
+            ["audit-log", "succeeded"],
+        ],
+    )
+    .await;
     in_order(
         &mut browser,
         &[
@@ -296,25 +287,13 @@ async fn limits_make_tasks_wait_and_then_the_door_closes() {
 
     // A machine that is slow enough could work tasks off while the burst still comes.
     for _ in 0..5 {
-        let before = figures(&mut browser).await["succeeded"]
-            .as_u64()
-            .expect("a figure is a number");
+        let before = number(&figures(&mut browser).await["succeeded"]);
         click(&mut browser, "burst").await;
-        let after = figures(&mut browser).await["succeeded"]
-            .as_u64()
-            .expect("a figure is a number");
+        let after = number(&figures(&mut browser).await["succeeded"]);
         let count =
             |state: &str| format!("document.querySelectorAll('.lane[data-state={state}]').length");
-        let done = browser
-            .ask(&count("succeeded"))
-            .await
-            .as_u64()
-            .expect("a count is a number");
-        let shed = browser
-            .ask(&count("shed"))
-            .await
-            .as_u64()
-            .expect("a count is a number");
+        let done = number(&browser.ask(&count("succeeded")).await);
+        let shed = number(&browser.ask(&count("shed")).await);
         assert_eq!((done + shed, after - before), (12, done));
         assert!(done >= 8, "there was room for 8, and {done} were let in");
         if shed > 0 {
@@ -334,22 +313,16 @@ async fn a_shutdown_is_reported_and_the_tour_goes_on_after_it() {
     let Some((_server, mut browser)) = tour("tour-shutdown").await else {
         return;
     };
-    click(&mut browser, "shutdown").await;
-    let tasks = [
-        ["short", "succeeded"],
-        ["polite", "succeeded"],
-        ["stubborn", "aborted"],
-    ];
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            tasks[0],
-            tasks[1],
-            tasks[2]
-        ])
-    );
+    click_and_see(
+        &mut browser,
+        "shutdown",
+        &[
+            ["short", "succeeded"],
+            ["polite", "succeeded"],
+            ["stubborn", "aborted"],
+        ],
+    )
+    .await;
     let report = text(&mut browser, "#report").await;
     assert_eq!(
         report,
@@ -361,14 +334,12 @@ async fn a_shutdown_is_reported_and_the_tour_goes_on_after_it() {
             .starts_with("stubborn was aborted after")
     );
 
-    click(&mut browser, "quick").await;
-    let expected = json!([
-        ["Client", "answered"],
-        ["Response", "over"],
-        ["welcome-mail", "refused"],
-        ["audit-log", "refused"]
-    ]);
-    assert_eq!(lanes(&mut browser).await, expected);
+    click_and_see(
+        &mut browser,
+        "quick",
+        &[["welcome-mail", "refused"], ["audit-log", "refused"]],
+    )
+    .await;
     assert!(
         text(&mut browser, "#verdict b")
             .await
@@ -397,17 +368,12 @@ async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
     let Some((_server, mut browser)) = tour("tour-scenes").await else {
         return;
     };
-    click(&mut browser, "socket").await;
-    let tasks = [["count-visit", "succeeded"], ["conversation", "succeeded"]];
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            tasks[0],
-            tasks[1]
-        ])
-    );
+    click_and_see(
+        &mut browser,
+        "socket",
+        &[["count-visit", "succeeded"], ["conversation", "succeeded"]],
+    )
+    .await;
     in_order(
         &mut browser,
         &[
@@ -422,15 +388,7 @@ async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
             .contains("over at the upgrade")
     );
 
-    click(&mut browser, "feed").await;
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            ["save-position", "succeeded"]
-        ])
-    );
+    click_and_see(&mut browser, "feed", &[["save-position", "succeeded"]]).await;
     let steps = [
         "[data-what=closing]",
         "[data-what=over][data-end=Complete]",
@@ -442,17 +400,12 @@ async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
     assert!(report.starts_with("No task was lost."), "{report}");
 
     // The next scene that ends with a shutdown starts a new supervisor first.
-    click(&mut browser, "fallback").await;
-    let tasks = [["mail", "fell_back"], ["audit-log", "succeeded"]];
-    assert_eq!(
-        lanes(&mut browser).await,
-        json!([
-            ["Client", "answered"],
-            ["Response", "over"],
-            tasks[0],
-            tasks[1]
-        ])
-    );
+    click_and_see(
+        &mut browser,
+        "fallback",
+        &[["mail", "fell_back"], ["audit-log", "succeeded"]],
+    )
+    .await;
     assert!(
         text(&mut browser, "#see")
             .await
@@ -468,17 +421,13 @@ async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
 
 #[tokio::test]
 async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
-    let demos = include_str!("../../../examples/tour/demos.rs");
+    let code = include_str!("../../../examples/tour/demos.rs");
     let Some((_server, mut browser)) = tour("tour-source").await else {
         return;
     };
-    let all = browser
-        .ask("[...document.querySelectorAll('nav button')].map(button => button.dataset.demo)")
-        .await;
-    let all = all.as_array().expect("a list");
+    let all = demos(&mut browser).await;
     assert_eq!(all.len(), 12);
-    for demo in all {
-        let demo = demo.as_str().expect("a name is text");
+    for demo in &all {
         let source = browser
             .ask(&format!(
                 "fetch('/source/{demo}').then(answer => answer.text())"
@@ -492,7 +441,7 @@ async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
         );
         for function in source.split("\n\n") {
             assert!(
-                function.contains("fn ") && demos.contains(function.trim_end()),
+                function.contains("fn ") && code.contains(function.trim_end()),
                 "{demo}: {function}"
             );
         }
