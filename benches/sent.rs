@@ -139,15 +139,7 @@ async fn http1(stream: TcpStream, begun: Instant) -> u32 {
     let mut responses = 0;
     while begun.elapsed() < ROUND {
         sender.ready().await.expect("the connection is open");
-        let response = sender
-            .send_request(request())
-            .await
-            .expect("the server answers");
-        response
-            .into_body()
-            .collect()
-            .await
-            .expect("the response is whole");
+        read(sender.send_request(request()).await).await;
         responses += 1;
     }
     responses
@@ -159,16 +151,18 @@ async fn http2(stream: TcpStream, begun: Instant) -> u32 {
     tokio::spawn(connection);
     let mut responses = 0;
     while begun.elapsed() < ROUND {
-        let response = sender
-            .send_request(request())
-            .await
-            .expect("the server answers");
-        response
-            .into_body()
-            .collect()
-            .await
-            .expect("the response is whole");
+        read(sender.send_request(request()).await).await;
         responses += 1;
     }
     responses
+}
+
+/// Reads a response to its end.
+async fn read(response: hyper::Result<Response<Incoming>>) {
+    let response = response.expect("the server answers");
+    response
+        .into_body()
+        .collect()
+        .await
+        .expect("the response is whole");
 }
