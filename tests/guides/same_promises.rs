@@ -16,6 +16,13 @@ use same_promises::{EndKind, SamePromises, Stats, Supervisor, Tasks};
 
 const BOUND: Duration = Duration::from_secs(30);
 
+/// Returns statistics with these counts. All other counts are zero.
+macro_rules! stats {
+    ($($name:ident: $count:expr),*) => {
+        Stats { $($name: $count,)* ..Stats::default() }
+    };
+}
+
 type Chunk = Result<Frame<Bytes>, &'static str>;
 
 fn request() -> Request<()> {
@@ -64,39 +71,18 @@ async fn a_task_is_listed_until_it_ends() {
         (1, "mail", "/path", false)
     );
     assert_eq!(supervisor.open_responses(), 1);
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 1,
-            deferred: 1,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 1, deferred: 1));
 
     drop(response);
     assert_eq!(supervisor.open_responses(), 0);
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 1,
-            running: 1,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 1, running: 1));
     let listed = supervisor.tasks();
     assert!(listed[0].running && listed[0].age < BOUND);
 
     finish.send(()).unwrap();
     idle(&supervisor).await;
     assert!(supervisor.tasks().is_empty());
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 1,
-            succeeded: 1,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 1, succeeded: 1));
 }
 
 #[tokio::test]
@@ -117,13 +103,7 @@ async fn failures_and_panics_are_counted() {
     idle(&supervisor).await;
     assert_eq!(
         supervisor.stats(),
-        Stats {
-            added: 3,
-            succeeded: 1,
-            failed: 1,
-            panicked: 1,
-            ..Stats::default()
-        }
+        stats!(added: 3, succeeded: 1, failed: 1, panicked: 1)
     );
 }
 
@@ -138,25 +118,13 @@ async fn a_shutdown_aborts_what_is_left() {
         .expect("the shutdown ends");
     assert_eq!(
         supervisor.stats(),
-        Stats {
-            added: 2,
-            deferred: 1,
-            aborted: 1,
-            ..Stats::default()
-        }
+        stats!(added: 2, deferred: 1, aborted: 1)
     );
 
     let late = call(&supervisor, |tasks| assert!(!tasks.add("late", async {}))).await;
     drop((open, late));
     idle(&supervisor).await;
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 2,
-            aborted: 2,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 2, aborted: 2));
 }
 
 #[test]
@@ -169,14 +137,7 @@ fn a_body_may_be_dropped_outside_of_a_runtime() {
         assert!(tasks.add("task", async {}));
     }));
     drop(response);
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 1,
-            aborted: 1,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 1, aborted: 1));
 }
 
 #[tokio::test]
@@ -219,14 +180,7 @@ async fn future_body_and_tasks_find_their_request() {
     .await;
     drop(response);
     idle(&supervisor).await;
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 4,
-            succeeded: 4,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 4, succeeded: 4));
 }
 
 /// Returns how a response with these frames ended after so many polls, and how many bytes its body yielded.
@@ -336,12 +290,5 @@ fn counts_agree_on_several_workers() {
         }
         idle(&supervisor).await;
     });
-    assert_eq!(
-        supervisor.stats(),
-        Stats {
-            added: 2000,
-            succeeded: 2000,
-            ..Stats::default()
-        }
-    );
+    assert_eq!(supervisor.stats(), stats!(added: 2000, succeeded: 2000));
 }

@@ -71,6 +71,13 @@ impl Starts {
         }
     }
 
+    /// Lets all tasks queue, releases the permit, and checks the order of both halves.
+    async fn assert_in_order_after(&self, release: oneshot::Sender<()>, supervisor: &Supervisor) {
+        settle().await;
+        drop(release);
+        self.assert_in_order(supervisor, 2 * HALF).await;
+    }
+
     /// Waits for all tasks, and checks that they started in the order of their numbers.
     async fn assert_in_order(&self, supervisor: &Supervisor, count: usize) {
         soon(supervisor.idle()).await;
@@ -166,9 +173,7 @@ fn across_two_requests() {
         request(&supervisor, |tasks| starts.add(tasks, 0..HALF)).await;
         settle().await;
         request(&supervisor, |tasks| starts.add(tasks, HALF..2 * HALF)).await;
-        settle().await;
-        drop(release);
-        starts.assert_in_order(&supervisor, 2 * HALF).await;
+        starts.assert_in_order_after(release, &supervisor).await;
     });
 }
 
@@ -189,9 +194,7 @@ fn behind_a_task_that_uses_up_the_budget() {
         request(&supervisor, handler).await;
         settle().await;
         request(&supervisor, |tasks| starts.add(tasks, HALF..2 * HALF)).await;
-        settle().await;
-        drop(release);
-        starts.assert_in_order(&supervisor, 2 * HALF).await;
+        starts.assert_in_order_after(release, &supervisor).await;
     });
 }
 
@@ -206,9 +209,7 @@ fn of_late_tasks_that_are_added_without_budget() {
         // The rest is added with a new budget.
         yield_now().await;
         starts.add(&tasks, HALF..2 * HALF);
-        settle().await;
-        drop(release);
-        starts.assert_in_order(&supervisor, 2 * HALF).await;
+        starts.assert_in_order_after(release, &supervisor).await;
     });
 }
 
@@ -228,8 +229,6 @@ fn of_late_tasks_of_two_requests_in_turn() {
                 yield_now().await;
             }
         }
-        settle().await;
-        drop(release);
-        starts.assert_in_order(&supervisor, 2 * HALF).await;
+        starts.assert_in_order_after(release, &supervisor).await;
     });
 }
