@@ -7,6 +7,7 @@ use axum::{
     response::sse::{Event, Sse},
     routing::get,
 };
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::net::TcpListener;
 use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor};
@@ -18,6 +19,22 @@ async fn events(tasks: BackgroundTasks) -> Sse<impl Stream<Item = Result<Event, 
     tasks.add(async {});
     let events = stream::once(async { Event::default().data("hello") }).chain(stream::pending());
     Sse::new(events.take_until(stopping).map(Ok))
+}
+
+/// Requests a stream of events, and reads the first event.
+pub(crate) async fn open_events(
+    client: &reqwest::Client,
+    url: String,
+) -> impl Stream<Item = reqwest::Result<Bytes>> + Unpin + use<> {
+    let response = soon(client.get(url).send()).await.expect("it answers");
+    assert_eq!(response.status(), 200);
+    let mut events = response.bytes_stream();
+    let hello = soon(events.next())
+        .await
+        .expect("it is open")
+        .expect("the connection is fine");
+    assert_eq!(hello, "data: hello\n\n");
+    events
 }
 
 #[tokio::test]
@@ -45,16 +62,7 @@ async fn endless_streams_end_and_their_tasks_run() {
         .expect("a client needs nothing");
     let mut streams = Vec::new();
     for _ in 0..10 {
-        let response = soon(client.get(format!("http://{address}/")).send())
-            .await
-            .expect("it answers");
-        let mut events = response.bytes_stream();
-        let hello = soon(events.next())
-            .await
-            .expect("it is open")
-            .expect("the connection is fine");
-        assert_eq!(hello, "data: hello\n\n");
-        streams.push(events);
+        streams.push(open_events(&client, format!("http://{address}/")).await);
     }
     supervisor.begin_shutdown();
     // Without a time of its own, the server waits for all connections.

@@ -3,13 +3,15 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
 };
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
+
+use super::soon;
 
 /// The built example. Cargo builds them for `cargo test`, but not for a single test.
 async fn example(name: &str, features: &str) -> PathBuf {
@@ -83,7 +85,31 @@ pub async fn output(name: &str, features: &str) -> String {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = super::soon(output).await.expect("the example can be run");
+    let output = soon(output).await.expect("the example can be run");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("it prints text")
+}
+
+/// Sends SIGTERM to a running example.
+pub async fn terminate(child: &Child) {
+    let pid = child.id().expect("it runs").to_string();
+    let killed = Command::new("kill")
+        .args(["-TERM", &pid])
+        .status()
+        .await
+        .expect("`kill` is there");
+    assert!(killed.success());
+}
+
+/// Waits for the end of an example, and returns what it printed until then.
+pub async fn ended(
+    mut child: Child,
+    mut lines: Lines<BufReader<ChildStdout>>,
+) -> (ExitStatus, Vec<String>) {
+    let mut printed = Vec::new();
+    while let Some(line) = soon(lines.next_line()).await.expect("it prints text") {
+        printed.push(line);
+    }
+    let status = soon(child.wait()).await.expect("it can be waited for");
+    (status, printed)
 }

@@ -70,9 +70,9 @@ impl Observer for Recorder {
     }
 }
 
-/// The outcomes that tasks had, as `succeeded=2,failed=1`.
-pub fn outcomes(stats: &Stats) -> String {
-    let counts = [
+/// Returns how many tasks had each outcome.
+pub fn outcome_counts(stats: &Stats) -> [(&'static str, u64); 8] {
+    [
         ("succeeded", stats.succeeded),
         ("failed", stats.failed),
         ("panicked", stats.panicked),
@@ -81,9 +81,13 @@ pub fn outcomes(stats: &Stats) -> String {
         ("removed", stats.removed),
         ("skipped", stats.skipped),
         ("fell_back", stats.fell_back),
-    ];
-    let counts = counts
-        .iter()
+    ]
+}
+
+/// Returns the outcomes that tasks had, as `succeeded=2,failed=1`.
+pub fn outcomes(stats: &Stats) -> String {
+    let counts = outcome_counts(stats)
+        .into_iter()
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name}={count}"));
     counts.collect::<Vec<_>>().join(",")

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{process::Command, sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet};
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::common::start;
+use crate::common::{ended, start, terminate};
 
 const CONNECTIONS: usize = 8;
 /// How many answers are waited for before the signal.
@@ -48,7 +48,7 @@ async fn survives<C: Future<Output = ()> + Send + 'static>(
     name: &str,
     connect: impl Fn(String, Arc<Load>) -> C,
 ) {
-    let (mut child, address, mut lines) = start(name, "axum,tonic").await;
+    let (child, address, lines) = start(name, "axum,tonic").await;
     let load = Arc::<Load>::default();
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
@@ -59,44 +59,23 @@ async fn survives<C: Future<Output = ()> + Send + 'static>(
         client = clients.join_next() => panic!("a client stopped before the signal: {client:?}"),
     }
     load.signalled.store(true, SeqCst);
-    let pid = child.id().expect("it runs").to_string();
-    let killed = Command::new("kill")
-        .args(["-TERM", &pid])
-        .status()
-        .await
-        .expect("`kill` is there");
-    assert!(killed.success());
-
-    let mut printed = Vec::new();
-    while let Some(line) = lines.next_line().await.expect("it prints text") {
-        printed.push(line);
-    }
-    let status = child.wait().await.expect("it can be waited for");
+    terminate(&child).await;
+    let (status, printed) = ended(child, lines).await;
     while let Some(client) = clients.join_next().await {
         client.expect("a client does not panic");
     }
     let answers = load.answers.load(SeqCst);
-    let told = format!("{answers} answers; {status}; {printed:?}");
-    let last = printed.last().unwrap_or_else(|| panic!("{told}"));
-    let counts: Vec<u64> = last
-        .split(' ')
-        .zip(["handled=", "tasks_added=", "tasks_done="])
-        .map(|(count, name)| {
-            count
-                .strip_prefix(name)
-                .and_then(|count| count.parse().ok())
-                .unwrap_or_else(|| panic!("{told}"))
-        })
-        .collect();
-    let [handled, added, done] = counts[..] else {
-        panic!("{told}")
-    };
+    let count = |line: &str| printed.iter().filter(|printed| *printed == line).count() as u64;
+    let (requests, tasks) = (count("request"), count("task"));
+    let told = format!("{answers} answers, {requests} requests, {tasks} tasks; {status}");
     assert!(status.success(), "{told}");
     assert!(
-        done >= answers,
+        tasks >= answers,
         "a request was answered and its task not done: {told}"
     );
-    assert_eq!((added, done), (handled, handled), "{told}");
+    assert_eq!(tasks, requests, "{told}");
+    let report = printed.last().expect("the server prints a report");
+    assert!(report.starts_with("clean shutdown"), "{report}");
 }
 
 /// Requests over one connection of HTTP/1.1, kept alive, until the server is gone.

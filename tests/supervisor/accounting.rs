@@ -26,7 +26,7 @@ use tower_background::{
     report::{RequestReport, ShutdownReport, TaskReport},
 };
 
-use crate::common::{Script, Step};
+use crate::common::{Script, Step, outcome_counts};
 
 /// What a task does.
 #[derive(Debug, Clone)]
@@ -681,19 +681,7 @@ fn check_end(supervisor: &Supervisor, counts: &Counts) {
             "the handle of {number}"
         );
     }
-    let numbers = |stats: &Stats| {
-        [
-            ("succeeded", stats.succeeded),
-            ("failed", stats.failed),
-            ("panicked", stats.panicked),
-            ("timed_out", stats.timed_out),
-            ("aborted", stats.aborted),
-            ("removed", stats.removed),
-            ("skipped", stats.skipped),
-            ("fell_back", stats.fell_back),
-        ]
-    };
-    for (nth, (outcome, number)) in numbers(&stats).into_iter().enumerate() {
+    for (nth, (outcome, number)) in outcome_counts(&stats).into_iter().enumerate() {
         assert_eq!(
             outcomes.get(outcome).copied().unwrap_or_default(),
             number,
@@ -702,7 +690,7 @@ fn check_end(supervisor: &Supervisor, counts: &Counts) {
         let reported: u64 = seen
             .reported
             .iter()
-            .map(|stats| numbers(stats)[nth].1)
+            .map(|stats| outcome_counts(stats)[nth].1)
             .sum();
         assert_eq!(
             reported, number,
