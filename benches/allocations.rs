@@ -1,8 +1,9 @@
-//! How often a request allocates for its tasks, from the call of the service to the end of its last task.
+//! How often a request allocates for its tasks, from the call of the service to the end of its last
+//! task.
 //!
-//! `cargo bench --bench allocations`. Each number is what a request needs beyond a request of the bare service. The
-//! layer has no subscriber, except in the row that names one. The futures of the hand-written layers are boxed, because their
-//! lists contain futures of any type.
+//! `cargo bench --bench allocations`. Each number is what a request needs beyond a request of the
+//! bare service. The layer has no subscriber, except in the row that names one. The futures of the
+//! hand-written layers are boxed, because their lists contain futures of any type.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 

@@ -1,12 +1,14 @@
-//! What a request pays for its tasks in instructions and in time, from the call of the service to the end of its last task.
+//! What a request pays for its tasks in instructions and in time, from the call of the service to
+//! the end of its last task.
 //!
-//! `cargo bench --bench cost`. Instructions are counted if valgrind is installed. Each number is what a request needs beyond a
-//! request of the bare service. It contains the turns of the runtime in which the caller waits for the tasks. Times are medians
-//! of rounds, and each round measures all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two
+//! `cargo bench --bench cost`. Instructions are counted if valgrind is installed. Each number is
+//! what a request needs beyond a request of the bare service. It contains the turns of the runtime
+//! in which the caller waits for the tasks. Times are medians of rounds, and each round measures
+//! all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two
 //! workers, two callers call at the same time, and a time is what one request takes its caller.
 //!
-//! The layer has no subscriber, except in the row that names one. With `--no-default-features` the layer is measured without the
-//! feature `tracing`.
+//! The layer has no subscriber, except in the row that names one. With `--no-default-features` the
+//! layer is measured without the feature `tracing`.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
@@ -25,7 +27,8 @@ use ways::{CURRENT_THREAD, Case, Setting, TWO_WORKERS};
 const REQUESTS: usize = 20_000;
 /// Each round measures all cases, so that other load of the machine affects all cases alike.
 const ROUNDS: usize = 21;
-/// The numbers of requests for instructions. The difference of two runs does not contain the costs of the process.
+/// The numbers of requests for instructions. The difference of two runs does not contain the costs
+/// of the process.
 const FEW: usize = 1_000;
 const MANY: usize = 3_000;
 

@@ -1,7 +1,9 @@
-//! What it costs to carry `BackgroundTasks::current()`: a poll of a handler and of a body, with and without the layer, and a call.
+//! What it costs to carry `BackgroundTasks::current()`: a poll of a handler and of a body, with and
+//! without the layer, and a call.
 //!
-//! `cargo bench --bench current`. The difference of a poll is all that the layer does there: it sets the current request, and
-//! notes what it saw. Each number is the best of several rounds, in ns.
+//! `cargo bench --bench current`. The difference of a poll is all that the layer does there: it
+//! sets the current request, and notes what it saw. Each number is the best of several rounds, in
+//! ns.
 
 use std::{
     convert::Infallible,

@@ -1,11 +1,13 @@
-//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with a load generator in another
-//! process.
+//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with
+//! a load generator in another process.
 //!
-//! `cargo bench --bench load`. The server has one thread, the generator another, and 16 requests are open at a time. Without the
-//! layer, a task is spawned in the handler. The ways take turns, so that what else the machine does hits them alike: a ratio is
-//! the median over pairs of neighbours, and says more than two absolute figures on a busy machine. The last column compares with
-//! the layer that makes the same promises, and shows the quartiles of the pairs in brackets. The processor's time of the
-//! server's thread, where Linux tells it, is free of the generator and of what else runs.
+//! `cargo bench --bench load`. The server has one thread and the generator another, and 16 requests
+//! are open at a time. Without the layer, the handler spawns a task. The ways take turns, so that
+//! other load of the machine affects all of them. A ratio is the median over pairs of neighbouring
+//! rounds, and on a busy machine it says more than two absolute numbers. The last column compares
+//! with the layer that makes the same promises, and shows the quartiles of the pairs in brackets.
+//! On Linux the CPU time is that of the server's thread, so the generator and other processes do
+//! not add to it.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
@@ -154,7 +156,8 @@ fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// Requests per second, the median and the 99th percentile of their times, and the server's CPU time for each.
+/// Requests per second, the median and the 99th percentile of their times, and the server's CPU
+/// time for each request.
 fn round(server: &'static str, way: &'static str, tasks: usize, requests: usize) -> [f64; 4] {
     let handler = Handler {
         way,
@@ -333,7 +336,8 @@ impl Health for Handler {
     }
 }
 
-/// Sends the requests, and prints how many there were in a second, and the median and 99th percentile of their times.
+/// Sends the requests, and prints the number in a second, and the median and 99th percentile of
+/// their times.
 async fn generate(server: &str, address: SocketAddr, requests: usize) {
     let channel = if server == "tonic" {
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");

@@ -1,7 +1,9 @@
-//! What CPU-heavy tasks do to the latency of requests, on the runtime that serves these and on one of their own.
+//! What CPU-heavy tasks do to the latency of requests, on the runtime of the server and on a
+//! separate runtime.
 //!
-//! Requests come over loopback at a fixed rate, and each is timed from the moment at which it was due, so that one that had
-//! to wait for its predecessor shows it. The cases take turns, a few seconds each, in one process.
+//! Requests come over loopback at a fixed rate. Each is timed from the moment at which it was due,
+//! so its time includes the wait for the request before it. The cases take turns of a few seconds,
+//! in one process.
 
 use std::{
     hint::black_box,
@@ -124,7 +126,8 @@ impl Case {
     }
 }
 
-/// Asks on one connection each time that it is due, and says how long after that the answer was there.
+/// Sends a request on one connection each time that one is due, and returns how long after that the
+/// answer came.
 async fn ask(address: SocketAddr, begin: Instant, time: Duration) -> io::Result<Vec<Duration>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

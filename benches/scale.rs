@@ -1,8 +1,9 @@
-//! What a task costs as more and more of them are pending, and what a request costs as more and more threads serve.
+//! What a task costs as more tasks are pending, and what a request costs as more threads serve.
 //!
-//! `cargo bench --bench scale`. Pending tasks are deferred in open responses, or they wait for the only permit. Each queued task
-//! belongs to its own request, or all belong to one. Memory is the growth of the process's resident memory, and each number comes
-//! from its own process. With threads, each worker has a caller that calls its own clone of the service without a pause. All
+//! `cargo bench --bench scale`. Pending tasks are deferred in open responses, or they wait for the
+//! only permit. Each queued task belongs to its own request, or all belong to one. Memory is the
+//! growth of the process's resident memory, and each number comes from its own process. With
+//! threads, each worker has a caller that calls its own clone of the service without a pause. All
 //! callers share one supervisor, so they wait for each other.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
@@ -149,7 +150,8 @@ fn resident() -> f64 {
     kilobytes.map_or(f64::NAN, |kilobytes: f64| kilobytes * 1024.0)
 }
 
-/// Makes tasks pending, then lets them end. Prints the time to add one, the memory of one and the time to end one.
+/// Makes tasks pending, then lets them end. Prints the time to add a task, its memory and the time
+/// to end it.
 fn pending(way: &str, number: usize) {
     let supervisor = match way {
         "queued, a request each" | "queued, one request" => {
@@ -235,7 +237,8 @@ impl Pending {
             let Ok(response) = service.call(Request::new(())).await;
             drop(response);
         }
-        // The driver of a request has spawned all its tasks by then. It yields after at most 128 of them.
+        // The driver of a request has spawned all its tasks by then. It yields after at most 128 of
+        // them.
         take_turns(8 + self.number / 64).await;
         let added = started.elapsed();
         let memory = resident() - before;

@@ -1,8 +1,9 @@
-//! When tasks start, measured against the socket's write of their response's last byte, and what a task that burns CPU does to
-//! the latency of its own response.
+//! When tasks start, relative to the socket's write of the last byte of their response, and how a
+//! task that burns CPU changes the latency of its own response.
 //!
-//! `cargo bench --bench start`. The server has two workers; its client is another process, which sends one request after the
-//! other on one connection. `naive` spawns each task from the drop of the body, `layer` is this crate.
+//! `cargo bench --bench start`. The server has two workers. Its client is another process, which
+//! sends one request after the other on one connection. `naive` spawns each task in the drop of the
+//! body, and `layer` is this crate.
 
 #![expect(clippy::cast_precision_loss, reason = "the figures are small")]
 
@@ -126,7 +127,8 @@ fn percentiles(mut times: Vec<Duration>) -> [u128; 2] {
     [50, 99].map(|percent| times[times.len() * percent / 100].as_micros())
 }
 
-/// When the service was called for each response, the socket took its last byte, and its first task started, in ns.
+/// For each response, in ns: when the service was called, when the socket took the last byte, and
+/// when the first task started.
 #[derive(Clone)]
 struct Log(Arc<(Instant, AtomicUsize, Vec<Times>)>);
 
@@ -150,7 +152,8 @@ impl Log {
         u64::try_from(self.0.0.elapsed().as_nanos()).expect("centuries")
     }
 
-    /// A request came. What is written from now on belongs to its response, as the client waits for the whole of each.
+    /// A request came. All later writes belong to its response, because the client waits for each
+    /// whole response.
     fn request(&self) -> usize {
         let response = self.0.1.fetch_add(1, Relaxed) + 1;
         self.0.2[response].called.store(self.now(), Relaxed);
@@ -252,7 +255,8 @@ where
     });
 }
 
-/// Sends the requests, and prints the median and the 99th percentile of the time to the last byte, in µs.
+/// Sends the requests, and prints the median and the 99th percentile of the time to the last byte,
+/// in µs.
 fn client(uri: &Uri, protocol: &str, responses: usize, pause: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,8 +2,9 @@
 //!
 //! `cargo run --example admin --features serde -- 127.0.0.1:3000` serves until Ctrl-C.
 //!
-//! Protect such a route: paths and names of tasks tell a stranger what your users do. This example listens on an address of its
-//! own for it, which only this machine can reach. Behind a proxy that is not enough, so ask for a password there.
+//! Protect such a route, because paths and names of tasks tell a stranger what your users do. This
+//! example serves the route on a separate address, which only this machine can reach. Behind a
+//! proxy that is not enough, so ask for a password there.
 
 use std::{env, time::Duration};
 

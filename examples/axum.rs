@@ -1,10 +1,12 @@
 //! A sign-up that answers at once and sends a mail later.
 //!
-//! `cargo run --example axum` starts a server, signs up once, and prints what happened and when. Then it serves until Ctrl-C.
-//! Arguments: an address to listen on, and `--once` to stop after the first request.
+//! `cargo run --example axum` starts a server, signs up once, and prints what happened and when.
+//! Then it serves until Ctrl-C. Arguments: an address to listen on, and `--once` to stop after the
+//! first request.
 //!
-//! Client and server share this process, and the client wakes up shortly after the server wrote. So the start of the task can be
-//! printed before the client's lines. The client always has the whole response long before the task ends.
+//! Client and server share this process, and the client wakes up shortly after the server wrote. So
+//! the start of the task can be printed before the client's lines. The client always has the whole
+//! response long before the task ends.
 
 use std::{
     env,
@@ -125,7 +127,8 @@ async fn call(url: &str, clock: &Clock) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Prints what happens, with the time since the handler was called. It can only follow one request at a time.
+/// Prints what happens, with the time since the handler was called. It can only follow one request
+/// at a time.
 #[derive(Clone)]
 struct Clock(Arc<Mutex<Instant>>);
 

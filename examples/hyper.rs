@@ -1,7 +1,7 @@
 //! A hyper server with its own accept loop, whose service adds tasks.
 //!
-//! `cargo run --example hyper` starts a server, makes one request, and prints what happened and when. Then it serves until Ctrl-C.
-//! With `--once` it stops after its own request.
+//! `cargo run --example hyper` starts a server, makes one request, and prints what happened and
+//! when. Then it serves until Ctrl-C. With `--once` it stops after its own request.
 
 use std::{
     env,

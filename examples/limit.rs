@@ -1,6 +1,7 @@
 //! An SMTP server takes four connections at once, so at most four tasks send mails.
 //!
-//! `cargo run --example limit` sends twenty mails, and prints how many connections were open at once.
+//! `cargo run --example limit` sends twenty mails, and prints how many connections were open at
+//! once.
 
 use std::{
     sync::{

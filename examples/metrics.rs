@@ -1,7 +1,8 @@
 //! A page with the metrics of tasks for Prometheus.
 //!
-//! Start it with `cargo run --example metrics --features metrics -- 3000`, and then request `/` and `/metrics`. With `--once`
-//! instead of a port it makes some requests itself, prints the page and ends.
+//! Start it with `cargo run --example metrics --features metrics -- 3000`, and then request `/` and
+//! `/metrics`. With `--once` instead of a port it makes some requests itself, prints the page and
+//! ends.
 
 use std::{error::Error, time::Duration};
 
@@ -18,7 +19,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .set_buckets(&buckets)?
         .install_recorder()?;
     describe_metrics();
-    // The recorder keeps all values of a histogram until somebody requests the page. This keeps them small if nobody does.
+    // The recorder keeps all values of a histogram until somebody requests the page. This keeps
+    // them small if nobody does.
     let upkeep = prometheus.clone();
     tokio::spawn(async move {
         loop {

@@ -1,7 +1,8 @@
 //! Draws `docs/cost.svg` from what the benches have measured on this machine.
 //!
-//! Run `cargo bench --bench allocations --bench cost --bench load --bench scale`, which takes a quarter of an hour, and then
-//! `cargo run --example plot`. Every bar shows a number from `target/figures`, and its label is that number.
+//! Run `cargo bench --bench allocations --bench cost --bench load --bench scale`, which takes a
+//! quarter of an hour, and then `cargo run --example plot`. Every bar shows a number from
+//! `target/figures`, and its label is that number.
 
 use std::{collections::HashMap, error::Error, fmt::Write, fs, path::Path};
 
@@ -181,7 +182,8 @@ impl Bar {
     }
 }
 
-/// The bars are relative to the plain hand-written layer, because sixteen tasks would dwarf the others. The labels are absolute.
+/// The bars are relative to the plain hand-written layer, because sixteen tasks would dwarf the
+/// others. The labels are absolute.
 fn against_plain(title: &str, what: &str, figures: &Figures) -> Panel {
     let groups = [0, 1, 4, 16].map(|tasks| {
         let plain = figures.get(what, "hand-written, plain", tasks);
@@ -229,8 +231,8 @@ fn memory(figures: &Figures) -> Panel {
     }
 }
 
-/// Shows CPU time, because on a busy machine the requests per second say more about the machine. It is a ratio of rounds that ran
-/// one after the other.
+/// Shows CPU time, because on a busy machine the requests per second say more about the machine. It
+/// is a ratio of rounds that ran one after the other.
 fn servers(figures: &Figures) -> Panel {
     let servers = [("axum", 0), ("axum", 1), ("tonic", 0), ("tonic", 1)];
     let groups = servers.map(|(server, tasks)| {

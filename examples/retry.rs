@@ -1,7 +1,7 @@
 //! A task that tries again with the crate `backon`.
 //!
-//! `cargo run --example retry` sends a mail to a server that is busy twice. The retries live in the process: use a queue if they
-//! must survive its end.
+//! `cargo run --example retry` sends a mail to a server that is busy twice. The retries are lost
+//! when the process ends. Use a queue if they must survive that.
 
 use std::{
     io,
@@ -36,7 +36,8 @@ async fn sign_up(tasks: BackgroundTasks) -> StatusCode {
             .with_jitter();
         let sending = send_mail
             .retry(waits)
-            // A shutdown cancels the task after its grace. The error of the last attempt is its outcome then.
+            // A shutdown cancels the task after its grace. The outcome of the task is then the
+            // error of the last attempt.
             .when(move |_| !cx.is_cancelled())
             .notify(|error, wait| {
                 println!(

@@ -1,7 +1,8 @@
 //! An axum server with endless streams, web sockets and uploads that stops in order at SIGTERM.
 //!
-//! Start it with `cargo run --example shutdown_streams -- 3000` and open `/events`, `/socket`, or send a body to `/upload`. Then
-//! send SIGTERM with `kill`. The process ends when all of them have ended, after ten seconds at the latest.
+//! Start it with `cargo run --example shutdown_streams -- 3000` and open `/events`, `/socket`, or
+//! send a body to `/upload`. Then send SIGTERM with `kill`. The process ends when all of them have
+//! ended, after ten seconds at the latest.
 
 use std::{convert::Infallible, env, error::Error, pin::pin, process::ExitCode, time::Duration};
 
@@ -54,8 +55,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         let _ = terminate.recv().await;
         stopping.begin_shutdown();
     };
-    // 2. The server takes no more requests, and waits for its responses. It would wait for ever for a client that does not read,
-    // so this stops waiting after the grace.
+    // 2. The server takes no more requests, and waits for its responses. A client that does not
+    //    read would hold it up for ever, so this stops waiting after the grace.
     let serving = axum::serve(listener, app).with_graceful_shutdown(stop);
     let late = async move {
         signalled.stopping().await;

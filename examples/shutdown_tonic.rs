@@ -2,8 +2,8 @@
 //! answered.
 //!
 //! Start it with `cargo run --example shutdown_tonic --features tonic -- 3000`, call
-//! `grpc.health.v1.Health/Check`, and send SIGTERM with `kill`. Each call prints a line, and so does
-//! its task.
+//! `grpc.health.v1.Health/Check`, and send SIGTERM with `kill`. Each call prints a line, and so
+//! does its task.
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
@@ -44,8 +44,8 @@ impl Health for Service {
 
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
-    /// Streams the status, which is "serving" until the process stops. The stream ends then, so that
-    /// the server can end.
+    /// Streams the status, which is "serving" until the process stops. The stream ends then, so
+    /// that the server can end.
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
@@ -76,8 +76,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     let supervisor = Supervisor::new();
     let stopping = supervisor.clone();
-    // The signal ends the streams. Then the server ends: it takes no more requests, and answers those
-    // that it has. Then their tasks end.
+    // The signal ends the streams. Then the server ends: it takes no more requests, and answers
+    // those that it has. Then their tasks end.
     Server::builder()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .add_service(HealthServer::new(Service))

@@ -1,6 +1,8 @@
-//! Compares a mail that a handler sends by `tokio::spawn` with one that it sends by a task of this crate.
+//! Compares a mail that a handler sends by `tokio::spawn` with one that it sends by a task of this
+//! crate.
 //!
-//! `cargo run --example spawn_or_layer` runs real servers and real requests, and prints what happened.
+//! `cargo run --example spawn_or_layer` runs real servers and real requests, and prints what
+//! happened.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,8 +1,8 @@
 //! A gRPC service that adds tasks. One call succeeds, and one fails.
 //!
-//! `cargo run --example tonic --features tonic` starts a server, calls it twice, and prints what happened and when. Then it serves
-//! until Ctrl-C. With `--once` it stops after its own calls. The service is the standard health check, whose generated code
-//! `tonic-health` contains.
+//! `cargo run --example tonic --features tonic` starts a server, calls it twice, and prints what
+//! happened and when. Then it serves until Ctrl-C. With `--once` it stops after its own calls. The
+//! service is the standard health check, whose generated code `tonic-health` contains.
 
 use std::{
     env,

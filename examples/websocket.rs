@@ -1,7 +1,8 @@
 //! A WebSocket whose conversation is a task of the supervisor, so that a shutdown waits for it.
 //!
-//! `cargo run --example websocket -- 127.0.0.1:3000` serves until Ctrl-C. Connect to `ws://127.0.0.1:3000/echo` with any client.
-//! Arguments: an address to listen on, and `--once` to stop after the first conversation.
+//! `cargo run --example websocket -- 127.0.0.1:3000` serves until Ctrl-C. Connect to
+//! `ws://127.0.0.1:3000/echo` with any client. Arguments: an address to listen on, and `--once` to
+//! stop after the first conversation.
 
 use std::{env, sync::Arc, time::Duration};
 
@@ -63,14 +64,15 @@ async fn main() -> Result<(), BoxError> {
         .with_graceful_shutdown(stop)
         .await?;
 
-    // axum does not wait for WebSockets. The supervisor waits for the conversations, and for the tasks that they add.
+    // axum does not wait for WebSockets. The supervisor waits for the conversations, and for the
+    // tasks that they add.
     let report = supervisor.shutdown(Duration::from_secs(10)).await;
     println!("{report}");
     Ok(())
 }
 
-/// Spawns the conversation before the response, while a shutdown still waits for this request. A task that is spawned after the
-/// upgrade could be refused.
+/// Spawns the conversation before the response, while a shutdown still waits for this request. A
+/// task that is spawned after the upgrade could be refused.
 async fn echo(upgrade: WebSocketUpgrade, State(app): State<App>) -> Response {
     let (sender, socket) = oneshot::channel();
     let supervisor = app.supervisor.clone();

@@ -1,4 +1,5 @@
-//! The figures of a bench, as text under `target/figures`, from which `cargo run --example plot` draws.
+//! The numbers of a benchmark, as text under `target/figures`. `cargo run --example plot` draws
+//! them.
 
 use std::{
     fmt::Write,
@@ -23,7 +24,7 @@ impl Figures {
         }
     }
 
-    /// Notes a figure: what was measured, of which way to do it, and with how many tasks or threads.
+    /// Notes a number: what was measured, in which way, and with how many tasks or threads.
     pub(crate) fn note(&mut self, what: &str, way: &str, at: usize, figure: f64) {
         writeln!(self.text, "{what}\t{way}\t{at}\t{figure:.3}").expect("a string takes all");
     }

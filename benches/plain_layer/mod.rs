@@ -1,5 +1,5 @@
-//! The simplest hand-written layer: a list in the request's extensions, and a body whose drop spawns each future of the list.
-//! It promises nothing about these tasks.
+//! The simplest hand-written layer: a list in the request's extensions, and a body whose drop
+//! spawns each future of the list. It promises nothing about these tasks.
 
 use std::{
     mem,

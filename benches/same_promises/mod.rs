@@ -1,11 +1,13 @@
 //! A layer that a careful user would write instead of this crate, with the same basic promises.
 //!
-//! Each task has a name, is counted, is listed while it lives, and can be aborted at shutdown. A panic is caught. `idle()` waits
-//! for all tasks. Open responses are counted. A task can find the request that it belongs to, and how the response ended.
+//! Each task has a name, is counted, is listed while it lives, and can be aborted at shutdown. A
+//! panic is caught. `idle()` waits for all tasks. Open responses are counted. A task can find the
+//! request that it belongs to, and how the response ended.
 //!
-//! The benchmarks compare the crate with this layer. Do not tune this code: a change here moves the goal of the crate. The layer
-//! leaves out what the crate does beyond that: limits, timeouts, orders, conditions, observers, logs, and a start after the last
-//! byte. `tests/guides/same_promises.rs` checks the promises.
+//! The benchmarks compare the crate with this layer. Do not tune this code: a change here moves the
+//! goal of the crate. The layer leaves out what the crate does beyond that: limits, timeouts,
+//! orders, conditions, observers, logs, and a start after the last byte.
+//! `tests/guides/same_promises.rs` checks the promises.
 
 #![allow(
     dead_code,

@@ -104,7 +104,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits for open responses and tasks, then aborts the tasks that are left. Later tasks are refused.
+    /// Waits for open responses and tasks, then aborts the tasks that are left. Later tasks are
+    /// refused.
     pub(crate) async fn shutdown(&self, grace: Duration) {
         self.open().close();
         let drained = async {

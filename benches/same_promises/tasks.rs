@@ -121,7 +121,8 @@ impl Tasks {
     }
 
     fn start(&self, tasks: impl IntoIterator<Item = Deferred>) {
-        // A body can be dropped outside of a runtime. Its tasks are then dropped, and counted as aborted.
+        // A body can be dropped outside of a runtime. Its tasks are then dropped, and counted as
+        // aborted.
         let runtime = Handle::try_current();
         for Deferred { key, work } in tasks {
             let guard = Guard {

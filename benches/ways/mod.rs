@@ -1,5 +1,5 @@
-//! The ways to leave a task for later, in one process, from the call of a service to the end of its last task. A task is a small
-//! future that counts its end. Some tasks wait once before that.
+//! The ways to leave a task for later, in one process, from the call of a service to the end of its
+//! last task. A task is a small future that counts its end. Some tasks wait once before that.
 
 use std::{
     convert::Infallible,
@@ -54,7 +54,8 @@ const WAYS: &[&str] = &[
     SAME_PROMISES,
     LAYER,
 ];
-/// Responses with headers, as the responses of a router, a supervisor with options, and a subscriber that wants all spans.
+/// Responses with headers, as the responses of a router, a supervisor with options, and a
+/// subscriber that wants all spans.
 const MORE_WAYS: &[&str] = &[
     "hand-written, plain, headers",
     "layer, headers",
@@ -121,7 +122,8 @@ impl Setting {
         [WAYS, more].concat()
     }
 
-    /// The name of a figure in this setting. The plot reads the figures of the first setting, whose names are short.
+    /// The name of a number in this setting. The plot reads the numbers of the first setting, whose
+    /// names are short.
     fn figure(self, what: &str) -> String {
         if self == CURRENT_THREAD[0] {
             what.to_owned()
@@ -472,7 +474,8 @@ impl tracing::Subscriber for Spans {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Runs a case in a process of its own, so that no case finds what another one left: a warm allocator, a subscriber.
+/// Runs a case in a separate process, so that no case is influenced by an earlier one, for example
+/// by a warm allocator or a subscriber.
 pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
@@ -500,7 +503,8 @@ pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     output
 }
 
-/// The case and the number of requests that [`alone`] gave to this process, if it started this process.
+/// The case and the number of requests that [`alone`] gave to this process, if it started this
+/// process.
 pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [one, setting, way, tasks, requests] = &arguments[..] else {
@@ -520,7 +524,8 @@ pub(crate) fn wanted() -> Option<(Case, usize)> {
     ))
 }
 
-/// Prints and notes what each way costs beyond the bare service in a setting. `figure` measures a case.
+/// Prints and notes what each way costs beyond the bare service in a setting. `figure` measures a
+/// case.
 pub(crate) fn table(
     figures: &mut Figures,
     what: &str,

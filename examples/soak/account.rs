@@ -1,4 +1,5 @@
-//! Counts what happens to tasks without asking the supervisor: each task owns a record, which notes what happens to the task.
+//! Counts what happens to tasks without asking the supervisor: each task owns a record, which notes
+//! what happens to the task.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -180,7 +181,8 @@ impl Account {
         self.started_twice.load(SeqCst)
     }
 
-    /// Returns how often each own end came together with each reported outcome. The last value says whether the task blocks.
+    /// Returns how often each end that a task saw came with each reported outcome. The last value
+    /// says whether the task blocks.
     pub fn pairs(&self) -> BTreeMap<(TaskEnd, &'static str, bool), u64> {
         self.observed
             .as_ref()

@@ -1,6 +1,6 @@
 //! Random numbers that come again with the same seed.
 
-/// A generator of its own for each request, so that what a request does depends on nothing but its seed.
+/// Each request has its own generator, so that it depends only on its seed.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 

@@ -73,7 +73,8 @@ async fn exchange(shared: &Shared, connection: &mut Connection, dice: &mut Dice)
     sent && connection.keeps
 }
 
-/// Whether a client that reads gets a whole response, where no other request can have spoilt the connection.
+/// Whether a client that reads must get a whole response, because no other request can have broken
+/// the connection.
 fn must_come(shared: &Shared, plan: &Plan) -> bool {
     let reads = matches!(
         plan.client,
@@ -103,7 +104,8 @@ impl Connection {
     async fn open(shared: &Shared, dice: &mut Dice) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if dice.percent(20) {
-            // The less the system takes, the sooner a client that does not read holds the server up.
+            // With less space in the system, the server sooner waits for a client that does not
+            // read.
             socket.set_recv_buffer_size(8 * 1024)?;
         }
         let stream = socket.connect(shared.address).await?;

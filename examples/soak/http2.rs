@@ -1,4 +1,5 @@
-//! HTTP/2 clients with prior knowledge: many streams on a connection, which end by themselves, by resets, or with it.
+//! HTTP/2 clients with prior knowledge: many streams on a connection, which end by themselves, by
+//! resets, or with it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -59,7 +60,8 @@ async fn connection(shared: &Shared, dice: &mut Dice) -> Option<()> {
             }
         }
     }));
-    // At times the connection ends in the middle of its streams; in any case before a small window has made it last for long.
+    // Sometimes the connection ends in the middle of its streams. It always ends before a small
+    // window makes it last long.
     let cut = Duration::from_millis(if dice.percent(40) {
         dice.below(60)
     } else {

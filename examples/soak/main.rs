@@ -1,16 +1,17 @@
 //! Puts a server under load and faults, and checks that no task is lost.
 //!
-//! Clients over HTTP/1.1 and HTTP/2 leave at every stage, reset, stall and read slowly. Handlers and bodies fail, panic and hang.
-//! Tasks fail, panic, hang, block and add tasks. In the middle of each round the supervisor is shut down. The tasks count what
-//! happens to them, without the supervisor. At the end no task may be missing or counted twice, no response may be open, and no
+//! Clients over HTTP/1.1 and HTTP/2 leave at every stage, reset, stall and read slowly. Handlers
+//! and bodies fail, panic and hang. Tasks fail, panic, hang, block and add tasks. In the middle of
+//! each round the supervisor is shut down. The tasks count what happens to them, without the
+//! supervisor. At the end no task may be missing or counted twice, no response may be open, and no
 //! memory may be leaked. Otherwise the exit code says so.
 //!
 //! ```text
 //! cargo run --release --example soak -- [--requests N] [--seconds S] [--seed X]
 //! ```
 //!
-//! Every second round has an observer, and compares each task with its report. The other rounds have none, so that tasks run without
-//! the code for observers, and compare the sums.
+//! Every second round has an observer, and compares each task with its report. The other rounds
+//! have none, so that tasks run without the code for observers, and compare the sums.
 
 #![allow(unreachable_pub, reason = "the modules are one program's")]
 
@@ -35,8 +36,9 @@ use std::{
 
 use crate::{options::Options, plan::Plan, total::Total};
 
-/// How much the memory may grow after the first quarter of a run, in kilobytes. Caches of the allocator and of the runtime may
-/// still fill then. A leaked task or request would take more within a million requests.
+/// How much the memory may grow after the first quarter of a run, in kilobytes. Caches of the
+/// allocator and of the runtime may still fill then. A leaked task or request would take more
+/// within a million requests.
 const GROWTH: u64 = 48 * 1024;
 
 static UNEXPECTED_PANICS: AtomicU64 = AtomicU64::new(0);

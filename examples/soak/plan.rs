@@ -158,7 +158,8 @@ impl Plan {
         }
     }
 
-    /// Returns how many bytes a client gets that reads to the end. `None` if there is no regular end.
+    /// Returns how many bytes a client gets that reads to the end. `None` if there is no regular
+    /// end.
     pub fn whole(&self, multiplexed: bool) -> Option<usize> {
         let bodyless = self.head_only
             || self.status == StatusCode::NO_CONTENT
@@ -174,8 +175,9 @@ impl Plan {
         }
     }
 
-    /// Returns whether a complete HTTP/1.1 response has as many bytes as it should. A body that hangs ends after a while. A client
-    /// can get it whole if it starts to read late, as the client of the second of two pipelined requests does.
+    /// Returns whether a complete HTTP/1.1 response has as many bytes as it should. A body that
+    /// hangs ends after a while. A client can get it whole if it starts to read late, as the client
+    /// of the second of two pipelined requests does.
     pub fn fits(&self, bytes: usize) -> bool {
         match self.whole(false) {
             Some(whole) => bytes == whole,

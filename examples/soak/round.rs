@@ -305,7 +305,8 @@ impl Round {
         let panicked = account.end(TaskEnd::Panicked)
             + account.fallback(TaskEnd::Panicked)
             + count(&account.condition_panics);
-        // Most cancelled functions had timed out before. A shutdown can cancel one that then succeeds. Only observed rounds have them.
+        // Most cancelled functions had timed out before. A shutdown can cancel one that then
+        // succeeds. Only observed rounds have them.
         let cancelled_in_time = account
             .pairs()
             .get(&(TaskEnd::Cancelled, "succeeded", true))
@@ -319,7 +320,8 @@ impl Round {
             TaskEnd::Cancelled,
         ];
         let started: u64 = ran.into_iter().map(|end| account.end(end)).sum();
-        // A shutdown does not wait for the blocking functions that run, of which there are at most `MAX_BLOCKING`.
+        // A shutdown does not wait for the blocking functions that run, of which there are at most
+        // `MAX_BLOCKING`.
         let most = |figure: u64, own: u64| figure <= own && own <= figure + MAX_BLOCKING;
         let [concurrent, blocking] = account.most_running();
         let checks = [

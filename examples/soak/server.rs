@@ -28,8 +28,9 @@ use crate::{
     shared::Shared,
 };
 
-/// Longer than clients and a shutdown wait. It is not endless, because a server does not notice that a client left that had
-/// pipelined another request. Endless responses would use up `max_pending`.
+/// This is longer than clients and a shutdown wait. It is not endless, because a server does not
+/// notice that a client left if the client had pipelined another request. Endless responses would
+/// use up `max_pending`.
 const HANG: Duration = Duration::from_millis(600);
 
 /// The error of services and bodies that should fail.

@@ -37,13 +37,15 @@ pub struct Shared {
     pub account: Arc<Account>,
     pub address: SocketAddr,
     pub order: Order,
-    /// How many tasks may be added that keep their permit until the shutdown. None, until the shutdown is near.
+    /// How many tasks may be added that keep their permit until the shutdown. It is 0 until the
+    /// shutdown is near.
     may_stay: AtomicI64,
     /// The server is shutting down, and may cut responses off.
     pub stopping: AtomicBool,
     /// Stops the clients.
     pub stop: CancellationToken,
-    /// Notified when all requests of the round have arrived. The clients go on until they are stopped.
+    /// Notified when all requests of the round have arrived. The clients go on until they are
+    /// stopped.
     pub enough: Notify,
     seed: u64,
     requests: u64,
@@ -117,7 +119,8 @@ impl Shared {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Returns a value to hold for code that adds tasks after the response. `None` if it is too late for that.
+    /// Returns a value to hold for code that adds tasks after the response. `None` if it is too
+    /// late for that.
     pub fn helper(&self) -> Option<mpsc::Sender<()>> {
         self.helpers.lock().unwrap().clone()
     }

@@ -73,7 +73,8 @@ async fn main() -> Result<(), BoxError> {
     } else {
         TcpSocket::new_v6()?
     };
-    // With a small buffer the system takes little of a response before the client reads it, so the server notices a slow client.
+    // With a small buffer the system takes little of a response before the client reads it, so the
+    // server notices a slow client.
     socket.set_send_buffer_size(16 * 1024)?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -1,4 +1,5 @@
-//! The page, its stream of news, and the buttons that send no plain request. None of these routes is inside the layer.
+//! The page, its stream of news, and the buttons that send no plain request. None of these routes
+//! is inside the layer.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 

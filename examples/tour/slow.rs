@@ -1,4 +1,5 @@
-//! A client that reads slowly. A browser reads ahead, even if the page does not, so this client is a plain socket.
+//! A client that reads slowly. A browser reads ahead, even if the page does not, so this client is
+//! a plain socket.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -47,7 +48,8 @@ async fn call(server: SocketAddr, request: &str, news: &News) -> io::Result<()> 
         .and_then(|head| head.split(' ').nth(1)?.parse().ok());
     news.tell("head", json!({ "request": request, "status": status }));
 
-    // The body is chunked, so there is a little more to read than the body. The last read goes to the end.
+    // The body is chunked, so there is a little more to read than the body. The last read goes to
+    // the end.
     let mut part = vec![0; SLOW_BYTES / READS];
     let mut bytes = 0;
     for _ in 0..READS {

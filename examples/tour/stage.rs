@@ -1,4 +1,5 @@
-//! The supervisor that the page shows, and the routes below its layer. After a shutdown a new supervisor replaces it.
+//! The supervisor that the page shows, and the routes below its layer. After a shutdown a new
+//! supervisor replaces it.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -95,7 +96,8 @@ fn scene(news: &Arc<News>) -> (Supervisor, Router) {
         .abort_after(Duration::from_millis(600))
         .observer(Reporter(Arc::clone(news)))
         .build();
-    // With `max_pending` tasks left the service is not ready, and `load_shed` turns that into an error.
+    // With `max_pending` tasks left the service is not ready, and `load_shed` turns that into an
+    // error.
     let layers = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(async |_: BoxError| {
             (StatusCode::SERVICE_UNAVAILABLE, "too many tasks are left\n")

@@ -1,4 +1,5 @@
-//! What goes beyond a request: web sockets, streams that stop in order, the caller's context, unique and limited tasks.
+//! What lasts longer than a request, or concerns several requests: web sockets, streams that stop
+//! in order, the caller's context, unique tasks and limited tasks.
 
 #[path = "../common/mod.rs"]
 mod common;

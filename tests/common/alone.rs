@@ -11,7 +11,8 @@ const CHILD: &str = "TOWER_BACKGROUND_ALONE";
 /// Longer than a test waits for an event, so that the test can say which event did not come.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Runs the body of the test with this path in a separate process. Fails if the process fails or does not end.
+/// Runs the body of the test with this path in a separate process. Fails if the process fails or
+/// does not end.
 pub fn run_alone(path: &str, body: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return body();

@@ -79,7 +79,8 @@ impl Events {
 
     /// The same, of spans and events up to this level.
     pub fn up_to(level: LevelFilter) -> (Self, DefaultGuard) {
-        // With a single subscriber, what logs first on a thread that has none is taken for something that nobody ever wants.
+        // With a single subscriber, `tracing` would remember that nobody wants an event whose first
+        // use is on a thread without a subscriber.
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Registry::default()));
         LazyLock::force(&SECOND);
         let events = Self::default();

@@ -39,8 +39,8 @@ impl Held {
         Task::blocking(move || runtime.block_on(held.hold(told))).named(name)
     }
 
-    /// Tells that the task has started, and waits. It stands in line before it tells, so that who lets one go then does not let
-    /// go one that starts later.
+    /// Reports that the task has started, and waits for a permit. It queues for the permit before
+    /// it reports, so that permits go to the tasks in the order of their reports.
     pub async fn hold(self, name: String) {
         let mut go = pin!(self.go.acquire());
         let at_once = poll_immediate(go.as_mut()).await;

@@ -1,4 +1,5 @@
-//! What the tests share: services that record how their responses end, servers on free ports, and bodies that follow a script.
+//! What the tests share: services that record how their responses end, servers on free ports,
+//! clients, and bodies that follow a script.
 
 #![allow(
     dead_code,

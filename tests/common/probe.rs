@@ -16,7 +16,8 @@ use tokio::{
 /// How long the body of a response is that is looked for, in bytes.
 pub const NUMBERED: usize = 13;
 
-/// The body of a response, by which it is known. One over gRPC is known by the health status in its first message.
+/// Returns the body that identifies a response. A response over gRPC is identified by the health
+/// status in its first message.
 pub fn numbered(number: usize) -> Vec<u8> {
     format!("hello{number:08}").into_bytes()
 }
@@ -81,7 +82,8 @@ impl State {
         Some(length)
     }
 
-    /// The length of the first frame, which is noted, if it is whole. The tests send no head that needs a second frame.
+    /// Notes the first frame if it is whole, and returns its length. No head in these tests needs a
+    /// second frame.
     fn frame(&mut self) -> Option<usize> {
         let (header, rest) = self.open.split_first_chunk::<9>()?;
         let [_, _, _, kind, flags, id @ ..] = header;
@@ -117,7 +119,8 @@ fn number(body: &[u8]) -> usize {
     }
 }
 
-/// The first message of gRPC: after 5 bytes of framing the only field, whose key is one byte, as a number of 7 bits a byte.
+/// Reads the first gRPC message. After 5 bytes of framing it has one field. The key of the field is
+/// one byte, and its value is a number with 7 bits in each byte.
 fn in_a_message(body: &[u8]) -> usize {
     let digits = body[6..].iter().scan(true, |more, byte| {
         std::mem::replace(more, byte & 0x80 != 0).then_some(byte & 0x7f)

@@ -1,4 +1,5 @@
-//! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior knowledge.
+//! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior
+//! knowledge.
 
 use std::{convert::Infallible, error::Error, fmt::Debug, net::SocketAddr, sync::Arc};
 
@@ -201,7 +202,8 @@ impl Server {
         }
     }
 
-    /// Cuts all connections, as the end of the process would. axum's own server keeps those that are open.
+    /// Cuts all connections, as the end of the process would. axum's own server keeps those that
+    /// are open.
     pub fn stop(&self) {
         self.accept.abort();
     }

@@ -80,8 +80,8 @@ impl Witness {
         }
     }
 
-    /// Leaves a task that reports the end of the response, and checks that the body was over before it started (unless
-    /// `start_within` was first).
+    /// Adds a task that reports the end of the response. The task checks that the body was over
+    /// before it started, unless `start_within` was first.
     pub fn watch(&self, tasks: &BackgroundTasks) -> Course {
         let course = Course::default();
         let watched = course.clone();

@@ -1,5 +1,5 @@
-//! What the documentation says is true: the tables of the README and of the guides, the order of the
-//! folders, and the promises of the layer that the benchmarks compare the crate with.
+//! What the documentation says is true: the tables of the README and of the guides, the order of
+//! the folders, and the promises of the layer that the benchmarks compare the crate with.
 
 mod architecture;
 mod middleware;

@@ -183,7 +183,8 @@ async fn future_body_and_tasks_find_their_request() {
     assert_eq!(supervisor.stats(), stats!(added: 4, succeeded: 4));
 }
 
-/// Returns how a response with these frames ended after so many polls, and how many bytes its body yielded.
+/// Returns how a response with these frames ended after this number of polls, and how many bytes
+/// its body yielded.
 async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
     let supervisor = Supervisor::default();
     let (tell, told) = oneshot::channel();

@@ -1,5 +1,5 @@
-//! A layer of the `tracing` subscriber panics in its callbacks for this crate, or the recorder of metrics panics. All tasks still
-//! run, the statistics stay right, and the process does not abort.
+//! A layer of the `tracing` subscriber panics in its callbacks for this crate, or the recorder of
+//! metrics panics. All tasks still run, the statistics stay right, and the process does not abort.
 
 use std::{
     panic::panic_any,

@@ -1,4 +1,5 @@
-//! The examples of a shutdown survive a real SIGTERM under load: no request that was answered loses its task.
+//! The examples of a shutdown survive a real SIGTERM under load: no request that was answered loses
+//! its task.
 
 use std::{
     sync::{
@@ -43,7 +44,8 @@ impl Load {
     }
 }
 
-/// Sends SIGTERM in the middle of the load that `connect` puts on the example, and compares what both sides have counted.
+/// Sends SIGTERM in the middle of the load that `connect` puts on the example, and compares the
+/// answers with the requests and tasks of the example.
 async fn survives<C: Future<Output = ()> + Send + 'static>(
     name: &str,
     connect: impl Fn(String, Arc<Load>) -> C,

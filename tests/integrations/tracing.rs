@@ -1,4 +1,5 @@
-//! The feature `tracing`: each task has a span that is linked to the request's span, and each outcome is an event.
+//! The feature `tracing`: each task has a span that is linked to the request's span, and each
+//! outcome is an event.
 
 use std::{
     convert::Infallible,
@@ -562,7 +563,8 @@ fn handle(way: Way, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>
     Ok(Response::new(Full::from("done")))
 }
 
-/// Serves one request, with this id if there is one, and returns the id in the response and that in its task's span.
+/// Serves one request, with this id if there is one. Returns the id in the response, and the id in
+/// the span of the task.
 async fn ids<S, E>(
     service: S,
     supervisor: &Supervisor,
@@ -642,7 +644,8 @@ async fn a_span_has_the_id_of_its_request() {
     }
 }
 
-/// What is set below the layer is known to who takes the registry from the request, and to nobody else.
+/// Tasks that are added by `request.background_tasks()` know an id that is set below the layer. Tasks
+/// that are added by `BackgroundTasks::current()` do not.
 #[tokio::test]
 async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
     let supervisor = Supervisor::new();

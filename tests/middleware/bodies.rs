@@ -1,8 +1,9 @@
-//! How responses end that lie: bodies that yield whatever they like, say of their end and size whatever they like, fail, panic,
-//! go on after their end, and are dropped at any step, under any method, status and version.
+//! How responses with wrong bodies end. The bodies yield any frames, state any end and size, fail,
+//! panic, go on after their end, and are dropped at any step. Each method, status and version is
+//! tried.
 //!
-//! Each case is held against a model of its own that says in a few lines what the contract says, and against the same body
-//! without the layer, which must have been seen to do exactly the same.
+//! Each case is compared with a short model of the contract. It is also compared with the same body
+//! without the layer, which must have been used in exactly the same way.
 
 use std::{
     collections::BTreeSet,
@@ -275,7 +276,7 @@ fn model(case: &Case) -> (EndKind, String, u64) {
         .sum::<u64>();
     let multiplexed = matches!(case.version, Version::HTTP_2 | Version::HTTP_3);
 
-    // A body that returned `None` has ended the response, and what is done to it after that is no matter.
+    // A body that returned `None` has ended the response. Later polls do not matter.
     let over = seen.last().is_some_and(|step| step.does == Does::EndKind);
     let has_panicked = seen.iter().any(|step| step.does == Does::Panic);
     if has_panicked || (!over && case.leaves != Leaves::Drops) {
@@ -329,7 +330,8 @@ fn model(case: &Case) -> (EndKind, String, u64) {
             );
         }
         if noted || (!multiplexed && bytes >= declared) {
-            // A header beside a size that is another: over HTTP/1 it is not sent if the head is all there is.
+            // The header contradicts the size. HTTP/1 does not send the header if there is only a
+            // head.
             return match header
                 .filter(|header| *header != declared && (multiplexed || !case.says.at_end))
             {
@@ -551,7 +553,8 @@ impl Observer for Ends {
     }
 }
 
-/// Drives a request as a server would that polls as often as the case says. Checks at each step whether the tasks have started.
+/// Drives a request as a server does, with as many polls as the case says. Checks at each step
+/// whether the tasks have started.
 fn drive<S, B>(case: &Case, mut service: S, supervisor: &Supervisor)
 where
     S: Service<Request<()>, Response = Response<B>, Error = Scripted>,

@@ -1,7 +1,8 @@
 //! A body whose exact size contradicts the `content-length` of its head.
 //!
-//! hyper sends the header and cuts the body by the size, so the client reads a frame that is not there, or takes the surplus
-//! for the next response. Its debug builds panic instead, so these drive the service by hand, and read as hyper would.
+//! hyper sends the header, and cuts the body at the size. So the client waits for data that does
+//! not come, or takes the rest for the next response. Debug builds of hyper panic instead. So these
+//! tests call the service without a server, and read as hyper does.
 
 use std::convert::Infallible;
 
@@ -144,7 +145,8 @@ async fn client_leaves_before_it_matters() {
 #[tokio::test]
 async fn no_body_at_all() {
     let empty = || Script::new([]).sized(0).tells_end();
-    // hyper's HTTP/1 leaves the header out, and the client is content; over HTTP/2 the stream ends with its head.
+    // Over HTTP/1 hyper leaves the header out, and the client accepts that. Over HTTP/2 the head
+    // ends the stream.
     let seen = ending(Method::GET, Version::HTTP_11, "7", empty, 0).await;
     assert_eq!(seen.end.kind(), EndKind::Complete);
     let seen = ending(Method::GET, Version::HTTP_2, "7", empty, 0).await;

@@ -1,5 +1,5 @@
-//! The memory that a request needs after its response is small and bounded. No task holds the buffers of its request, and the
-//! registry of an ended request is freed.
+//! The memory that a request needs after its response is small and bounded. No task holds the
+//! buffers of its request, and the registry of an ended request is freed.
 
 use std::{
     alloc::System,
@@ -57,7 +57,7 @@ impl Observer for Reports {
     }
 }
 
-/// A server of HTTP/1.1 that takes heads of up to 1 MB. Each request leaves a task that waits for the semaphore.
+/// Serves HTTP/1.1 with heads of up to 1 MB. Each request adds a task that waits for the semaphore.
 async fn serve_large_heads(supervisor: &Supervisor, go: &Arc<Semaphore>) -> Server {
     let go = go.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -118,7 +118,8 @@ fn waiting_tasks_hold_no_head() {
     });
 }
 
-/// The text that a task, a report or a log line may have of a longer one: its first 1024 bytes, up to a whole character.
+/// Checks that a task, a report or a log line keeps the first 1024 bytes of a text, up to a whole
+/// character.
 fn assert_cut(kept: &str, text: &str) {
     assert!(
         kept.len() <= 1_024,
@@ -146,7 +147,8 @@ async fn path_and_request_id_are_cut() {
     }
 }
 
-/// Checks all texts that are kept of a request, and returns how many spans and events have its path and its id.
+/// Checks all texts of a request that are kept. Returns how many spans and events have its path,
+/// and how many have its id.
 async fn cut(level: LevelFilter) -> (usize, usize) {
     let path = format!("/{}", "é".repeat(2_000));
     let id = "7".repeat(4_000);

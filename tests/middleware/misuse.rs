@@ -1,4 +1,5 @@
-//! Bad input and misuse: a missing layer, values out of range, bodies that lie, and drops where there is no runtime.
+//! Bad input and misuse: a missing layer, values out of range, wrong bodies, and drops without a
+//! runtime.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! Layers around layers: those of one supervisor share a registry, whose tasks start at the outermost end; each other supervisor has
-//! its own.
+//! Layers around layers. Layers of one supervisor share a registry, whose tasks start at the end of
+//! the outermost response. Each other supervisor has its own registry.
 
 use std::{
     convert::Infallible,
@@ -69,7 +69,8 @@ fn named_middle() -> tower_background::Task {
     tower_background::Task::new(async {}).named("middle")
 }
 
-/// Takes the task back that was left between the layers: both see the same registry only if it is there.
+/// Removes the task that was added between the layers. This succeeds only if both layers use one
+/// registry.
 async fn take_middle(tasks: BackgroundTasks) -> String {
     format!(
         "{} {}",
@@ -93,8 +94,8 @@ async fn serve(
     Server::serve(router, supervisor.clone(), witness.clone()).await
 }
 
-/// Waits for all tasks, and checks that this many were added and succeeded, and that the witness has
-/// seen no further end.
+/// Waits for all tasks, and checks that this many were added and succeeded, and that the witness
+/// has seen no further end.
 async fn assert_all_succeeded(supervisor: &Supervisor, witness: &Witness, tasks: u64) {
     soon(supervisor.idle()).await;
     witness.nothing_else().await;
@@ -198,7 +199,8 @@ async fn nothing_runs_before_the_outermost_end() {
     }
 }
 
-/// A client that leaves while the outer body is sent interrupts the response, though the inner one was complete.
+/// A client that leaves during the outer body interrupts the response, although the inner body was
+/// complete.
 #[tokio::test]
 async fn the_outermost_end_is_the_end() {
     let (supervisor, witness, gate) = (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
@@ -248,7 +250,8 @@ async fn compression_between() {
     assert_all_succeeded(&supervisor, &witness, 1).await;
 }
 
-/// Around another supervisor's layer: the inner response is over for the inner one, the outer response for the outer one.
+/// The layer of one supervisor is around that of another. Each supervisor sees the end of its own
+/// response.
 #[tokio::test]
 async fn different_supervisors() {
     let (events, _guard) = Events::record();
@@ -325,7 +328,8 @@ async fn delay_alone(
     ])))
 }
 
-/// Two supervisors' layers in turn: however deep, each supervisor has one registry, and the one that was opened last is seen.
+/// The layers of two supervisors take turns. Each supervisor has one registry, and the request has
+/// the one that was opened last.
 #[tokio::test]
 async fn in_turn() {
     let [a, b] = [Supervisor::new(), Supervisor::new()];
@@ -364,7 +368,7 @@ async fn in_turn() {
     assert_eq!((a.open_responses(), b.open_responses()), (0, 0));
 }
 
-/// A registry whose response is over is no longer the request's: what sends the request again gets a new one.
+/// If a request is sent again after its response is over, it gets a new registry.
 #[tokio::test]
 async fn a_request_that_is_sent_again() {
     let (supervisor, witness) = (Supervisor::new(), Witness::new());

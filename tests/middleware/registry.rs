@@ -1,4 +1,5 @@
-//! How tasks get into a registry, and what becomes of them: every way to add, taking back, adding late, order and arguments.
+//! All ways to add tasks to a registry, and what happens to the tasks: removing, adding late, order
+//! and arguments.
 
 use std::{
     pin::Pin,
@@ -80,7 +81,7 @@ async fn all(server: &Server, log: &mut Log) -> Vec<(EndKind, String)> {
     std::iter::from_fn(|| log.try_recv().ok()).collect()
 }
 
-/// Asks the handler once, and sees that its tasks have noted this, after a response that is complete.
+/// Calls the handler once. Checks that its tasks noted these texts, after a complete response.
 async fn assert_notes(handler: MethodRouter, expected: &[&str]) {
     let (server, mut log) = serve(handler).await;
     assert_eq!(text(&server, "/").await, "done");
@@ -209,7 +210,8 @@ impl http_body::Body for Leaving {
     }
 
     fn is_end_stream(&self) -> bool {
-        // So that the server drops it after its last frame, unpolled: what it adds then comes before the start.
+        // The server drops the body after its last frame, without another poll. So the drop adds
+        // its task before the tasks start.
         self.data.is_none() && !self.hangs
     }
 }
@@ -314,7 +316,8 @@ async fn as_a_part_of_the_response() {
     assert_notes(get(handler), &["first", "second"]).await;
 }
 
-/// A middleware between the layer and the handler has the request's registry too, before and after it.
+/// A middleware between the layer and the handler finds the registry too, before and after the
+/// handler.
 #[tokio::test]
 async fn around_the_handler() {
     async fn around(
@@ -461,7 +464,7 @@ async fn added_late_in_order() {
     assert_eq!(all(&server, &mut log).await, expected);
 }
 
-/// Late in the other way: the end is not known yet when another tokio task adds, so the task waits for it.
+/// Another tokio task adds while the response is open, so the added task waits for its end.
 #[tokio::test]
 async fn added_from_elsewhere() {
     let gate = Arc::new(Notify::new());
@@ -486,7 +489,7 @@ async fn added_from_elsewhere() {
     );
 }
 
-/// On a runtime of one thread, tasks that do not wait are over in the order in which they were added.
+/// On a runtime of one thread, tasks that do not wait end in the order in which they were added.
 #[tokio::test]
 async fn in_order_and_with_arguments() {
     let handler = async |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
@@ -510,7 +513,7 @@ async fn in_order_and_with_arguments() {
     .await;
 }
 
-/// What a handler reads for its response is what was there before, and the next request reads what the task wrote.
+/// A handler reads what was there before its tasks. The next request reads what the task wrote.
 #[tokio::test]
 async fn the_response_first_then_the_task() {
     #[derive(Clone, Default)]

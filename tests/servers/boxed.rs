@@ -1,4 +1,5 @@
-//! The layer around tower's boxed, buffered and steered services, and in them, over real connections.
+//! The layer around boxed, buffered and steered services of tower, and inside them, over real
+//! connections.
 
 use std::convert::Infallible;
 

@@ -1,5 +1,5 @@
-//! The ends of wrong responses: the body panics at the head, no server sends the status, the declared length is no number, or the
-//! version is not the version of the request.
+//! How wrong responses end: the body panics at the head, no server sends the status, the declared
+//! length is no number, or the version is not that of the request.
 
 use std::{
     convert::Infallible,
@@ -194,7 +194,7 @@ async fn a_length_that_is_no_number_over_http2() {
     }
 }
 
-/// A response of ten declared bytes that says another version, and does not end by itself after them.
+/// A response with this version and ten declared bytes. Its body does not end by itself.
 fn of_ten_bytes(version: Version) -> Response<Script> {
     let body = Script::new([Step::data("0123456789"), Step::Hang]);
     Response::builder()
@@ -234,7 +234,8 @@ async fn end_after_first_frame(request: Version, response: Version) -> (EndKind,
 #[tokio::test]
 async fn the_version_of_the_request_counts() {
     let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
-    // (version of request, version of response): HTTP/1 is complete with the declared bytes, HTTP/2 with the end of the body.
+    // The versions of the request and of the response. HTTP/1 is complete with the declared bytes,
+    // HTTP/2 with the end of the body.
     assert_eq!(
         end_after_first_frame(http1, http1).await,
         (EndKind::Complete, 1)

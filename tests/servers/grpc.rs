@@ -312,7 +312,8 @@ async fn call(server: &Server, path: &'static str) -> Status {
 
 #[tokio::test]
 async fn unimplemented_method() {
-    // A service that is there answers for the method by itself, the server for a service that is not.
+    // For an unknown method a known service answers by itself. For an unknown service the server
+    // answers.
     for path in ["/grpc.health.v1.Health/Heal", "/grpc.health.v1.Doctor/Heal"] {
         let (health, supervisor) = scripted();
         let layer = ServiceBuilder::new()
@@ -331,7 +332,8 @@ async fn unimplemented_method() {
     }
 }
 
-/// The timeout of tonic itself is outside of all layers: it drops the response future, and answers `CANCELLED`.
+/// tonic's own timeout is outside all layers. It drops the response future, and answers
+/// `CANCELLED`.
 #[tokio::test]
 async fn deadline() {
     let (health, supervisor) = scripted();

@@ -17,7 +17,7 @@ use crate::{
     table::{check, check_each},
 };
 
-/// Sends one request, reads until the server closes, and checks what came. Each test names a part of the head.
+/// Sends one request, reads until the server closes, and checks a part of the head, and the body.
 async fn exchange(server: &Server, line: &str, head: &str, body: &str) {
     let mut client = Raw::connect(server.address).await;
     client
@@ -91,7 +91,7 @@ async fn head_of_router() {
     let router = axum::Router::new()
         .route("/", get(handler))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
-    // The router has dropped the body when the response comes by here, and nothing of the head is sent.
+    // When the response passes here, the router has dropped the body, and the head is not sent.
     let (sender, mut passing) = tokio::sync::mpsc::unbounded_channel();
     let stats = supervisor.clone();
     let router = axum::Router::new()

@@ -1,4 +1,5 @@
-//! HTTP/1.1: responses that are cut off, by their body, their handler or their client, and one that does not end.
+//! HTTP/1.1: responses that are cut off by their body, their handler or their client, and one that
+//! does not end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -147,7 +148,7 @@ async fn resets_mid_body() {
 
 #[tokio::test]
 async fn stops_reading() {
-    // More than the sockets hold: the server waits with the first frame, and does not ask for the second.
+    // The frame is larger than the socket buffers, so the server does not ask for the second one.
     let large = || Step::data(vec![b'.'; 16 << 20]);
     let server = Server::new(move |_, course| {
         Response::new(Script::new([large(), large()]).seen_by(course.expect_body()))

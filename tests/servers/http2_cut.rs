@@ -20,7 +20,8 @@ async fn one_two() -> (Server, Arc<Notify>) {
     pausing(Supervisor::new(), || [Step::data("two")]).await
 }
 
-/// Requests the body of `pausing`, and reads its first frame. The second value can reset the stream.
+/// Requests the body of `pausing`, and reads its first frame. The second value can reset the
+/// stream.
 pub(crate) async fn read_one(
     client: &mut Multiplexed,
 ) -> (Response<RecvStream>, SendStream<Bytes>) {
@@ -91,7 +92,8 @@ async fn leaves_after_the_end() {
 
 #[tokio::test]
 async fn stops_reading_then_leaves() {
-    // Each chunk takes all of the window that streams and connections begin with: the second can only be yielded.
+    // Each chunk fills the first window of streams and connections, so the server cannot send the
+    // second one.
     const WINDOW: usize = 65_535;
     let server = Server::new(|_, course| {
         let chunk = Bytes::from(vec![b'x'; WINDOW]);
@@ -121,7 +123,8 @@ async fn leaves_a_full_unread() {
         Server::new(|_, _| Response::new(Full::new(Bytes::from(vec![b'x'; 1 << 20])))).await;
     let mut client = Multiplexed::connect(&server).await;
     let _response = client.get("/").await;
-    // The server has taken all of it into its queue, and the window lets it send a sixteenth: what was yielded is not sent.
+    // The server has queued the whole body, and the window lets it send a sixteenth. So the rest is
+    // yielded, but not sent.
     client.leave().await;
     check(
         &server,
@@ -187,7 +190,8 @@ async fn window_of_one_byte() {
     client.set_window(WIDE.try_into().expect("it is a window"));
     while let Some(data) = data(response.body_mut()).await {
         read.extend_from_slice(&data.expect("the server sends"));
-        // The server takes the last chunk when the window reaches it, and no sooner; it was yielded long before.
+        // The server takes the last chunk when the window reaches it, although the body yielded it
+        // long before.
         if read.len() + WIDE <= 15 * CHUNK {
             assert_eq!(
                 server.supervisor.stats().deferred,

@@ -1,4 +1,5 @@
-//! Tasks are apart from the connection: whatever one does, the next response on it is the same to the byte, and not held up.
+//! Tasks do not disturb the connection: whatever a task does, the next response has the same bytes,
+//! and is not delayed.
 
 use std::{
     future::{pending, poll_fn},
@@ -16,8 +17,8 @@ use crate::common::{Raw, Server, soon};
 
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 5\r\n\r\nhello";
 
-/// Leaves the task after the first of two responses on one connection, and gives the figures of when both were read. `task`
-/// notifies when it has begun.
+/// Adds the task to the first of two requests on one connection. Returns the statistics when both
+/// responses were read. `task` notifies when it has started.
 async fn undisturbed_by(
     task: impl Fn(Arc<Notify>) -> Task + Clone + Send + Sync + 'static,
 ) -> (Server, Stats) {

@@ -1,4 +1,5 @@
-//! Other people's layers around ours and below it, and what axum's own server does, over HTTP/1.1 and HTTP/2.
+//! Layers of other crates around this layer and inside it, and axum's own server, over HTTP/1.1 and
+//! HTTP/2.
 
 use std::{
     convert::Infallible,
@@ -159,8 +160,8 @@ async fn compression_outside() {
     .await;
 }
 
-/// Gzip of six different letters is a head of 10 bytes, one block of fixed codes (3 bits, 8 for each letter, 7 for the end, so
-/// 8 bytes), and a checksum and a length of 4 bytes each.
+/// Gzip of six different letters has 26 bytes: 10 bytes of head, 8 bytes for a block of fixed codes
+/// (3 bits, 8 for each letter, 7 for the end), and 4 bytes each for checksum and length.
 #[tokio::test]
 async fn compression_inside() {
     check_both("compression inside", async |protocol| {
@@ -193,7 +194,8 @@ async fn outer_timeout() {
     .await;
 }
 
-/// tower's own timeout is an error of the service. hyper answers it by closing the connection or resetting the stream.
+/// tower's own timeout is an error of the service. hyper then closes the connection or resets the
+/// stream.
 #[tokio::test]
 async fn outer_timeout_by_error() {
     check_both("outer timeout", async |protocol| {
@@ -251,7 +253,8 @@ async fn panic_under_catch_panic_inside() {
     .await;
 }
 
-/// `CatchPanic` catches panics of services, not of bodies: the client gets a broken response, whichever layer is outside.
+/// `CatchPanic` catches panics of services, not of bodies. So the client gets a broken response,
+/// whichever layer is outside.
 #[tokio::test]
 async fn panic_in_the_body_under_catch_panic() {
     for is_outside in [true, false] {

@@ -1,5 +1,5 @@
-//! The layer in every place that axum has for one: wherever it stands, a request that passes it has one registry and one end,
-//! and the handler's task runs after that.
+//! The layer in every place where axum accepts one. Each request that passes it has one registry
+//! and one end, and the task of the handler runs after that.
 
 use std::future::{Ready, ready};
 
@@ -263,8 +263,8 @@ async fn a_function_as_middleware_adds_tasks_too() {
     );
 }
 
-/// What replaces a response belongs within the layer. Outside of it, the tasks run when the good answer is thrown away, and see
-/// that it was; within it, they see what the client got.
+/// Put a layer that replaces responses inside this layer. Outside of it, the tasks see that the
+/// response of the handler was dropped. Inside of it, they see the response that the client got.
 #[tokio::test]
 async fn a_response_that_is_replaced_is_aborted_for_a_layer_within() {
     async fn replace(request: Request, next: Next) -> Response {
@@ -294,7 +294,7 @@ async fn a_response_that_is_replaced_is_aborted_for_a_layer_within() {
     }
 }
 
-/// The registry leaves the request with its extensions, which a middleware may move to a request of its own.
+/// The registry is in the extensions of the request. A middleware may move them to another request.
 #[tokio::test]
 async fn a_request_that_is_made_anew_keeps_its_registry_by_its_extensions() {
     let (supervisor, witness) = (Supervisor::new(), Witness::new());

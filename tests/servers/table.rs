@@ -35,12 +35,13 @@ fn cells() -> BTreeMap<(&'static str, &'static str), &'static str> {
         .collect()
 }
 
-/// Checks that the response of this case ended as the table tells, once, and that the books are closed after.
+/// Checks that the response of this case ended once and as the table says, and that all tasks are
+/// counted.
 pub(crate) async fn check(server: &Server, protocol: &'static str, case: &'static str) -> Seen {
     ends(server, protocol, case, 1).await.remove(0)
 }
 
-/// Checks the same of a case that has a request for each of these paths, all different and in alphabetical order.
+/// Checks the same for a case with a request for each of these paths, in alphabetical order.
 pub(crate) async fn check_each(
     server: &Server,
     protocol: &'static str,

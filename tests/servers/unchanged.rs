@@ -1,4 +1,5 @@
-//! The same service answers with the same bytes without the layer, with it, and with tasks. HTTP/1.1.
+//! The same service answers with the same bytes without the layer, with it, and with tasks.
+//! HTTP/1.1.
 
 use std::convert::Infallible;
 
@@ -16,7 +17,8 @@ use crate::common::{Raw, Script, Server, Step, Witness, soon};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
-/// What a client sends, up to the last request's `connection: close`, and a part of what it must get.
+/// What a client sends, up to `connection: close` of the last request, and a part of the expected
+/// answer.
 const CONVERSATIONS: &[(&[&str], &str)] = &[
     (&["GET /full"], "\r\n\r\nhello"),
     (&["GET /empty"], "\r\ncontent-length: 0\r\n"),

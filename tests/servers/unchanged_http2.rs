@@ -1,5 +1,5 @@
-//! HTTP/2: the layer changes no byte of what a server writes. A client that knows nothing of HTTP/2 sends the same bytes to
-//! a service with and without the layer, and takes down what comes back.
+//! HTTP/2: the layer changes no byte that a server writes. A client without an HTTP/2 library sends
+//! the same bytes to a service with and without the layer, and compares the answers.
 
 use std::convert::Infallible;
 
@@ -90,7 +90,8 @@ where
     (bytes, frames)
 }
 
-/// Checks that a service writes these frames, the last of which ends the stream, and the same bytes below the layer.
+/// Checks that a service writes these frames, the last of which ends the stream. Below the layer it
+/// must write the same bytes.
 async fn unchanged(request: &[u8], frames: &[&str], answer: fn() -> Response<Script>) {
     let service = service_fn(move |request: Request<Incoming>| {
         if let Ok(tasks) = request.background_tasks() {

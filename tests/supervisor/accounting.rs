@@ -1,7 +1,9 @@
-//! The accounting rule under random mixes of all that can happen to requests, tasks and the supervisor.
+//! Every task is counted exactly once, under random mixes of all that can happen to requests, tasks
+//! and the supervisor.
 //!
-//! A script runs on a paused clock. The tasks count for themselves, and after each step these counts must agree with the
-//! supervisor's. In the end, every task must have been reported once, and must have run at most once.
+//! A script runs on a paused clock. The tasks count for themselves, and after each step these
+//! counts must agree with the supervisor's. In the end, every task must have been reported once,
+//! and must have run at most once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

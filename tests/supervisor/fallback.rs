@@ -1,5 +1,6 @@
-//! A shutdown fallback runs in place of a task's work if the supervisor is closed when the task is added, or if the grace ends
-//! before the work did. It runs at most once, needs no permit, has `abort_after` to finish, and obeys the task's condition.
+//! A shutdown fallback runs in place of a task's work if the supervisor is closed when the task is
+//! added, or if the grace ends before the work did. It runs at most once, needs no permit, has
+//! `abort_after` to finish, and obeys the task's condition.
 
 use std::{
     convert::Infallible,
@@ -356,7 +357,8 @@ async fn work_that_ends_within_the_grace_needs_no_fallback() {
     assert_eq!((counts.ends(), counts.dropped()), ((1, 0), 2));
 }
 
-/// A blocking closure that waits for a permit has not begun, so that its fallback can take its place.
+/// A blocking closure that waits for a permit has not begun, so that its fallback can take its
+/// place.
 #[tokio::test]
 async fn of_a_blocking_task_that_waits() {
     let supervisor = Supervisor::builder().max_blocking(1).build();

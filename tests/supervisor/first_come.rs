@@ -1,7 +1,8 @@
 //! `max_concurrent` serves first come, first served, by task: within a request and across requests.
 //!
-//! The semaphore of an older tokio does not queue a task that has used up its budget. So `.ci/dependencies` also runs this file
-//! with the oldest tokio that the crate supports. For that reason this file uses no helper of the other tests.
+//! The semaphore of an older tokio does not queue a task that has used up its budget. So
+//! `.ci/dependencies` also runs this file with the oldest tokio that the crate supports. For that
+//! reason this file uses no helper of the other tests.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,5 @@
-//! Limits: how many tasks run at once and in which order they get their permits, and backpressure by `max_pending`.
+//! Limits: how many tasks run at once, in which order they get their permits, and backpressure by
+//! `max_pending`.
 
 use std::{
     convert::Infallible,
@@ -235,7 +236,8 @@ async fn waiting_and_running_are_told_apart() {
         async |request: Request<()>| {
             let tasks = request.background_tasks().expect("the layer is there");
             for seconds in [10, 20] {
-                // The timeout counts from the task's own start: with its wait the second would be over it.
+                // The timeout counts from the start of the task. If it included the wait, the
+                // second task would time out.
                 tasks.add(
                     Task::new(
                         async move { tokio::time::sleep(Duration::from_secs(seconds)).await },
@@ -344,7 +346,8 @@ async fn a_waiting_service_is_woken_and_a_dropped_one_takes_no_wake_up_along() {
 async fn a_request_with_the_last_task_ends_although_its_own_code_calls_the_service_again() {
     let held = Held::new();
     let supervisor = Supervisor::builder().max_pending(1).build();
-    // A layer of the same supervisor inside, as nested routers have; between the two layers the last task is added.
+    // Nested routers can have another layer of the same supervisor inside. The last task is added
+    // between the two layers.
     let inner = router(&held).layer(BackgroundLayer::with_supervisor(supervisor.clone()));
     let take = held.clone();
     let app = Router::new()
@@ -401,7 +404,8 @@ async fn with_start_within_a_slow_reader_does_not_keep_tasks_pending() {
         "/slow",
         get(async move |tasks: BackgroundTasks| {
             tasks.add(task.task("slow").when(When::Always));
-            // Far more than the sockets buffer: the response stays open while the client does not read.
+            // The body is much larger than the socket buffers, so the response stays open while the
+            // client does not read.
             Body::from(vec![b'x'; 64 << 20]).into_response()
         }),
     );

@@ -1,5 +1,5 @@
-//! What a supervisor does with the tasks of all requests: it counts, limits, lists, awaits and shuts
-//! them down.
+//! What a supervisor does with the tasks of all requests: it counts, limits, lists, awaits and
+//! shuts them down.
 
 #[path = "../common/mod.rs"]
 mod common;

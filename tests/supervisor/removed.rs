@@ -49,7 +49,8 @@ impl TimedOut {
             starts.send(()).expect("the test waits");
             let _ = waiting.recv();
         });
-        // The clock stands still until the task runs. A timeout before that would return the permit.
+        // The clock stands still until the task runs. A timeout before that would return the
+        // permit.
         tokio::time::pause();
         tasks.add(first.named("first").timeout(Duration::from_millis(1)));
         soon(started).await.expect("the first task starts");

@@ -1,5 +1,5 @@
-//! A shutdown waits for open responses and their tasks, then tells the tasks, then drops what is left, and reports all of it;
-//! tasks that come later are refused, and nobody is left uncounted.
+//! A shutdown waits for open responses and their tasks. Then it cancels the tasks, then it drops
+//! what is left, and reports all of it. Later tasks are refused, and every task is counted.
 
 use std::{
     sync::{

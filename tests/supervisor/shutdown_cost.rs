@@ -50,8 +50,8 @@ fn cost(count: u64, case: Case) -> Duration {
     })
 }
 
-/// Checks that eight times the tasks cost at most sixteen times as much. Other processes may disturb
-/// a run, so the fastest of three counts.
+/// Checks that eight times the tasks cost at most sixteen times as much. Other processes may
+/// disturb a run, so the fastest of three counts.
 pub(crate) fn assert_linear(case: Case) {
     // A cost that grows with the square fails with the smaller numbers, without the minutes that
     // the larger ones would take.

@@ -1,4 +1,5 @@
-//! `spawn` runs a task without a request. It takes no permit, has no default timeout, and does not count towards `max_pending`.
+//! `spawn` runs a task without a request. It takes no permit, has no default timeout, and does not
+//! count towards `max_pending`.
 
 use std::{convert::Infallible, future::pending, sync::Arc, sync::Mutex, time::Duration};
 

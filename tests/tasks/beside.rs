@@ -1,4 +1,5 @@
-//! Each task is a tokio task: it runs beside the others of its request from its first poll, blocks none of them, and has an id.
+//! Each task is a tokio task. It runs beside the other tasks of its request from its first poll,
+//! blocks none of them, and has an id.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +12,8 @@ use tower_background::{BackgroundTasks, Supervisor};
 
 use crate::common::{Call, alone, answered, soon, workers};
 
-/// Runs a request with as many tasks as workers, all of which meet at a barrier in their first poll.
+/// Runs a request with as many tasks as workers, all of which meet at a barrier in their first
+/// poll.
 fn meet(count: usize) {
     workers(count).block_on(async {
         let supervisor = Supervisor::new();
@@ -41,7 +43,8 @@ fn four_tasks_meet_at_a_barrier() {
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A future that computes until a quick future has started, the quick future, and the events of the first one.
+/// A future that computes until a quick future has started, the quick future, and the events of the
+/// first one.
 struct Pair {
     first: Work,
     quick: Work,
@@ -86,8 +89,8 @@ async fn start_both(start: impl Fn(Work)) {
     soon(ended).await.expect("the first task ends");
 }
 
-/// Starts the quick task when the other task computes. A worker must not call this: the first task would wake the caller on the
-/// worker that it blocks.
+/// Starts the quick task when the other task computes. A worker must not call this: the first task
+/// would wake the caller on the worker that it blocks.
 async fn start_behind(start: impl Fn(Work)) {
     let Pair {
         first,

@@ -1,4 +1,4 @@
-//! Which conditions hold after which end of the response, and how a handler is tested without a server.
+//! Which conditions hold after each end of a response, and how to test a handler without a server.
 
 use http::StatusCode;
 use tower_background::{BackgroundTasks, EndKind, Stats, Supervisor, Task, When};

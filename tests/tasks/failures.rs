@@ -1,5 +1,5 @@
-//! Failure: errors and panics of tasks, observers, conditions and captured values are told under the task's name, and disturb
-//! neither other tasks nor the connection.
+//! Errors and panics of tasks, observers, conditions and captured values are reported with the name
+//! of the task. They disturb neither other tasks nor the connection.
 
 use std::{
     fmt, io,
@@ -538,7 +538,8 @@ async fn a_captured_value_that_panics_in_its_task_is_the_task_s_panic() {
     assert_eq!(bangs(&events), 0, "they are outcomes");
 }
 
-/// Leaves a task whose values panic when they are dropped, and one after it; the first must come to this end.
+/// Adds a task whose values panic when they are dropped, and one after it. The first must have this
+/// outcome.
 async fn with_bomb(
     bomb: impl Fn() -> Task + Clone + Send + Sync + 'static,
     times: usize,

@@ -1,4 +1,5 @@
-//! Timers and other requests make progress while one request runs many tasks, or an endless chain of tasks.
+//! Timers and other requests make progress while one request runs many tasks, or an endless chain
+//! of tasks.
 
 use std::{
     io::{Read, Write},
@@ -146,7 +147,8 @@ fn many_tasks_leave_others_their_turns() {
     });
 }
 
-/// The number of tasks after which the chain gives up. About a thousand of them run while a timer of 1 ms waits.
+/// The number of tasks after which the chain gives up. About a thousand of them run while a timer
+/// of 1 ms waits.
 const LONGEST: usize = 2_000_000;
 
 /// A task that adds the next task to its own request, until it is told to stop.

@@ -1,4 +1,5 @@
-//! The order of a request's tasks: concurrent, sequential, fail-fast; by supervisor and by request; with late tasks.
+//! The order of the tasks of a request: concurrent, sequential or fail-fast, set by the supervisor
+//! or by the request, and with late tasks.
 
 use std::{convert::Infallible, error::Error, sync::Arc};
 
@@ -312,8 +313,8 @@ async fn what_has_not_started_can_be_taken_back() {
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1,removed=2"]);
 }
 
-/// Takes some frames of a response, as a server does, drops its body, and spawns something. Returns which runs first: the task
-/// of the response, or what was spawned.
+/// Takes some frames of a response, as a server does, drops its body, and spawns something. Returns
+/// which runs first: the task of the response, or what was spawned.
 async fn first_after(version: Version, body: Script, polls: usize) -> &'static str {
     let mut body = Some(body);
     let (sender, mut first) = mpsc::unbounded_channel();
@@ -340,7 +341,8 @@ async fn first_after(version: Version, body: Script, polls: usize) -> &'static s
     soon(first.recv()).await.expect("both send")
 }
 
-/// Over HTTP/2 the stream must wake the task that writes the end. Over HTTP/1 that task drops the body, so it writes first anyway.
+/// Over HTTP/2 the stream must wake the task that writes the end. Over HTTP/1 that task drops the
+/// body, so it writes first anyway.
 #[tokio::test]
 async fn tasks_yield_once_after_the_body_is_dropped_over_http2() {
     let whole = || Script::new([Step::data("hello")]).sized(5).tells_end();

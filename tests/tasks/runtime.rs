@@ -1,4 +1,5 @@
-//! A runtime of the tasks' own: what runs on it, wherever the response ends, and what becomes of tasks when it is gone.
+//! A separate runtime for tasks: what runs on it, wherever the response ends, and what happens to
+//! tasks when it shuts down.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,5 @@
-//! Timeouts: what becomes of a future and of a blocking function that run too long, and whose timeout counts.
+//! Timeouts: what happens to a future and to a blocking function that run too long, and which of
+//! several timeouts counts.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! A task with a timeout of zero ends as a future under `tokio::time::timeout` of zero does: it is polled once.
+//! A task with a timeout of zero is polled once, like a future under `tokio::time::timeout` of
+//! zero.
 
 use std::{
     future::{pending, ready},
@@ -29,7 +30,8 @@ async fn as_that_of_tokio() {
     );
 }
 
-/// A blocking closure cannot be dropped once it runs, so it times out only if it has not ended by then.
+/// A blocking closure cannot be dropped while it runs. So it times out only if it has not ended by
+/// then.
 #[tokio::test]
 async fn of_a_blocking_task() {
     let supervisor = Supervisor::new();

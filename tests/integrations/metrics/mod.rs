@@ -1,4 +1,5 @@
-//! The feature `metrics`: the crate records what the documentation of `describe_metrics` lists, and the gauges return to 0.
+//! The feature `metrics`: the crate records what the documentation of `describe_metrics` lists, and
+//! the gauges return to 0.
 
 mod monitoring;
 
@@ -46,7 +47,8 @@ fn documented() -> BTreeMap<Metric, (String, String)> {
     .collect()
 }
 
-/// What a recorder was told, by name and the values of the labels. A snapshot sets everything back, gauges too.
+/// What a recorder received, by the name and the values of the labels. A snapshot resets
+/// everything, gauges too.
 #[derive(Debug, Default)]
 struct Snapshot {
     metrics: BTreeMap<Metric, (String, String)>,
@@ -280,7 +282,8 @@ thread_local! {
 /// A gauge can be a moment behind the statistics, but in the end it is right.
 #[test]
 fn the_gauges_return_to_zero_on_many_threads() {
-    // Each thread of the runtime gets the recorder. A recorder for the process would see what other tests do.
+    // Each thread of the runtime gets the recorder. A recorder for the process would also get the
+    // metrics of other tests.
     let recorder: &DebuggingRecorder = Box::leak(Box::default());
     let record = || RECORDING.set(Some(metrics::set_default_local_recorder(recorder)));
     record();

@@ -1,7 +1,8 @@
-//! The alerts and the dashboard in `docs/` ask for figures, labels and outcomes that a page for Prometheus has.
+//! The alerts and the dashboard in `docs/` use metrics, labels and outcomes that the Prometheus
+//! page has.
 //!
-//! Whether Prometheus takes the alerts, and which of them fire after what, `promtool` tells. That is skipped where there is none,
-//! unless `TOWER_BACKGROUND_NO_SKIP` is set.
+//! `promtool` checks that Prometheus accepts the alerts, and which alerts fire. Without `promtool`
+//! these checks are skipped, unless `TOWER_BACKGROUND_NO_SKIP` is set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

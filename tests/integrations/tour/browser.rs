@@ -1,4 +1,5 @@
-//! A headless Chromium, driven through its `DevTools` protocol: what a user does, and what is then on the page.
+//! A headless Chromium, driven through its `DevTools` protocol. It acts as a user does, and reads
+//! the page.
 
 use std::{env, fs, path::PathBuf, process::Stdio};
 
@@ -99,7 +100,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// Calls a method of the protocol. An error on the page, in the meantime or before, fails the test.
+    /// Calls a method of the protocol. Fails if there was an error on the page.
     pub(crate) async fn call(&mut self, method: &str, params: Value) -> Value {
         self.calls += 1;
         let mut call = json!({ "id": self.calls, "method": method, "params": params });
@@ -217,7 +218,8 @@ impl Browser {
         soon(self.process.wait())
             .await
             .expect("it can be waited for");
-        // A straggler of the browser's may still write into it; the folder is one for temporary files.
+        // A process of the browser may still write into the folder, which is one for temporary
+        // files.
         let _ = fs::remove_dir_all(&self.profile);
     }
 }

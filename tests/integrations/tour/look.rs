@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{browser::Browser, click, demos, done, figures, tour};
 
-/// The least contrast of any colour of words or marks with the card that it stands on; WCAG asks for 4.5 for text.
+/// Returns the contrast of each colour of words and marks with the background of the card. WCAG
+/// asks for 4.5 for text.
 const CONTRAST: &str = "(() => {
     const style = getComputedStyle(document.documentElement), pen = document.createElement('canvas').getContext('2d');
     const light = name => {

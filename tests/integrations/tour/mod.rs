@@ -1,8 +1,8 @@
-//! The tour's page does what it says: in a real browser, every button is clicked and what the page then shows is compared with
-//! what must have happened. Times are never looked at.
+//! The page of the tour works in a real browser. The tests click every button, and compare what the
+//! page shows with what must have happened. They do not look at times.
 //!
-//! Skipped where there is no Chromium, unless `TOWER_BACKGROUND_NO_SKIP` is set. With `TOUR_SCREENSHOTS`, the name of a
-//! folder, it leaves pictures there.
+//! The tests are skipped without Chromium, unless `TOWER_BACKGROUND_NO_SKIP` is set. If
+//! `TOUR_SCREENSHOTS` names a folder, they write pictures to it.
 
 mod browser;
 mod look;
@@ -56,8 +56,8 @@ async fn click(browser: &mut Browser, demo: &str) {
     done(browser, demo).await;
 }
 
-/// Checks the bars of the page: that of the client has this state, that of the response is over, and
-/// then there is one for each of these tasks, with its outcome.
+/// Checks the bars of the page. The bar of the client has this state, and the bar of the response
+/// is over. Then each of these tasks has a bar, with its outcome.
 async fn assert_bars(browser: &mut Browser, client: &str, tasks: &[[&str; 2]]) {
     let bars = browser
         .ask(
