@@ -40,7 +40,7 @@ pub use self::{
     raw::Raw,
     recorder::{Recorder, outcome_counts, outcomes},
     script::{Script, Scripted, Step},
-    server::Server,
+    server::{Servable, Server},
     witness::{Course, Seen, Witness},
 };
 

@@ -1,7 +1,7 @@
 //! A hyper server on a free port, for any service, that speaks HTTP/1.1 and HTTP/2 with prior
 //! knowledge.
 
-use std::{convert::Infallible, error::Error, fmt::Debug, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, fmt::Debug, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -17,9 +17,34 @@ use tokio::{
     task::JoinHandle,
 };
 use tower::{Layer, Service, service_fn};
-use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, Supervisor};
 
 use super::{Witness, soon, witness::Course};
+
+/// A service that a server can serve.
+pub trait Servable:
+    Service<
+        Request<Incoming>,
+        Response = Response<<Self as Servable>::Body>,
+        Error: Into<BoxError>,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Servable for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
 
 /// Listens on a free port.
 async fn listen() -> (TcpListener, SocketAddr) {
@@ -42,7 +67,7 @@ impl Server {
     pub async fn new<F, B>(respond: F) -> Self
     where
         F: Fn(Request<Incoming>, Course) -> Response<B> + Clone + Send + Sync + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         Self::with(Supervisor::new(), respond).await
     }
@@ -50,7 +75,7 @@ impl Server {
     pub async fn with<F, B>(supervisor: Supervisor, respond: F) -> Self
     where
         F: Fn(Request<Incoming>, Course) -> Response<B> + Clone + Send + Sync + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let witness = Witness::new();
         let watching = witness.clone();
@@ -72,8 +97,8 @@ impl Server {
     where
         F: Fn(Request<Incoming>, Course) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<Response<B>, E>> + Send + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>> + 'static,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        E: Into<BoxError> + 'static,
     {
         let (supervisor, witness) = (Supervisor::new(), Witness::new());
         let watching = witness.clone();
@@ -109,18 +134,7 @@ impl Server {
     }
 
     /// Serves any service.
-    pub async fn serve<S, B>(service: S, supervisor: Supervisor, witness: Witness) -> Self
-    where
-        S: Service<
-                Request<Incoming>,
-                Response = Response<B>,
-                Error: Into<Box<dyn Error + Send + Sync>>,
-                Future: Send,
-            > + Clone
-            + Send
-            + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
-    {
+    pub async fn serve(service: impl Servable, supervisor: Supervisor, witness: Witness) -> Self {
         let (listener, address) = listen().await;
         let stopping = Arc::new(Notify::new());
         let stopped = stopping.clone();

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{sync::oneshot, task::yield_now, time::timeout};
 use tower::{Service, service_fn};
 
-use same_promises::{EndKind, SamePromises, Stats, Supervisor, Tasks};
+use same_promises::{End, EndKind, SamePromises, Stats, Supervisor, Tasks};
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -183,6 +183,15 @@ async fn future_body_and_tasks_find_their_request() {
     assert_eq!(supervisor.stats(), stats!(added: 4, succeeded: 4));
 }
 
+/// Adds a task that reports the end of the response.
+fn report_end(request: &Request<()>, report: impl FnOnce(End) + Send + 'static) {
+    let tasks = request.extensions().get::<Tasks>();
+    let tasks = tasks.expect("the layer is there");
+    tasks.add("reports", async {
+        report(Tasks::current().unwrap().response_end().unwrap());
+    });
+}
+
 /// Returns how a response with these frames ended after this number of polls, and how many bytes
 /// its body yielded.
 async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
@@ -194,14 +203,7 @@ async fn end(chunks: Vec<Chunk>, polls: usize) -> (EndKind, u64) {
     );
     let service = service_fn(|request: Request<()>| {
         let tell = tell.lock().unwrap().take().unwrap();
-        let tasks = request
-            .extensions()
-            .get::<Tasks>()
-            .expect("the layer is there");
-        tasks.add("reports", async move {
-            tell.send(Tasks::current().unwrap().response_end().unwrap())
-                .unwrap();
-        });
+        report_end(&request, |end| tell.send(end).unwrap());
         let chunks = chunks.lock().unwrap().take().unwrap();
         async {
             Ok::<_, Infallible>(Response::new(StreamBody::new(futures_util::stream::iter(
@@ -250,14 +252,7 @@ async fn a_service_that_fails_or_is_dropped_ends_the_response() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(|request: Request<()>| {
         let tell = tell.clone();
-        let tasks = request
-            .extensions()
-            .get::<Tasks>()
-            .expect("the layer is there");
-        tasks.add("reports", async move {
-            tell.send(Tasks::current().unwrap().response_end().unwrap())
-                .unwrap();
-        });
+        report_end(&request, move |end| tell.send(end).unwrap());
         async { Err::<Response<Full<Bytes>>, _>("broken") }
     });
     let mut service = SamePromises::new(service, supervisor.clone());

@@ -92,15 +92,19 @@ fn assert_contradicted(seen: &Seen, length: u64) {
     );
 }
 
+fn assert_end(seen: &Seen, kind: EndKind, bytes: u64) {
+    assert_eq!(
+        (seen.end.kind(), seen.end.bytes()),
+        (kind, bytes),
+        "{seen:?}"
+    );
+}
+
 #[tokio::test]
 async fn agreed() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let seen = ending(Method::GET, version, "6", six, 2).await;
-        assert_eq!(
-            (seen.end.kind(), seen.end.bytes()),
-            (EndKind::Complete, 6),
-            "{version:?}"
-        );
+        assert_end(&seen, EndKind::Complete, 6);
     }
 }
 
@@ -109,11 +113,7 @@ async fn contradicted() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         for (header, declared) in [("5", 5), ("7", 7)] {
             let seen = ending(Method::GET, version, header, six, 2).await;
-            assert_eq!(
-                (seen.end.kind(), seen.end.bytes()),
-                (EndKind::Failed, 6),
-                "{version:?}, {header}"
-            );
+            assert_end(&seen, EndKind::Failed, 6);
             assert_contradicted(&seen, declared);
         }
     }
@@ -134,11 +134,7 @@ async fn contradicted_among_other_headers() {
 async fn client_leaves_before_it_matters() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let seen = ending(Method::GET, version, "7", six, 1).await;
-        assert_eq!(
-            (seen.end.kind(), seen.end.bytes()),
-            (EndKind::Interrupted, 3),
-            "{version:?}"
-        );
+        assert_end(&seen, EndKind::Interrupted, 3);
     }
 }
 

@@ -3,20 +3,21 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
+use h2::SendStream;
 use http::{Request, Response};
-use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, BoxError, EndKind, StartOn, Supervisor,
-    middleware::ResponseBody,
+    BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor, middleware::ResponseBody,
 };
 use tower_http::compression::CompressionLayer;
 
 use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
-use crate::common::{Multiplexed, Raw, Script, Server, Step, Witness, data, rest, settle, soon};
+use crate::common::{
+    Multiplexed, Raw, Script, Servable, Server, Step, Witness, data, rest, settle, soon,
+};
 
 const LARGE: usize = 8 << 20;
 
@@ -76,14 +77,12 @@ fn service(
 }
 
 /// Serves each connection, tracked or not.
-async fn serve<S, B>(supervisor: Supervisor, witness: Witness, tracked: bool, service: S) -> Server
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
+async fn serve(
+    supervisor: Supervisor,
+    witness: Witness,
+    tracked: bool,
+    service: impl Servable,
+) -> Server {
     if tracked {
         serve_tracked(supervisor, witness, service).await
     } else {
@@ -107,7 +106,7 @@ async fn buffering(tracked: bool, length: usize) -> (Server, Arc<Semaphore>) {
                     .expect("the body does not fail")
                     .to_bytes();
                 permits.acquire().await.expect("it is open").forget();
-                Ok(Response::from_parts(
+                Ok::<_, Infallible>(Response::from_parts(
                     parts,
                     Full::new(Bytes::copy_from_slice(&whole)),
                 ))
@@ -115,6 +114,23 @@ async fn buffering(tracked: bool, length: usize) -> (Server, Arc<Semaphore>) {
         },
     );
     (serve(supervisor, witness, tracked, service).await, passed)
+}
+
+/// Lets the client leave, or only reset its stream, and checks that the response is interrupted.
+async fn assert_interrupted(
+    server: &Server,
+    client: Multiplexed,
+    mut stream: SendStream<Bytes>,
+    leave: bool,
+) {
+    if leave {
+        client.leave().await;
+        assert_ends(server, EndKind::Interrupted).await;
+    } else {
+        stream.send_reset(h2::Reason::CANCEL);
+        assert_ends(server, EndKind::Interrupted).await;
+        drop(client);
+    }
 }
 
 #[tokio::test]
@@ -146,7 +162,7 @@ async fn a_layer_that_buffers_over_http2() {
     for (window, leave) in HTTP2_CASES {
         for path in ["/full", "/stream", "/trailers"] {
             let mut client = Multiplexed::with_window(&server, window).await;
-            let (response, mut stream) = client.send(http::Method::GET, path).await;
+            let (response, stream) = client.send(http::Method::GET, path).await;
             until_deferred(&server, 1).await;
             let case = format!("{path}, window of {window}, {leave:?}");
             assert_waits(&server, &case).await;
@@ -165,12 +181,9 @@ async fn a_layer_that_buffers_over_http2() {
                         10
                     );
                     assert_ends(&server, EndKind::Complete).await;
-                    continue;
                 }
-                Some(false) => stream.send_reset(h2::Reason::CANCEL),
-                Some(true) => client.leave().await,
+                Some(leave) => assert_interrupted(&server, client, stream, leave).await,
             }
-            assert_ends(&server, EndKind::Interrupted).await;
         }
     }
 }
@@ -223,7 +236,7 @@ async fn compression_over_http2() {
     for (window, leave) in HTTP2_CASES {
         for path in ["/full", "/stream", "/trailers"] {
             let mut client = Multiplexed::with_window(&server, window).await;
-            let (response, mut stream) = client.ask(path, "accept-encoding", "gzip").await;
+            let (response, stream) = client.ask(path, "accept-encoding", "gzip").await;
             let mut response = soon(response).await.expect("there is a head");
             assert_eq!(response.headers()["content-encoding"], "gzip");
             let case = format!("{path}, window of {window}, {leave:?}");
@@ -239,12 +252,9 @@ async fn compression_over_http2() {
                         .await
                         .expect("the response is whole");
                     assert_ends(&server, EndKind::Complete).await;
-                    continue;
                 }
-                Some(false) => stream.send_reset(h2::Reason::CANCEL),
-                Some(true) => client.leave().await,
+                Some(leave) => assert_interrupted(&server, client, stream, leave).await,
             }
-            assert_ends(&server, EndKind::Interrupted).await;
         }
     }
 }

@@ -28,16 +28,16 @@ use tokio_rustls::{
     },
 };
 use tokio_util::io::InspectWriter;
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, service_fn};
 use tower_background::{
     BackgroundLayer, BackgroundTasksExt, EndKind,
-    middleware::ResponseBody,
     sent::{SentConnection, SentStream},
 };
 
 use super::tracked::{assert_ends, assert_waits, last_byte};
 use crate::common::{
-    Multiplexed, Script, Server, Step, Witness, next_data, rest, settle, soon, unreleased_data,
+    Multiplexed, Script, Servable, Server, Step, Witness, next_data, rest, settle, soon,
+    unreleased_data,
 };
 
 const LARGE: usize = 16 << 20;
@@ -122,17 +122,9 @@ async fn serve(above: bool) -> Secured {
     }
 }
 
-async fn answer<T, S>(stream: T, connection: &SentConnection, service: S)
+async fn answer<T>(stream: T, connection: &SentConnection, service: impl Servable)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<
-            Request<Incoming>,
-            Response = Response<ResponseBody<Script>>,
-            Error = Infallible,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
 {
     let service = TowerToHyperService::new(connection.layer(service));
     // The client of the test checks how a connection ends.

@@ -1,19 +1,14 @@
 //! A hyper server with tracked connections, and what the tests check of its tasks.
 
-use std::convert::Infallible;
-
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tower::{Layer, Service};
-use tower_background::{BoxError, EndKind, StartOn, Supervisor, sent::SentStream};
+use tower::Layer;
+use tower_background::{EndKind, StartOn, Supervisor, sent::SentStream};
 
-use crate::common::{Server, Witness, settle, soon};
+use crate::common::{Servable, Server, Witness, settle, soon};
 
 /// Returns a supervisor whose tasks start on the last byte.
 pub(super) fn last_byte() -> Supervisor {
@@ -23,18 +18,11 @@ pub(super) fn last_byte() -> Supervisor {
 }
 
 /// Serves tracked connections.
-pub(super) async fn serve_tracked<S, B>(
+pub(super) async fn serve_tracked(
     supervisor: Supervisor,
     witness: Witness,
-    service: S,
-) -> Server
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
+    service: impl Servable,
+) -> Server {
     Server::each(supervisor, witness, move |stream| {
         let stream = SentStream::new(stream);
         let service = TowerToHyperService::new(stream.connection().layer(service.clone()));

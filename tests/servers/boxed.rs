@@ -14,9 +14,9 @@ use tower::{
     steer::Steer,
     util::{BoxCloneService, BoxCloneSyncService, BoxService, UnsyncBoxService},
 };
-use tower_background::{BackgroundLayer, BackgroundTasksExt, BoxError, EndKind, Supervisor};
+use tower_background::{BackgroundLayer, BackgroundTasksExt, EndKind, Supervisor};
 
-use crate::common::{Server, Witness, soon};
+use crate::common::{Servable, Server, Witness, soon};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -67,14 +67,7 @@ impl Bench {
     }
 
     /// Serves it, and checks the ends of requests for these paths, each with its answer.
-    async fn holds_for<S, B>(self, service: S, expected: &[(&str, &str)])
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-            + Clone
-            + Send
-            + 'static,
-        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-    {
+    async fn holds_for(self, service: impl Servable, expected: &[(&str, &str)]) {
         let Self {
             name,
             supervisor,
@@ -115,14 +108,7 @@ impl Bench {
         );
     }
 
-    async fn holds<S, B>(self, service: S)
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-            + Clone
-            + Send
-            + 'static,
-        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-    {
+    async fn holds(self, service: impl Servable) {
         self.holds_for(service, &[("/", "word")]).await;
     }
 }

@@ -24,15 +24,13 @@ use hyper::body::Incoming;
 use tokio::{net::TcpStream, sync::Notify, task::yield_now};
 use tokio_tungstenite::tungstenite;
 use tower::{Layer, Service, service_fn};
-use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, BoxError, Supervisor,
-};
+use tower_background::{BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Supervisor};
 use tower_http::{
     catch_panic::CatchPanicLayer, compression::CompressionLayer, timeout::TimeoutLayer,
 };
 
 use crate::{
-    common::{Course, Script, Server, Step, Witness, chunk, soon},
+    common::{Course, Script, Servable, Server, Step, Witness, chunk, soon},
     table::check,
 };
 
@@ -87,14 +85,7 @@ impl Parts {
         }
     }
 
-    async fn serve<S, B>(self, service: S) -> Server
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-            + Clone
-            + Send
-            + 'static,
-        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-    {
+    async fn serve(self, service: impl Servable) -> Server {
         Server::serve(service, self.supervisor, self.witness).await
     }
 

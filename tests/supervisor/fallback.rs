@@ -74,6 +74,16 @@ impl Counts {
     }
 }
 
+/// Checks that this many tasks succeeded and fell back, and that there were no others.
+fn assert_counted(supervisor: &Supervisor, succeeded: u64, fell_back: u64) {
+    let stats = supervisor.stats();
+    assert_eq!(
+        (stats.succeeded, stats.fell_back, stats.added()),
+        (succeeded, fell_back, succeeded + fell_back),
+        "{stats:?}"
+    );
+}
+
 /// Checks that one task was added and fell back, and that nothing of it is left.
 fn assert_fell_back(supervisor: &Supervisor, counts: &Counts) {
     let stats = supervisor.stats();
@@ -159,12 +169,7 @@ async fn the_grace_ends_while_the_task_waits_for_a_permit() {
     );
     settle().await;
     soon(supervisor.shutdown(GRACE)).await;
-    let stats = supervisor.stats();
-    assert_eq!(
-        (stats.succeeded, stats.fell_back, stats.added()),
-        (1, 1, 2),
-        "{stats:?}"
-    );
+    assert_counted(&supervisor, 1, 1);
     assert_eq!((counts.ends(), counts.dropped()), ((0, 1), 2));
 }
 
@@ -348,12 +353,7 @@ async fn work_that_ends_within_the_grace_needs_no_fallback() {
     settle().await;
     go.send(()).expect("the task waits");
     assert!(soon(shutdown).await.expect("it does not panic").is_clean());
-    let stats = supervisor.stats();
-    assert_eq!(
-        (stats.succeeded, stats.fell_back, stats.added()),
-        (1, 0, 1),
-        "{stats:?}"
-    );
+    assert_counted(&supervisor, 1, 0);
     assert_eq!((counts.ends(), counts.dropped()), ((1, 0), 2));
 }
 
