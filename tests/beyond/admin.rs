@@ -1,4 +1,5 @@
-//! The feature `serde`, and the examples of an admin route and of retries.
+//! The feature `serde` serializes statistics and reports, and the examples `admin` and `retry` do
+//! what they say.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! axum-server stops in order, too: `begin_shutdown` goes beside its own graceful shutdown.
+//! The crate axum-server also stops in order: `begin_shutdown` ends its streams, and then its own
+//! graceful shutdown succeeds.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Tasks run in the context of the code that added them, with the real crates.
+//! Tasks run in the context of the code that added them, such as a request's trace. The tests use
+//! the crates that provide contexts.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! `Limit`: so many tasks of one kind run at once.
+//! A `Limit` bounds how many tasks of one kind run at once.
 
 use std::{future::pending, time::Duration};
 

@@ -1,4 +1,4 @@
-//! `Task::unique`: one task of a key waits or runs at a time.
+//! `Task::unique` allows only one task with a key to wait or run at a time.
 
 use axum::{
     Router,

@@ -1,4 +1,4 @@
-//! An axum application on a real server, and a client for it.
+//! Serves an axum application on a real server, and requests a path of it.
 
 use axum::Router;
 use http::StatusCode;

@@ -1,4 +1,4 @@
-//! A body that is not ours, and tells what became of it.
+//! Wraps a body of another crate, and reports when it is over.
 
 use std::{
     pin::Pin,

@@ -1,4 +1,5 @@
-//! Calls of the service without a server, whose parts a test drives by hand.
+//! Calls the service without a server. The test decides when the handler answers and when the
+//! response ends.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! A client of another project, for single requests.
+//! Requests by `reqwest`.
 
 use bytes::Bytes;
 use http::StatusCode;

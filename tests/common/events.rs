@@ -1,4 +1,4 @@
-//! A recording `tracing` subscriber.
+//! A `tracing` subscriber that records what it gets.
 
 use std::{
     collections::BTreeMap,

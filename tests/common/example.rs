@@ -1,4 +1,4 @@
-//! The crate's examples, as processes.
+//! Runs the examples of the crate as processes.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! Tasks that run until the test lets them go, and tell when they have started.
+//! Tasks that report their start, and run until the test releases them.
 
 use std::{pin::pin, sync::Arc};
 

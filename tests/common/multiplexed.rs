@@ -1,4 +1,4 @@
-//! An HTTP/2 client with prior knowledge that leaves windows and resets to the test.
+//! An HTTP/2 client with prior knowledge. The test decides about windows and resets.
 
 use bytes::Bytes;
 use h2::{

@@ -1,4 +1,4 @@
-//! Sees, below a server, which responses the system has taken whole.
+//! A stream for a server, which notes the responses that the system has taken completely.
 
 use std::{
     collections::{HashMap, HashSet},

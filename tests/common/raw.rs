@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that sends and reads bytes, and knows nothing of HTTP.
+//! An HTTP/1.1 client that sends and reads bytes.
 
 use std::net::SocketAddr;
 

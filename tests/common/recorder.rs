@@ -1,4 +1,4 @@
-//! An observer that records what it sees.
+//! An observer that records each event as a line.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,4 +1,4 @@
-//! A body that follows a script and tells what became of it.
+//! A body that follows a script, and reports when it is over.
 
 use std::{
     collections::VecDeque,

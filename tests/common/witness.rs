@@ -1,4 +1,4 @@
-//! Leaves tasks in the requests that a test makes, and collects what these tasks see.
+//! Adds tasks to the requests of a test, and collects what these tasks see.
 
 use std::sync::{
     Arc,

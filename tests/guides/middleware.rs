@@ -1,4 +1,4 @@
-//! The table of the guide "Order of layers".
+//! The table of the guide "Order of layers" says what happens.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! The README: its tables, its length, and the features that it lists.
+//! The tables and the list of features in the README are true, and the README is short.
 
 use std::{convert::Infallible, time::Duration};
 

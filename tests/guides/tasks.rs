@@ -1,4 +1,4 @@
-//! Services that leave a task for each condition, and what became of these tasks.
+//! Adds a task for each condition, and records the outcomes of these tasks.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,5 @@
-//! Three examples: one prints what a guide shows, and two are services that work to their end. One of them is the code of the README.
+//! Three examples: `spawn_or_layer` prints what a guide shows, `service` works to its end, and
+//! `readme` is the program of the README.
 
 use std::time::Duration;
 

@@ -644,8 +644,8 @@ async fn a_span_has_the_id_of_its_request() {
     }
 }
 
-/// Tasks that are added by `request.background_tasks()` know an id that is set below the layer. Tasks
-/// that are added by `BackgroundTasks::current()` do not.
+/// Tasks that are added by `request.background_tasks()` know an id that is set below the layer.
+/// Tasks that are added by `BackgroundTasks::current()` do not.
 #[tokio::test]
 async fn an_id_that_is_set_below_the_layer_comes_with_the_request() {
     let supervisor = Supervisor::new();

@@ -1,5 +1,5 @@
-//! Which public types are `Send`, `Sync`, `Unpin`, `Clone` and `Debug`. A private field can break
-//! these promises.
+//! The public types are `Send`, `Sync`, `Unpin`, `Clone` and `Debug` as promised. A private field
+//! can break these promises.
 
 use std::{fmt, future::Ready, marker::PhantomData, marker::PhantomPinned, rc::Rc};
 

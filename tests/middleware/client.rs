@@ -1,5 +1,5 @@
-//! The layer around a client service: the response comes from a real server, and ends when the
-//! caller has read it.
+//! The layer works around a client service: the response comes from a real server, and ends when
+//! the caller has read it.
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};

@@ -1,5 +1,5 @@
-//! Bad input and misuse: a missing layer, values out of range, wrong bodies, and drops without a
-//! runtime.
+//! Wrong input and use lead to clear errors or outcomes: a missing layer, values out of range,
+//! wrong bodies, and drops without a runtime.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! Layers around layers. Layers of one supervisor share a registry, whose tasks start at the end of
+//! Layers can be nested. Layers of one supervisor share a registry, whose tasks start at the end of
 //! the outermost response. Each other supervisor has its own registry.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What tracking allocates: nothing for a write, and a known number for a response.
+//! Tracking allocates nothing for a write, and a known number of times for a response.
 
 use std::{
     alloc::System,

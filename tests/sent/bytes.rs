@@ -1,4 +1,4 @@
-//! `ResponseEnd::bytes_sent`: how many bytes of a response the socket took at least.
+//! `ResponseEnd::bytes_sent` never reports more bytes than the socket took.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! Layers outside of `BackgroundLayer` that take the body apart before the server gets it.
+//! Tasks also start after the last byte if a layer outside of `BackgroundLayer` replaces the body.
 
 use std::{convert::Infallible, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! TLS by rustls, with the tracked stream above TLS and below it.
+//! Tasks also start after the last byte over TLS by rustls, with the tracked stream above TLS or
+//! below it.
 
 use std::{
     convert::Infallible,

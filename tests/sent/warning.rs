@@ -1,5 +1,5 @@
-//! The warning that a connection is not tracked: a subscriber may use the tasks of the request, and
-//! a long path is cut.
+//! A subscriber that gets the warning about an untracked connection may use the tasks of the
+//! request, and gets a path that is cut.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! The layer around boxed, buffered and steered services of tower, and inside them, over real
+//! The layer works around boxed, buffered and steered services of tower, and inside them, over real
 //! connections.
 
 use std::convert::Infallible;

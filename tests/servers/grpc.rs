@@ -1,4 +1,4 @@
-//! gRPC, with tonic on both sides.
+//! gRPC: how responses end with tonic on both sides.
 
 use std::{convert::Infallible, future::pending, pin::Pin, sync::Arc, time::Duration};
 

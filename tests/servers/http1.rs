@@ -1,4 +1,4 @@
-//! HTTP/1.1: responses that come to their end, with raw TCP clients, hyper's, reqwest and curl.
+//! HTTP/1.1: how complete responses end. The clients are plain sockets, hyper, reqwest and curl.
 
 use axum::{body::Body, extract::Request, middleware::map_response, routing::get};
 use bytes::Bytes;

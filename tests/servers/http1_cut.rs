@@ -1,5 +1,5 @@
-//! HTTP/1.1: responses that are cut off by their body, their handler or their client, and one that
-//! does not end.
+//! HTTP/1.1: how responses end that are cut off by their body, their handler or their client, and
+//! one that goes on for ever.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! HTTP/2: responses that the server sends to their end, whatever the client then thinks of them.
+//! HTTP/2: how responses end that the server sends completely, even if the client rejects them.
 
 use std::sync::Arc;
 

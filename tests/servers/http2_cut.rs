@@ -1,4 +1,4 @@
-//! HTTP/2: responses that are cut or held up, by the client or by a server that stops.
+//! HTTP/2: how responses end that are cut or delayed, by the client or by a server that stops.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! HTTP/2: services and bodies that fail or panic.
+//! HTTP/2: how responses end whose service or body fails or panics.
 
 use std::convert::Infallible;
 

@@ -1,5 +1,5 @@
-//! Layers of other crates around this layer and inside it, and axum's own server, over HTTP/1.1 and
-//! HTTP/2.
+//! How responses end with layers of other crates around this layer and inside it, and with axum's
+//! own server.
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,5 @@
-//! The layer in every place where axum accepts one. Each request that passes it has one registry
-//! and one end, and the task of the handler runs after that.
+//! The layer works in every place where axum accepts one. Each request that passes it has one
+//! registry and one end, and the task of the handler runs after that.
 
 use std::future::{Ready, ready};
 

@@ -1,4 +1,5 @@
-//! The table of `tests/README.md`, and the check that it and the tests name the same cases.
+//! Reads the table of `tests/README.md`, and checks that the table and the tests name the same
+//! cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,4 @@
-//! The same service answers with the same bytes without the layer, with it, and with tasks.
-//! HTTP/1.1.
+//! HTTP/1.1: a service answers with the same bytes without the layer, with it, and with tasks.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! What a shutdown costs grows with the number of tasks, and not with its square.
+//! The cost of a shutdown grows in proportion to the number of tasks.
 
 #[path = "../../benches/cpu_time/mod.rs"]
 mod cpu_time;

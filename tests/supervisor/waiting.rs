@@ -1,4 +1,4 @@
-//! Waiting for a supervisor: until it is idle, and until the process is going to stop.
+//! A caller can wait until a supervisor is idle, and until the process begins to stop.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A task runs in the context that was captured where it was added.
+//! A task runs in the context that was captured where the task was added.
 
 use std::sync::{
     Arc, Mutex,

@@ -1,4 +1,4 @@
-//! `try_add` returns a handle that awaits or aborts the task, wherever the task stands.
+//! `try_add` returns a handle, which awaits or aborts the task before, during and after its run.
 
 use std::{
     future::{pending, ready},

@@ -1,4 +1,5 @@
-//! The page is for everybody: in light and dark, on a phone, without a mouse, without motion.
+//! Everybody can use the page of the tour: in light and dark, on a phone, without a mouse, without
+//! motion.
 
 use std::{
     env, fs,
