@@ -37,8 +37,8 @@ async fn handler(Extension(witness): Extension<Witness>, tasks: BackgroundTasks)
     response
 }
 
-/// Takes all of the body, and answers with it and a tail that waits for the gate.
-async fn delay(Extension(gate): Extension<Arc<Notify>>, request: Request, next: Next) -> Response {
+/// Reads the whole body, and answers with it and with more data. That waits until `go` is notified.
+async fn delay(Extension(go): Extension<Arc<Notify>>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let course = response
         .extensions()
@@ -49,7 +49,7 @@ async fn delay(Extension(gate): Extension<Arc<Notify>>, request: Request, next: 
     // A nested router declares the length of its own body.
     parts.headers.remove(CONTENT_LENGTH);
     let body = body.collect().await.expect("a whole body").to_bytes();
-    let steps = [Step::data(body), Step::Wait(gate), Step::data(", outer")];
+    let steps = [Step::data(body), Step::Wait(go), Step::data(", outer")];
     Response::from_parts(
         parts,
         Body::new(Script::new(steps).seen_by(course.expect_body())),
@@ -85,12 +85,12 @@ async fn serve(
     router: Router,
     supervisor: &Supervisor,
     witness: &Witness,
-    gate: &Arc<Notify>,
+    go: &Arc<Notify>,
 ) -> Server {
     // Outside of the layers, so that all of what is between them finds it.
     let router = router
         .layer(Extension(witness.clone()))
-        .layer(Extension(gate.clone()));
+        .layer(Extension(go.clone()));
     Server::serve(router, supervisor.clone(), witness.clone()).await
 }
 
@@ -168,12 +168,12 @@ async fn one_registry() {
 async fn nothing_runs_before_the_outermost_end() {
     let layer_of = |supervisor: &Supervisor| BackgroundLayer::with_supervisor(supervisor.clone());
     for nth in 0..5 {
-        let (supervisor, witness, gate) =
+        let (supervisor, witness, go) =
             (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
         let between = |router: Router| router.layer(axum::middleware::from_fn(delay));
         let (router, path) =
             stacked(&layer_of(&supervisor), between, &get(handler)).swap_remove(nth);
-        let server = serve(router, &supervisor, &witness, &gate).await;
+        let server = serve(router, &supervisor, &witness, &go).await;
 
         let mut response = open(&server, path).await;
         assert_eq!(chunk(&mut response).await, INNER);
@@ -184,7 +184,7 @@ async fn nothing_runs_before_the_outermost_end() {
             (1, 1),
             "router {nth}: {stats:?}"
         );
-        gate.notify_one();
+        go.notify_one();
         assert_eq!(
             soon(response.text()).await.expect("a whole body"),
             ", outer"
@@ -203,11 +203,11 @@ async fn nothing_runs_before_the_outermost_end() {
 /// complete.
 #[tokio::test]
 async fn the_outermost_end_is_the_end() {
-    let (supervisor, witness, gate) = (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
+    let (supervisor, witness, go) = (Supervisor::new(), Witness::new(), Arc::new(Notify::new()));
     let layer = BackgroundLayer::with_supervisor(supervisor.clone());
     let between = |router: Router| router.layer(axum::middleware::from_fn(delay));
     let (router, path) = stacked(&layer, between, &get(handler)).swap_remove(0);
-    let server = serve(router, &supervisor, &witness, &gate).await;
+    let server = serve(router, &supervisor, &witness, &go).await;
 
     let mut response = open(&server, path).await;
     assert_eq!(chunk(&mut response).await, INNER);
@@ -256,7 +256,7 @@ async fn compression_between() {
 async fn different_supervisors() {
     let (events, _guard) = Events::record();
     let (outer, inner) = (Supervisor::new(), Supervisor::new());
-    let (witness, outer_witness, gate) = (Witness::new(), Witness::new(), Arc::new(Notify::new()));
+    let (witness, outer_witness, go) = (Witness::new(), Witness::new(), Arc::new(Notify::new()));
     let watching = outer_witness.clone();
     let watch_outer = MapRequestLayer::new(move |request: Request| {
         watching.watch(
@@ -272,7 +272,7 @@ async fn different_supervisors() {
         .layer(axum::middleware::from_fn(delay_alone))
         .layer(watch_outer)
         .layer(BackgroundLayer::with_supervisor(outer.clone()));
-    let server = serve(router, &inner, &witness, &gate).await;
+    let server = serve(router, &inner, &witness, &go).await;
 
     let mut response = open(&server, "/").await;
     assert_eq!(chunk(&mut response).await, INNER);
@@ -281,7 +281,7 @@ async fn different_supervisors() {
     let stats = outer.stats();
     assert_eq!((stats.added(), stats.deferred), (1, 1), "{stats:?}");
 
-    gate.notify_one();
+    go.notify_one();
     assert_eq!(
         soon(response.text()).await.expect("a whole body"),
         ", outer"
@@ -291,7 +291,7 @@ async fn different_supervisors() {
     assert_all_succeeded(&outer, &outer_witness, 1).await;
 
     // Further requests are not warned of.
-    gate.notify_one();
+    go.notify_one();
     assert_eq!(text(&server, "/").await, "inner, outer");
     let warnings: Vec<_> = events
         .ours()
@@ -309,7 +309,7 @@ async fn different_supervisors() {
 
 /// As [`delay`], where the witness's response is the inner one.
 async fn delay_alone(
-    Extension(gate): Extension<Arc<Notify>>,
+    Extension(go): Extension<Arc<Notify>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -323,7 +323,7 @@ async fn delay_alone(
         .to_bytes();
     Response::new(Body::new(Script::new([
         Step::data(body),
-        Step::Wait(gate),
+        Step::Wait(go),
         Step::data(", outer"),
     ])))
 }

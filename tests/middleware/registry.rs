@@ -467,8 +467,8 @@ async fn added_late_in_order() {
 /// Another tokio task adds while the response is open, so the added task waits for its end.
 #[tokio::test]
 async fn added_from_elsewhere() {
-    let gate = Arc::new(Notify::new());
-    let opens = gate.clone();
+    let go = Arc::new(Notify::new());
+    let opens = go.clone();
     let handler = async move |Extension(notes): Extension<Notes>, tasks: BackgroundTasks| {
         Body::from_stream(stream! {
             yield Ok::<_, MissingLayer>("do");
@@ -481,7 +481,7 @@ async fn added_from_elsewhere() {
     let (server, mut log) = serve(get(handler)).await;
     let response = open(&server, "/").await;
     assert_eq!(server.supervisor.stats().added(), 0);
-    gate.notify_one();
+    go.notify_one();
     assert_eq!(soon(response.text()).await.expect("a whole body"), "done");
     assert_eq!(
         all(&server, &mut log).await,

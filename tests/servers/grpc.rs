@@ -42,7 +42,7 @@ const FAILS: &str = "fails";
 struct Scripted {
     witness: Witness,
     /// Lets a stream go on after its first message.
-    gate: Arc<Notify>,
+    go: Arc<Notify>,
 }
 
 const fn healthy() -> HealthCheckResponse {
@@ -82,14 +82,14 @@ impl Health for Scripted {
         let course = self
             .witness
             .watch(&BackgroundTasks::current().ok_or_else(|| Status::internal("no registry"))?);
-        let Self { gate, .. } = self.clone();
+        let Self { go, .. } = self.clone();
         let service = request.into_inner().service;
         let stream = stream! {
             yield Ok(healthy());
             if service == HANGS {
                 pending::<()>().await;
             }
-            gate.notified().await;
+            go.notified().await;
             if service == FAILS {
                 yield Err(Status::data_loss("the disk is gone"));
             } else {
@@ -119,7 +119,7 @@ fn scripted() -> (Scripted, Supervisor) {
     (
         Scripted {
             witness: Witness::new(),
-            gate: Arc::new(Notify::new()),
+            go: Arc::new(Notify::new()),
         },
         Supervisor::new(),
     )
@@ -161,7 +161,7 @@ async fn served() -> (Server, Arc<Notify>) {
     let (health, supervisor) = scripted();
     (
         serve(tonic::transport::Server::builder(), &health, supervisor).await,
-        health.gate,
+        health.go,
     )
 }
 
@@ -248,9 +248,9 @@ async fn first_message(server: &Server, service: &str) -> tonic::Streaming<Healt
 
 #[tokio::test]
 async fn server_stream() {
-    let (server, gate) = served().await;
+    let (server, go) = served().await;
     let stream = first_message(&server, ENDS).await;
-    gate.notify_one();
+    go.notify_one();
     let rest: Vec<_> = soon(stream.map(|message| message.expect("a good one")).collect()).await;
     assert_eq!(
         rest,
@@ -266,9 +266,9 @@ async fn server_stream() {
 
 #[tokio::test]
 async fn server_stream_that_ends_with_an_error() {
-    let (server, gate) = served().await;
+    let (server, go) = served().await;
     let mut stream = first_message(&server, FAILS).await;
-    gate.notify_one();
+    go.notify_one();
     let status = soon(stream.next())
         .await
         .expect("a status")

@@ -266,16 +266,16 @@ async fn trailers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_streams() {
     const PATHS: [&str; 8] = ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"];
-    let gates: Arc<[Arc<Notify>]> = PATHS.iter().map(|_| Arc::default()).collect();
-    let opened = gates.clone();
+    let go: Arc<[Arc<Notify>]> = PATHS.iter().map(|_| Arc::default()).collect();
+    let wait = go.clone();
     let server = Server::new(move |request, course| {
-        let gate = PATHS
+        let nth = PATHS
             .iter()
             .position(|path| request.uri().path() == *path)
             .expect("it is one of these");
         let body = Script::new([
             Step::data("one"),
-            Step::Wait(opened[gate].clone()),
+            Step::Wait(wait[nth].clone()),
             Step::data("two"),
         ]);
         Response::new(body.seen_by(course.expect_body()))
@@ -288,8 +288,8 @@ async fn several_streams() {
     }
     assert_eq!(server.supervisor.stats().deferred, 8, "all are open");
     // They end in another order than they began.
-    for (gate, mut response) in gates.iter().zip(responses).rev() {
-        gate.notify_one();
+    for (go, mut response) in go.iter().zip(responses).rev() {
+        go.notify_one();
         assert_eq!(
             rest(response.body_mut()).await.expect("it is whole").0,
             b"onetwo"

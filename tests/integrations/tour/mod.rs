@@ -109,7 +109,7 @@ async fn text(browser: &mut Browser, selector: &str) -> String {
     text.as_str().expect("it is text").to_owned()
 }
 
-/// The supervisor's figures, when nothing is pending any more.
+/// Returns the statistics on the page, when no task is pending.
 async fn figures(browser: &mut Browser) -> Value {
     let none = "name => document.querySelector(`[data-stat=${name}] dd`).textContent === '0'";
     browser
@@ -295,7 +295,7 @@ async fn limits_make_tasks_wait_and_then_the_door_closes() {
         let done = number(&browser.ask(&count("succeeded")).await);
         let shed = number(&browser.ask(&count("shed")).await);
         assert_eq!((done + shed, after - before), (12, done));
-        assert!(done >= 8, "there was room for 8, and {done} were let in");
+        assert!(done >= 8, "8 requests must fit, and {done} succeeded");
         if shed > 0 {
             assert!(
                 text(&mut browser, "#verdict")
