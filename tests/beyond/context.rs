@@ -19,7 +19,7 @@ use tower_background::{BackgroundTasks, Capture, Scope, Supervisor, Task};
 use tracing::{Instrument, info_span};
 use tracing_subscriber::{Registry, layer::SubscriberExt};
 
-use crate::common::{Call, Events, Server, soon};
+use crate::common::{Call, Events, Server, output, soon};
 
 tokio::task_local!(static TENANT: &'static str);
 
@@ -228,4 +228,12 @@ async fn spans_of(supervisor: &Supervisor) -> (SpanData, Vec<SpanData>) {
     assert!(tasks.iter().all(|span| span.name == "background_task"));
     assert_eq!((requests.len(), tasks.len()), (1, 3));
     (requests.remove(0), tasks)
+}
+
+#[tokio::test]
+async fn the_example_bills_the_tenant_of_each_request() {
+    assert_eq!(
+        output("context", "axum").await,
+        "the bill goes to acme\nthe bill goes to globex\nbills: 2\n"
+    );
 }
