@@ -11,6 +11,7 @@
 //! | [testing] | test handlers and their tasks without sleeping |
 //! | [shutdown] | stop without losing tasks, with Kubernetes and systemd |
 //! | [observability] | see tasks in logs, metrics, alerts and an admin page |
+//! | [limits] | run a task once, or only a few at a time |
 //! | [retries] | repeat work that can fail for a short time |
 //! | [context] | take Sentry, OpenTelemetry or a task-local value into tasks |
 //! | [last_byte] | start tasks when the socket took the last byte |
@@ -43,6 +44,7 @@ guides! {
     shutdown, "shutdown.md", feature = "axum";
     observability, "observability.md",
         all(feature = "axum", feature = "metrics", feature = "serde", feature = "tracing");
+    limits, "limits.md", all();
     retries, "retries.md", all();
     context, "context.md", all();
     last_byte, "last_byte.md", all(feature = "axum", feature = "sent-axum");
