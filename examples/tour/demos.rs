@@ -6,9 +6,12 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{
-        Path,
+        Path, Request, State,
         ws::{Message, WebSocket, WebSocketUpgrade},
     },
+    handler::Handler,
+    http::HeaderMap,
+    middleware::{Next, from_fn},
     response::{
         Response,
         sse::{Event, Sse},
@@ -18,7 +21,10 @@ use axum::{
 use futures_util::{Stream, StreamExt};
 use tokio::time::{interval, sleep};
 use tokio_stream::wrappers::IntervalStream;
-use tower_background::{BackgroundTasks, Supervisor, Task, When, report::ShutdownReport};
+use tower_background::{
+    BackgroundTasks, Capture, Limit, Scope, Supervisor, Task, When, report::ShutdownReport,
+};
+use tracing::info;
 
 /// How many bytes the slow reader gets.
 pub(crate) const SLOW_BYTES: usize = 1024 * 1024;
@@ -28,8 +34,11 @@ static PIECE: [u8; 32 * 1024] = [b'.'; 32 * 1024];
 /// How long tasks may go on after the start of a shutdown.
 pub(crate) const GRACE: Duration = Duration::from_millis(1200);
 
-/// The functions that the page shows for each handler: the handler itself, and what it calls.
-const SHOWN: [(&str, &[&str]); 12] = [
+/// How many mails the mail server takes at once.
+const SMTP_CONNECTIONS: usize = 2;
+
+/// The items that the page shows for each handler: the handler itself, and what it uses.
+const SHOWN: [(&str, &[&str]); 15] = [
     ("quick", &["quick"]),
     ("stream", &["stream"]),
     ("slow", &["slow"]),
@@ -38,6 +47,18 @@ const SHOWN: [(&str, &[&str]); 12] = [
     ("panic", &["panic", "shrink"]),
     ("blocking", &["blocking"]),
     ("burst", &["burst"]),
+    ("limit", &["limit"]),
+    ("unique", &["unique"]),
+    (
+        "context",
+        &[
+            "context",
+            "greet",
+            "as_user",
+            "impl Capture for User",
+            "impl Scope for UserScope",
+        ],
+    ),
     ("socket", &["socket", "talk"]),
     ("feed", &["feed", "shut_down"]),
     (
@@ -57,23 +78,32 @@ pub(crate) fn router() -> Router {
         .route("/demo/panic/{request}", get(panic))
         .route("/demo/blocking/{request}", get(blocking))
         .route("/demo/burst/{request}", get(burst))
+        .route("/demo/limit/{request}", get(limit))
+        .route("/demo/unique/{request}", get(unique))
+        .route(
+            "/demo/context/{request}",
+            get(context.layer(from_fn(as_user))),
+        )
         .route("/demo/socket/{request}", any(socket))
         .route("/demo/feed/{request}", get(feed))
         .route("/demo/fallback/{request}", get(fallback))
         .route("/demo/shutdown/{request}", get(shutdown))
+        .with_state(Limit::new(SMTP_CONNECTIONS))
 }
 
-/// Returns the source of a handler, and of the functions that explain it.
+/// Returns the source of a handler, and of the items that explain it.
 pub(crate) fn source(handler: &str) -> Option<String> {
-    let (_, functions) = SHOWN.iter().find(|(name, _)| *name == handler)?;
-    let sources: Option<Vec<_>> = functions.iter().map(|function| cut_out(function)).collect();
+    let (_, items) = SHOWN.iter().find(|(name, _)| *name == handler)?;
+    let sources: Option<Vec<_>> = items.iter().map(|item| cut_out(item)).collect();
     Some(sources?.join("\n"))
 }
 
-/// Cuts one function out of this file.
-fn cut_out(function: &str) -> Option<&'static str> {
+/// Cuts one item out of this file: a function by its name, an implementation by its head.
+fn cut_out(item: &str) -> Option<&'static str> {
     let text = include_str!("demos.rs");
-    let name = text.find(&format!("fn {function}("))?;
+    let name = text
+        .find(&format!("fn {item}("))
+        .or_else(|| text.find(&format!("{item} {{")))?;
     let start = text[..name].rfind('\n')? + 1;
     let length = text[start..].find("\n}\n")? + 3;
     Some(&text[start..start + length])
@@ -134,6 +164,64 @@ async fn burst(tasks: BackgroundTasks) -> &'static str {
     // `max_pending` is 8: then the service is not ready, and `load_shed` answers 503.
     tasks.add(Task::new(work(900)).named("resize"));
     "One of many.\n"
+}
+
+async fn limit(tasks: BackgroundTasks, State(smtp): State<Limit>) -> &'static str {
+    // `smtp` is `Limit::new(2)`: the mail server takes two connections.
+    for mail in ["mail-1", "mail-2", "mail-3", "mail-4"] {
+        tasks.add(Task::new(work(600)).named(mail).limit(&smtp));
+    }
+    // This task has no limit, so it does not wait for the mails.
+    tasks.add(Task::new(work(300)).named("audit-log"));
+    "Four mails are on their way.\n"
+}
+
+async fn unique(tasks: BackgroundTasks) -> &'static str {
+    // Each request finds that the prices are stale. One task refreshes them.
+    tasks.add(
+        Task::new(work(900))
+            .named("refresh")
+            .unique("refresh-prices"),
+    );
+    "12.50\n" // from the stale cache
+}
+
+async fn context(tasks: BackgroundTasks, Path(request): Path<String>) -> &'static str {
+    // The supervisor was built with `.capture(User)`, so the task runs as the user of the handler.
+    tasks.add(Task::new(greet(request)).named("mail"));
+    "A mail is on its way.\n"
+}
+
+async fn greet(request: String) {
+    sleep(ms(600)).await; // the handler has ended long ago
+    info!(request, "hello {}", USER.get());
+}
+
+async fn as_user(headers: HeaderMap, request: Request, next: Next) -> Response {
+    let user = headers["x-user"].to_str().unwrap_or_default().to_owned();
+    USER.scope(user, next.run(request)).await
+}
+
+tokio::task_local!(static USER: String);
+
+/// Takes the user of a request into the tasks of this request.
+pub(crate) struct User;
+
+struct UserScope(Option<String>);
+
+impl Capture for User {
+    fn capture(&self) -> Box<dyn Scope> {
+        Box::new(UserScope(USER.try_with(Clone::clone).ok()))
+    }
+}
+
+impl Scope for UserScope {
+    fn enter(&self, poll: &mut dyn FnMut()) {
+        match &self.0 {
+            Some(user) => USER.sync_scope(user.clone(), poll),
+            None => poll(),
+        }
+    }
 }
 
 async fn socket(

@@ -4,9 +4,9 @@
 //! the options.
 
 mod demos;
+mod events;
 mod news;
 mod page;
-mod refusals;
 mod reporter;
 mod slow;
 mod stage;
@@ -17,7 +17,7 @@ use tokio::{net::TcpSocket, signal};
 use tower_background::BoxError;
 use tracing_subscriber::prelude::*;
 
-use crate::{news::News, refusals::Refusals, stage::Stage};
+use crate::{events::Events, news::News, stage::Stage};
 
 const HELP: &str = "\
 Shows live what tower-background does: the client, the response, and each task.
@@ -30,6 +30,13 @@ Arguments:
 Options:
       --once  Make one request, print the statistics and end
   -h, --help  Print this help
+
+Scenes, each with a button on the page:
+  quick, stream, slow, abort         A response, its client, and the tasks after it
+  fail, panic                        Tasks that go wrong
+  blocking, burst, limit, unique     How many tasks run at once
+  context                            The user of a request, in its task
+  socket, feed, fallback, shutdown   A WebSocket, and the end of the supervisor
 
 The picture of the README, docs/tour.png, is made by:
   cargo test --all-features --test integrations picture_of_the_readme -- --ignored
@@ -83,7 +90,7 @@ async fn main() -> Result<(), BoxError> {
 
     let news = Arc::new(News::default());
     tracing_subscriber::registry()
-        .with(Refusals(Arc::clone(&news)))
+        .with(Events(Arc::clone(&news)))
         .init();
     let stage = Arc::new(Stage::new(Arc::clone(&news)));
     let app = page::router(address, Arc::clone(&stage), Arc::clone(&news));

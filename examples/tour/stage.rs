@@ -79,6 +79,7 @@ impl Stage {
                 "aborted": stats.aborted,
                 "removed": stats.removed,
                 "skipped": stats.skipped,
+                "duplicates": stats.duplicates,
                 "fell_back": stats.fell_back,
                 "refused": stats.refused,
             },
@@ -94,6 +95,7 @@ fn scene(news: &Arc<News>) -> (Supervisor, Router) {
         .max_blocking(MAX_BLOCKING)
         .max_pending(MAX_PENDING)
         .abort_after(Duration::from_millis(600))
+        .capture(demos::User)
         .observer(Reporter(Arc::clone(news)))
         .build();
     // With `max_pending` tasks left the service is not ready, and `load_shed` turns that into an

@@ -81,7 +81,13 @@ pub async fn start_with(
 
 /// What an example prints that comes to its end by itself.
 pub async fn output(name: &str, features: &str) -> String {
+    output_with(name, features, &[]).await
+}
+
+/// The same, with arguments.
+pub async fn output_with(name: &str, features: &str, arguments: &[&str]) -> String {
     let output = Command::new(example(name, features).await)
+        .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

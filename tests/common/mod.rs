@@ -33,7 +33,7 @@ pub use self::{
     call::{Call, answered},
     client::{chunk, get, open, text},
     events::{Entry, Events, Fields},
-    example::{ended, output, start, start_with, terminate},
+    example::{ended, output, output_with, start, start_with, terminate},
     held::Held,
     multiplexed::{Multiplexed, data, next_data, rest, unreleased_data},
     probe::{NUMBERED, Probed, Taken, numbered, probed},

@@ -6,6 +6,7 @@
 
 mod browser;
 mod look;
+mod scenes;
 
 use serde_json::{Value, json};
 use tokio::process::Child;
@@ -59,20 +60,24 @@ async fn click(browser: &mut Browser, demo: &str) {
 /// Checks the bars of the page. The bar of the client has this state, and the bar of the response
 /// is over. Then each of these tasks has a bar, with its outcome.
 async fn assert_bars(browser: &mut Browser, client: &str, tasks: &[[&str; 2]]) {
-    let bars = browser
-        .ask(
-            "[...document.querySelectorAll('.lane')]
-                .map(lane => [lane.querySelector('b').textContent, lane.dataset.state])",
-        )
-        .await;
     let expected = [&[["Client", client], ["Response", "over"]], tasks].concat();
-    assert_eq!(bars, json!(expected));
+    assert_eq!(lanes(browser).await, json!(expected));
 }
 
 /// Clicks a demo that is answered, and checks the outcomes of its tasks.
 async fn click_and_see(browser: &mut Browser, demo: &str, tasks: &[[&str; 2]]) {
     click(browser, demo).await;
     assert_bars(browser, "answered", tasks).await;
+}
+
+/// Returns the name and the state of each bar.
+async fn lanes(browser: &mut Browser) -> Value {
+    browser
+        .ask(
+            "[...document.querySelectorAll('.lane')]
+                .map(lane => [lane.querySelector('b').textContent, lane.dataset.state])",
+        )
+        .await
 }
 
 /// The place in the log of what is told so; the log has it once.
@@ -421,12 +426,12 @@ async fn a_websocket_and_shutdowns_with_a_stream_and_a_fallback() {
 
 #[tokio::test]
 async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
-    let code = include_str!("../../../examples/tour/demos.rs");
+    let file = include_str!("../../../examples/tour/demos.rs");
     let Some((_server, mut browser)) = tour("tour-source").await else {
         return;
     };
     let all = demos(&mut browser).await;
-    assert_eq!(all.len(), 12);
+    assert_eq!(all.len(), 15);
     for demo in &all {
         let source = browser
             .ask(&format!(
@@ -441,7 +446,7 @@ async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
         );
         for function in source.split("\n\n") {
             assert!(
-                function.contains("fn ") && code.contains(function.trim_end()),
+                function.contains("fn ") && file.contains(function.trim_end()),
                 "{demo}: {function}"
             );
         }
@@ -458,8 +463,8 @@ async fn the_page_shows_the_source_that_runs_and_logs_each_run_apart() {
         .await;
     let runs = runs.as_array().expect("a list");
     assert_eq!(
-        (runs.len(), &runs[12]),
-        (13, &json!("Run 1: Quick answer")),
+        (runs.len(), &runs[15]),
+        (16, &json!("Run 1: Quick answer")),
         "{runs:?}"
     );
     let sorted = "[...document.querySelectorAll('#log ol')].every(run => run.children.length > 0
