@@ -9,7 +9,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{browser::Browser, click, demos, done, figures, tour};
+use super::{browser::Browser, click, demos, done, figures, palette::with_palette, tour};
 
 /// Returns the contrast of each colour of words and marks with the background of the card. WCAG
 /// asks for 4.5 for text.
@@ -45,11 +45,14 @@ fn pictures() -> Option<PathBuf> {
 /// Leaves a picture, if pictures are asked for.
 async fn picture(browser: &mut Browser, name: &str) {
     if let Some(folder) = pictures() {
-        write_picture(browser, &folder.join(name).with_extension("png")).await;
+        let picture = photograph(browser).await;
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        fs::write(folder.join(name).with_extension("png"), picture).expect("it can be written");
     }
 }
 
-async fn write_picture(browser: &mut Browser, file: &Path) {
+/// Returns a picture of the page, as PNG.
+async fn photograph(browser: &mut Browser) -> Vec<u8> {
     figures(browser).await;
     browser.ask("scrollTo(0, 0)").await;
     let answer = browser
@@ -58,12 +61,9 @@ async fn write_picture(browser: &mut Browser, file: &Path) {
             json!({ "format": "png", "captureBeyondViewport": true }),
         )
         .await;
-    let picture = BASE64_STANDARD
+    BASE64_STANDARD
         .decode(answer["data"].as_str().expect("a picture is text"))
-        .expect("it is base64");
-    fs::create_dir_all(file.parent().expect("a file is in a folder"))
-        .expect("the folder can be made");
-    fs::write(file, picture).expect("a picture can be written");
+        .expect("it is base64")
 }
 
 #[tokio::test]
@@ -236,6 +236,7 @@ async fn picture_of_the_readme() {
     browser.resize(1265, 1135).await;
     click(&mut browser, "fail").await;
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tour.png");
-    write_picture(&mut browser, &file).await;
+    let picture = with_palette(&photograph(&mut browser).await);
+    fs::write(file, picture).expect("the picture can be written");
     browser.close().await;
 }

@@ -6,6 +6,7 @@
 
 mod browser;
 mod look;
+mod palette;
 mod scenes;
 
 use serde_json::{Value, json};
