@@ -68,7 +68,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     // 3. The supervisor waits for WebSockets, and for the tasks of the responses.
     let report = supervisor.shutdown(GRACE).await;
-    println!("clean={}", report.is_clean());
+    println!("{report}");
     Ok(if report.is_clean() {
         ExitCode::SUCCESS
     } else {
