@@ -1,16 +1,16 @@
-//! What a request pays for its tasks in instructions and in time, from the call of the service to
-//! the end of its last task.
+//! What a request pays for its tasks in time and in instructions, from the call of the service to the end of its last task.
 //!
-//! `cargo bench --bench cost`. Instructions are counted if valgrind is installed. Each number is
-//! what a request needs beyond a request of the bare service. It contains the turns of the runtime
-//! in which the caller waits for the tasks. Times are medians of rounds, and each round measures
-//! all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two
-//! workers, two callers call at the same time, and a time is what one request takes its caller.
+//! - `cargo bench --bench cost` measures all. With `-- short` it takes fewer rounds.
+//! - `cargo bench --bench cost -- check` compares the instructions of the layer with those of the hand-written layer that makes the
+//!   same promises. It fails if a ratio is above its bound.
 //!
-//! The layer has no subscriber, except in the row that names one. With `--no-default-features` the
-//! layer is measured without the feature `tracing`.
+//! A number contains the turns of the runtime in which the caller waits for the tasks. Times are medians of rounds, and each round
+//! measures all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two workers, two callers call
+//! at the same time, and a time is how long one request takes its caller. Instructions are counted by valgrind.
+//!
+//! The layer has no subscriber, except in the row that names one.
 
-#![expect(clippy::cast_precision_loss, reason = "the figures are small")]
+#![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 
 mod cpu_time;
 mod figures;
@@ -18,19 +18,35 @@ mod plain_layer;
 mod same_promises;
 mod ways;
 
-use std::{collections::HashMap, process::Command, time::Instant};
+use std::{collections::HashMap, env, process::Command, time::Instant};
 
-use figures::Figures;
-use ways::{CURRENT_THREAD, Case, Setting, TWO_WORKERS};
+use figures::{Figures, median, quartiles};
+use ways::{
+    BARE, BARE_WITH_HEADERS, CURRENT_THREAD, Case, LAYER, MORE_WAYS, SAME_PROMISES, Setting,
+    TWO_WORKERS,
+};
 
-/// The number of requests for a time.
-const REQUESTS: usize = 20_000;
-/// Each round measures all cases, so that other load of the machine affects all cases alike.
-const ROUNDS: usize = 21;
-/// The numbers of requests for instructions. The difference of two runs does not contain the costs
-/// of the process.
-const FEW: usize = 1_000;
-const MANY: usize = 3_000;
+/// The highest ratios that `check` accepts: the instructions of the layer, divided by those of the hand-written layer with the same
+/// promises, each beyond the bare service. For the numbers of tasks in the order of [`Setting::tasks`].
+const BOUNDS: [(Setting, &[f64]); 2] = [
+    (CURRENT_THREAD[0], &[1.25, 1.462, 1.255, 1.168]),
+    (CURRENT_THREAD[1], &[1.432, 1.226, 1.164]),
+];
+
+/// The numbers of requests for instructions. The difference of two runs does not contain the costs of the process.
+const FEW: usize = 500;
+const MANY: usize = 1_500;
+
+const COLUMNS: [&str; 8] = [
+    "",
+    "no task",
+    "1 task",
+    "4 tasks",
+    "16 tasks",
+    "1 task that waits",
+    "4 tasks that wait",
+    "16 tasks that wait",
+];
 
 fn main() {
     if let Some((case, requests)) = ways::wanted() {
@@ -43,29 +59,153 @@ fn main() {
         println!("{}", ways::run(&case, requests, probe));
         return;
     }
-    println!("{}\n", figures::machine());
-    let tracing = cfg!(feature = "tracing");
-    let mut figures = Figures::of(if tracing { "cost-tracing" } else { "cost" });
-    if Command::new("valgrind").arg("--version").output().is_ok() {
-        for setting in CURRENT_THREAD {
-            ways::table(&mut figures, "instructions", setting, |case| {
-                (instructions(case, MANY) - instructions(case, FEW)) / (MANY - FEW) as f64
-            });
+    if env::args().any(|argument| argument == "check") {
+        return check();
+    }
+    let (rounds, requests) = if figures::is_short() {
+        (5, 5_000)
+    } else {
+        (21, 20_000)
+    };
+    let mut figures = Figures::of("cost");
+    let times = times(rounds, requests);
+    for (name, settings, on) in [
+        ("cost-time", CURRENT_THREAD, "on the current-thread runtime"),
+        ("cost-time-2-workers", TWO_WORKERS, "on two workers"),
+    ] {
+        let method = format!(
+            "Nanoseconds of one request {on}. Medians of {rounds} alternating rounds. A ratio has its quartiles in brackets."
+        );
+        figures.table(name, &method, &COLUMNS);
+        rows(&mut figures, ways::WAYS, settings, |case| {
+            median(times[case].iter().copied())
+        });
+        ratios(&mut figures, settings, |case| &times[case]);
+        for setting in settings {
+            for case in ways::cases(setting) {
+                let time = median(times[&case].iter().copied());
+                figures.note(setting.name, case.way, case.tasks, time);
+            }
         }
     }
-    // A subscriber of this thread would not see the tasks on other workers.
-    let mut settings = CURRENT_THREAD.to_vec();
-    settings.extend(TWO_WORKERS.into_iter().filter(|_| !tracing));
-    let times = times(&settings);
-    for setting in settings {
-        ways::table(&mut figures, "nanoseconds", setting, |case| {
-            median(&times[case])
-        });
+    let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
+    if has_valgrind {
+        let counts: HashMap<_, _> = CURRENT_THREAD
+            .into_iter()
+            .flat_map(ways::cases)
+            .map(|case| (case, [instructions(&case)]))
+            .collect();
+        let method = "Instructions of one request on the current-thread runtime.";
+        figures.table("cost-instructions", method, &COLUMNS);
+        let all = [ways::WAYS, &[BARE_WITH_HEADERS], MORE_WAYS].concat();
+        rows(&mut figures, &all, CURRENT_THREAD, |case| counts[case][0]);
+        ratios(&mut figures, CURRENT_THREAD, |case| &counts[case]);
     }
     figures.save();
 }
 
-fn instructions(case: &Case, requests: usize) -> f64 {
+/// Adds a row for the bare service, and one for each way. A cell that was not measured is empty.
+fn rows(
+    figures: &mut Figures,
+    ways: &[&str],
+    settings: [Setting; 2],
+    value: impl Fn(&Case) -> f64,
+) {
+    let cases: Vec<_> = settings.into_iter().flat_map(ways::cases).collect();
+    for way in [BARE].iter().chain(ways) {
+        let cells = columns(settings).map(|(setting, tasks)| {
+            cases
+                .iter()
+                .find(|case| case.setting == setting && case.way == *way && case.tasks == tasks)
+                .map_or(String::new(), |case| format!("{:.0}", value(case)))
+        });
+        figures.row(
+            &[(*way).to_owned()]
+                .into_iter()
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
+    }
+}
+
+/// Adds a row with the ratios of the layer and of the hand-written layer with the same promises, both beyond the bare service.
+fn ratios<'a>(figures: &mut Figures, settings: [Setting; 2], rounds: impl Fn(&Case) -> &'a [f64]) {
+    let cells = columns(settings).map(|(setting, tasks)| {
+        let [low, middle, high] = quartiles(ratio(setting, tasks, &rounds));
+        #[expect(clippy::float_cmp, reason = "a single round is its own quartiles")]
+        if low == high {
+            format!("{middle:.3}")
+        } else {
+            format!("{middle:.3} ({low:.3}-{high:.3})")
+        }
+    });
+    let name = "layer : same promises, both beyond the bare service".to_owned();
+    figures.row(&[name].into_iter().chain(cells).collect::<Vec<_>>());
+}
+
+/// The ratio in each round.
+fn ratio<'a>(setting: Setting, tasks: usize, rounds: impl Fn(&Case) -> &'a [f64]) -> Vec<f64> {
+    let [layer, same] = [LAYER, SAME_PROMISES].map(|way| Case {
+        setting,
+        way,
+        tasks,
+    });
+    let bare = rounds(&layer.bare());
+    let beyond = rounds(&layer).iter().zip(rounds(&same)).zip(bare);
+    beyond
+        .map(|((layer, same), bare)| (layer - bare) / (same - bare))
+        .collect()
+}
+
+fn columns(settings: [Setting; 2]) -> impl Iterator<Item = (Setting, usize)> {
+    settings
+        .into_iter()
+        .flat_map(|setting| setting.tasks().iter().map(move |tasks| (setting, *tasks)))
+}
+
+/// Fails if the layer needs too many instructions.
+fn check() {
+    let mut failures = Vec::new();
+    for (setting, bounds) in BOUNDS {
+        let bare = Case {
+            setting,
+            way: BARE,
+            tasks: 0,
+        };
+        let bare = instructions(&bare);
+        for (tasks, bound) in setting.tasks().iter().copied().zip(bounds) {
+            let [layer, same] = [LAYER, SAME_PROMISES].map(|way| {
+                let case = Case {
+                    setting,
+                    way,
+                    tasks,
+                };
+                instructions(&case) - bare
+            });
+            let line = format!(
+                "{tasks} tasks, {}: layer {layer:.0}, same promises {same:.0}, ratio {:.3}, bound {bound}",
+                setting.name,
+                layer / same
+            );
+            println!("{line}");
+            if layer / same > *bound {
+                failures.push(line);
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "the layer needs too many instructions:\n{}",
+        failures.join("\n")
+    );
+}
+
+fn instructions(case: &Case) -> f64 {
+    let [few, many] = [FEW, MANY].map(|requests| counted(case, requests));
+    (many - few) / (MANY - FEW) as f64
+}
+
+fn counted(case: &Case, requests: usize) -> f64 {
     let valgrind = [
         "valgrind",
         "--tool=callgrind",
@@ -83,29 +223,25 @@ fn instructions(case: &Case, requests: usize) -> f64 {
         .expect("a number")
 }
 
-/// The time of one request in ns, in each round.
-fn times(settings: &[Setting]) -> HashMap<Case, Vec<f64>> {
-    let cases: Vec<_> = settings.iter().copied().flat_map(ways::cases).collect();
+/// The time of one request in nanoseconds, in each round. Each round measures all cases, so that other load of the machine affects
+/// all cases alike.
+fn times(rounds: usize, requests: usize) -> HashMap<Case, Vec<f64>> {
+    let settings = [CURRENT_THREAD, TWO_WORKERS].concat();
+    let cases: Vec<_> = settings.into_iter().flat_map(ways::cases).collect();
     let mut times: HashMap<_, Vec<_>> = HashMap::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for case in &cases {
-            let output = ways::alone(&[], case, REQUESTS).stdout;
-            let total: u64 = String::from_utf8_lossy(&output)
+            let output = ways::alone(&[], case, requests).stdout;
+            let total: f64 = String::from_utf8_lossy(&output)
                 .trim()
                 .parse()
                 .expect("a number");
-            let requests_of_a_caller = REQUESTS / case.setting.workers;
+            let requests_of_a_caller = requests / case.setting.workers;
             times
                 .entry(*case)
                 .or_default()
-                .push(total as f64 / requests_of_a_caller as f64);
+                .push(total / requests_of_a_caller as f64);
         }
     }
     times
-}
-
-fn median(times: &[f64]) -> f64 {
-    let mut times = times.to_vec();
-    times.sort_unstable_by(f64::total_cmp);
-    times[times.len() / 2]
 }

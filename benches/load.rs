@@ -1,15 +1,15 @@
-//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with
-//! a load generator in another process.
+//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with a load generator in another
+//! process.
 //!
-//! `cargo bench --bench load`. The server has one thread and the generator another, and 16 requests
-//! are open at a time. Without the layer, the handler spawns a task. The ways take turns, so that
-//! other load of the machine affects all of them. A ratio is the median over pairs of neighbouring
-//! rounds, and on a busy machine it says more than two absolute numbers. The last column compares
-//! with the layer that makes the same promises, and shows the quartiles of the pairs in brackets.
-//! On Linux the CPU time is that of the server's thread, so the generator and other processes do
-//! not add to it.
+//! - `cargo bench --bench load` compares the ways to leave a task. With `-- short` it takes fewer rounds.
+//! - `cargo bench --bench load -- beside <program>` compares this build of the layer with another one: `<program>` is this bench,
+//!   built with other features. The script `benches/features` builds both.
+//!
+//! The server has one thread, the generator another, and 16 requests are open at a time. Without the layer, a task is spawned in the
+//! handler. The ways take turns. A ratio is the median over pairs of neighbouring rounds, with its quartiles in brackets, so other
+//! load of the machine affects both rounds of a pair. The CPU time of the server's thread does not contain the generator.
 
-#![expect(clippy::cast_precision_loss, reason = "the figures are small")]
+#![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 
 mod cpu_time;
 mod figures;
@@ -19,6 +19,7 @@ mod same_promises;
 use std::{
     env,
     net::SocketAddr,
+    path::Path,
     process::Stdio,
     sync::{
         Arc,
@@ -50,7 +51,7 @@ use tonic_health::pb::{
 use tower::layer::layer_fn;
 use tower_background::{BackgroundLayer, BackgroundTasksExt};
 
-use figures::Figures;
+use figures::{Figures, median, ratio};
 use plain_layer::{PlainLayer, Tasks};
 use same_promises::{SamePromises, Supervisor};
 
@@ -61,92 +62,125 @@ const WITHOUT: &str = "without";
 const PLAIN: &str = "hand-written, plain";
 const SAME_PROMISES: &str = "hand-written, same promises";
 const LAYER: &str = "layer";
-const ROUNDS: usize = 21;
 const CONNECTIONS: usize = 16;
 /// Requests of each connection that count for nothing.
 const WARM_UP: usize = 100;
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    if let [role, server, address, requests] = &arguments[..] {
-        assert_eq!(role, "client");
-        let address = address.parse().expect("an address");
-        let requests = requests.parse().expect("a number");
-        return runtime().block_on(generate(server, address, requests));
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["client", server, address, requests] => {
+            let address = address.parse().expect("an address");
+            let requests = requests.parse().expect("a number");
+            runtime().block_on(generate(server, address, requests));
+        }
+        ["one", server, requests] => {
+            let requests = requests.parse().expect("a number");
+            let numbers = round(server, LAYER, 1, requests);
+            println!("{}", numbers.map(|number| number.to_string()).join(" "));
+        }
+        ["beside", other, ..] => beside(other),
+        _ => compare_ways(),
     }
-    println!(
-        "{}; times in µs, medians of {ROUNDS} rounds\n",
-        figures::machine()
-    );
-    println!(
-        "| server | tasks | way | requests/s | p50 | p99 | server's CPU | requests/s, ratio | CPU, ratio \
-         | CPU, ratio to the same promises |"
-    );
-    println!("|---|---|---|---:|---:|---:|---:|---:|---:|---:|");
+}
+
+/// The rounds, and what to divide the numbers of requests by.
+fn effort() -> (usize, usize) {
+    if figures::is_short() { (5, 4) } else { (31, 1) }
+}
+
+fn compare_ways() {
+    let (rounds, divisor) = effort();
     let mut figures = Figures::of("load");
+    let method = format!(
+        "CPU time of the server and latencies in µs, medians of {rounds} rounds. The ratios compare with the hand-written layer \
+         that makes the same promises."
+    );
+    figures.table(
+        "load",
+        &method,
+        &[
+            "server, tasks, way",
+            "requests/s",
+            "p50",
+            "p99",
+            "CPU",
+            "requests/s, ratio",
+            "p99, ratio",
+            "CPU, ratio",
+        ],
+    );
     for (server, requests) in SERVERS {
         for tasks in [0, 1] {
-            let mut rounds = WAYS.map(|_| Vec::new());
-            for _ in 0..ROUNDS {
-                for (way, rounds) in WAYS.into_iter().zip(&mut rounds) {
-                    rounds.push(round(server, way, tasks, requests));
+            let mut measured = WAYS.map(|_| [const { Vec::new() }; 4]);
+            for _ in 0..rounds {
+                for (way, columns) in WAYS.into_iter().zip(&mut measured) {
+                    let numbers = round(server, way, tasks, requests / divisor);
+                    for (column, number) in columns.iter_mut().zip(numbers) {
+                        column.push(number);
+                    }
                 }
             }
-            for (way, mine) in WAYS.into_iter().zip(&rounds) {
-                let [rate, p50, p99, cpu] = [0, 1, 2, 3]
-                    .map(|column| middle(&sorted(mine.iter().map(|round| round[column]))));
-                // The ratios to another way, of rounds that were neighbours, in ascending order.
-                let ratios = |column: usize, other: &str| {
-                    let (_, others) = WAYS
-                        .into_iter()
-                        .zip(&rounds)
-                        .find(|(way, _)| *way == other)
-                        .expect("a way");
-                    sorted(
-                        mine.iter()
-                            .zip(others)
-                            .map(|(mine, other)| mine[column] / other[column]),
-                    )
-                };
-                let (ratio, cpu_ratio) = (middle(&ratios(0, WITHOUT)), middle(&ratios(3, WITHOUT)));
-                let beside = ratios(3, SAME_PROMISES);
-                let (low, beside, high) = (
-                    beside[beside.len() / 4],
-                    middle(&beside),
-                    beside[beside.len() * 3 / 4],
-                );
-                println!(
-                    "| {server} | {tasks} | {way} | {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.2} | {ratio:.3} | {cpu_ratio:.3} \
-                     | {beside:.3} ({low:.3}-{high:.3}) |"
-                );
-                let columns = [
-                    ("rate", rate),
-                    ("p50", p50),
-                    ("p99", p99),
-                    ("cpu", cpu),
-                    ("ratio", ratio),
-                ];
-                let ratios = [
-                    ("cpu ratio", cpu_ratio),
-                    ("cpu ratio to same promises", beside),
-                ];
-                for (what, figure) in columns.into_iter().chain(ratios) {
-                    figures.note(&format!("{server} {what}"), way, tasks, figure);
-                }
+            let same = WAYS
+                .iter()
+                .position(|way| *way == SAME_PROMISES)
+                .expect("a way");
+            for (way, columns) in WAYS.into_iter().zip(&measured) {
+                let middle = |column: usize| median(columns[column].iter().copied());
+                let ratio = |column: usize| ratio(&columns[column], &measured[same][column]);
+                figures.row(&[
+                    format!("{server}, {tasks}, {way}"),
+                    format!("{:.0}", middle(0)),
+                    format!("{:.0}", middle(1)),
+                    format!("{:.0}", middle(2)),
+                    format!("{:.2}", middle(3)),
+                    ratio(0),
+                    ratio(2),
+                    ratio(3),
+                ]);
             }
         }
     }
     figures.save();
 }
 
-fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut figures: Vec<_> = figures.collect();
-    figures.sort_unstable_by(f64::total_cmp);
-    figures
-}
-
-fn middle(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
+/// Compares this build of the layer with that of another program, for one request with one task.
+fn beside(other: &str) {
+    let this = env::current_exe().expect("this is a file");
+    let programs = [Path::new(other), &this];
+    let (rounds, divisor) = effort();
+    let mut figures = Figures::of("features");
+    let method = format!(
+        "CPU time of the server in µs for one request with one task, medians of {rounds} pairs of rounds. No subscriber and no \
+         recorder is installed."
+    );
+    let header = ["server", "without the features", "with", "ratio"];
+    figures.table("features", &method, &header);
+    for (server, requests) in SERVERS {
+        let mut times = [const { Vec::new() }; 2];
+        for number in 0..rounds {
+            // Each program is the first one of every second pair.
+            for which in [number % 2, (number + 1) % 2] {
+                let output = std::process::Command::new(programs[which])
+                    .args(["one", server, &(requests / divisor).to_string()])
+                    .stderr(Stdio::inherit())
+                    .output()
+                    .expect("the program runs");
+                let output = String::from_utf8(output.stdout).expect("it writes text");
+                let cpu = output.split_whitespace().last().expect("four numbers");
+                times[which].push(cpu.parse().expect("a number"));
+            }
+        }
+        let [without, with] = &times;
+        figures.row(&[
+            server.to_owned(),
+            format!("{:.2}", median(without.iter().copied())),
+            format!("{:.2}", median(with.iter().copied())),
+            ratio(with, without),
+        ]);
+    }
+    figures.save();
 }
 
 fn runtime() -> Runtime {
@@ -156,9 +190,8 @@ fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// Requests per second, the median and the 99th percentile of their times, and the server's CPU
-/// time for each request.
-fn round(server: &'static str, way: &'static str, tasks: usize, requests: usize) -> [f64; 4] {
+/// Requests per second, the median and the 99th percentile of their times, and the server's CPU time for each.
+fn round(server: &str, way: &'static str, tasks: usize, requests: usize) -> [f64; 4] {
     let handler = Handler {
         way,
         tasks,
@@ -336,8 +369,7 @@ impl Health for Handler {
     }
 }
 
-/// Sends the requests, and prints the number in a second, and the median and 99th percentile of
-/// their times.
+/// Sends the requests, and prints how many there were in a second, and the median and 99th percentile of their times.
 async fn generate(server: &str, address: SocketAddr, requests: usize) {
     let channel = if server == "tonic" {
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");

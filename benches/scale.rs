@@ -1,350 +1,148 @@
-//! What a task costs as more tasks are pending, and what a request costs as more threads serve.
+//! How the costs grow: with the number of tasks that wait, with the number of open responses, and with the number of workers.
 //!
-//! `cargo bench --bench scale`. Pending tasks are deferred in open responses, or they wait for the
-//! only permit. Each queued task belongs to its own request, or all belong to one. Memory is the
-//! growth of the process's resident memory, and each number comes from its own process. With
-//! threads, each worker has a caller that calls its own clone of the service without a pause. All
-//! callers share one supervisor, so they wait for each other.
+//! `cargo bench --bench scale`. With `-- short` it takes fewer rounds, and a tenth of the tasks.
+//!
+//! - The cost of a task, from the call of its request to its end, while many other tasks wait. The reference has the same number of
+//!   tasks without this crate, because more memory costs more cache misses in any program.
+//! - The longest time that another thread waits for `Supervisor::stats`, which takes the lock that each task takes, too.
+//! - The time of tasks that compute, on one worker and on two.
 
-#![expect(clippy::cast_precision_loss, reason = "the figures are small")]
+#![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 
+mod cpu_time;
 mod figures;
 mod plain_layer;
 
 use std::{
     convert::Infallible,
-    env, fs,
+    env,
+    hint::black_box,
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Body;
+use http_body_util::Full;
 use tokio::{
     runtime::Builder,
-    sync::oneshot,
+    sync::Semaphore,
     task::{JoinSet, yield_now},
 };
-use tower::{Layer, Service, ServiceExt, service_fn, util::ServiceFn};
+use tower::{Layer, Service, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
-use figures::Figures;
+use figures::{Figures, median, ratio};
 use plain_layer::{PlainLayer, Tasks};
 
-const PENDING: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// How tasks are pending, and the most of them that are measured.
-const PENDING_WAYS: [(&str, usize); 5] = [
-    ("deferred, hand-written", 1_000_000),
-    ("deferred, layer", 1_000_000),
-    ("no task, layer", 1_000_000),
-    ("queued, a request each", 1_000_000),
-    ("queued, one request", 1_000_000),
-];
-/// The best of so many counts.
-const PENDING_ROUNDS: usize = 3;
-
-const WORKERS: [usize; 4] = [1, 2, 4, 8];
-/// The first is what the others are measured against.
-const SERVING_WAYS: [&str; 3] = ["without", "hand-written, plain", "layer"];
-const SERVING_ROUNDS: usize = 7;
-const REQUESTS: usize = 400_000;
+const WAITING: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
+const OPEN: [usize; 4] = [1, 100, 1_000, 10_000];
+/// A process repeats small numbers until it has measured so many tasks.
+const TASKS: usize = 200_000;
+const SPAWN: &str = "tokio::spawn";
+const PLAIN: &str = "hand-written, plain";
+const LAYER: &str = "layer";
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    if let [one, way, number, tasks] = &arguments[..] {
-        assert_eq!(one, "one");
-        let (number, tasks) = (
-            number.parse().expect("a number"),
-            tasks.parse().expect("a number"),
-        );
-        return if SERVING_WAYS.contains(&&**way) {
-            serving(way, number, tasks);
-        } else {
-            pending(way, number);
-        };
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    if let ["one", kind, way, number] = arguments[..] {
+        let number = number.parse().expect("a number");
+        println!("{}", one(kind, way, number));
+        return;
     }
-    println!("{}\n", figures::machine());
+    let is_short = figures::is_short();
     let mut figures = Figures::of("scale");
-    println!(
-        "| pending tasks | how many | ns to add one | bytes for one | ns to end one |\n|---|---:|---:|---:|---:|"
+    let (rounds, divisor) = if is_short { (3, 10) } else { (7, 1) };
+    let growth = [
+        ("waiting", "tasks that wait", [SPAWN, LAYER], WAITING),
+        ("open", "open responses", [PLAIN, LAYER], OPEN),
+    ];
+    let method = format!(
+        "Nanoseconds of CPU time for one task, from the call of its request to its end, medians of {rounds} rounds. All tasks wait \
+         at the same time, each task with its own request."
     );
-    for (way, most) in PENDING_WAYS {
-        for number in PENDING.into_iter().filter(|number| *number <= most) {
-            let rounds: Vec<_> = (0..PENDING_ROUNDS).map(|_| alone(way, number, 1)).collect();
-            let [add, bytes, end] = [0, 1, 2].map(|column| {
-                rounds
-                    .iter()
-                    .map(|round| round[column])
-                    .fold(f64::INFINITY, f64::min)
-            });
-            println!("| {way} | {number} | {add:.0} | {bytes:.0} | {end:.0} |");
-            for (what, figure) in [("ns to add", add), ("bytes", bytes), ("ns to end", end)] {
-                figures.note(what, way, number, figure);
-            }
-        }
-    }
-    println!("\n| tasks | workers | way | requests/s | ratio |\n|---|---:|---|---:|---:|");
-    for tasks in [0, 1] {
-        for workers in WORKERS {
-            let mut rounds = SERVING_WAYS.map(|_| Vec::new());
-            for _ in 0..SERVING_ROUNDS {
-                for (way, rounds) in SERVING_WAYS.into_iter().zip(&mut rounds) {
-                    rounds.push(alone(way, workers, tasks)[0]);
+    let header = ["", "at once", "reference", "layer", "layer : reference"];
+    figures.table("scale-growth", &method, &header);
+    for (kind, name, ways, numbers) in growth {
+        for number in numbers {
+            let number = if kind == "waiting" {
+                number.div_ceil(divisor)
+            } else {
+                number
+            };
+            let mut times = [const { Vec::new() }; 2];
+            for _ in 0..rounds {
+                for (way, times) in ways.into_iter().zip(&mut times) {
+                    times.push(alone(kind, way, number));
                 }
             }
-            for (way, mine) in SERVING_WAYS.into_iter().zip(&rounds) {
-                let rate = median(mine.iter().copied());
-                let ratio = median(
-                    mine.iter()
-                        .zip(&rounds[0])
-                        .map(|(mine, without)| mine / without),
-                );
-                println!("| {tasks} | {workers} | {way} | {rate:.0} | {ratio:.3} |");
-                figures.note(&format!("rate with {tasks}"), way, workers, rate);
-                figures.note(&format!("ratio with {tasks}"), way, workers, ratio);
-            }
+            let [reference, layer] = &times;
+            figures.row(&[
+                format!("{name}, reference {}", ways[0]),
+                number.to_string(),
+                format!("{:.0}", median(reference.iter().copied())),
+                format!("{:.0}", median(layer.iter().copied())),
+                ratio(layer, reference),
+            ]);
         }
     }
+    locks(&mut figures, rounds, 1_000_000 / divisor);
+    compute(&mut figures, rounds);
     figures.save();
 }
 
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<_> = figures.collect();
-    figures.sort_unstable_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-/// The figures that a process of its own prints.
-fn alone(way: &str, number: usize, tasks: usize) -> Vec<f64> {
+/// The number that a process of its own prints, so that no case finds the memory of another one.
+fn alone(kind: &str, way: &str, number: usize) -> f64 {
     let output = Command::new(env::current_exe().expect("this is a file"))
-        .args(["one", way, &number.to_string(), &tasks.to_string()])
+        .args(["one", kind, way, &number.to_string()])
         .output()
         .expect("this runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
     let output = String::from_utf8(output.stdout).expect("it writes text");
-    output
-        .split_whitespace()
-        .map(|figure| figure.parse().expect("a number"))
-        .collect()
+    output.trim().parse().expect("a number")
 }
 
-/// What the process has in memory, in bytes, where Linux tells it.
-fn resident() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| {
-        line.strip_prefix("VmRSS:")?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
-    });
-    kilobytes.map_or(f64::NAN, |kilobytes: f64| kilobytes * 1024.0)
-}
-
-/// Makes tasks pending, then lets them end. Prints the time to add a task, its memory and the time
-/// to end it.
-fn pending(way: &str, number: usize) {
-    let supervisor = match way {
-        "queued, a request each" | "queued, one request" => {
-            Supervisor::builder().max_concurrent(1).build()
-        }
-        _ => Supervisor::new(),
+/// The CPU time of one task in ns, if so many tasks wait at once.
+fn one(kind: &str, way: &str, number: usize) -> f64 {
+    let waits = kind == "waiting";
+    let layer = BackgroundLayer::new();
+    let run = Run {
+        number,
+        done: Arc::default(),
+        permits: Arc::new(Semaphore::new(0)),
+        waits,
     };
-    let layer = BackgroundLayer::with_supervisor(supervisor);
-    let done = Arc::new(AtomicUsize::new(0));
-    let task = Counted(Arc::clone(&done));
-    let run = Pending { number, done };
-    Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(async {
-            match way {
-                "deferred, hand-written" => {
-                    run.deferred(PlainLayer(leaving_to_plain_layer(task, 1)), number)
-                        .await;
-                }
-                "deferred, layer" => run.deferred(layer.layer(leaving(task, 1)), number).await,
-                "no task, layer" => run.deferred(layer.layer(leaving(task, 0)), 0).await,
-                "queued, a request each" => run.queued(&layer, leaving(task, 1), number).await,
-                "queued, one request" => run.queued(&layer, leaving(task, number), 1).await,
-                other => panic!("{other} is no way"),
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        match way {
+            SPAWN => {
+                let task = run.task();
+                let service = service_fn(move |_: Request<()>| {
+                    drop(tokio::spawn(task()));
+                    response()
+                });
+                run.measure(service).await
             }
-        });
-}
-
-struct Pending {
-    number: usize,
-    done: Arc<AtomicUsize>,
-}
-
-impl Pending {
-    /// The tasks are deferred in as many responses, which are all open.
-    async fn deferred<S, B>(&self, mut service: S, tasks: usize)
-    where
-        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-    {
-        let mut bodies = Vec::with_capacity(self.number);
-        take_turns(8).await;
-        let before = resident();
-        let started = Instant::now();
-        for _ in 0..self.number {
-            let Ok(response) = service.call(Request::new(())).await;
-            bodies.push(response.into_body());
-        }
-        let added = started.elapsed();
-        let memory = resident() - before;
-        let started = Instant::now();
-        drop(bodies);
-        while self.done.load(Relaxed) < tasks {
-            yield_now().await;
-        }
-        self.print(added.as_secs_f64(), memory, started.elapsed().as_secs_f64());
-    }
-
-    /// The tasks wait for the one that has the permit.
-    async fn queued<S>(&self, layer: &BackgroundLayer, service: S, requests: usize)
-    where
-        S: Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible>,
-    {
-        let (leave, left) = oneshot::channel::<()>();
-        let mut left = Some(left);
-        let blocker = service_fn(|request: Request<()>| {
-            let left = left.take().expect("it is called once");
-            request
-                .background_tasks()
-                .expect("the layer is there")
-                .add(async { left.await.expect("the sender sends") });
-            response()
-        });
-        let Ok(response) = layer.layer(blocker).call(Request::new(())).await;
-        drop(response);
-        take_turns(8).await;
-        assert_eq!(layer.supervisor().stats().running, 1);
-
-        let mut service = layer.layer(service);
-        let before = resident();
-        let started = Instant::now();
-        for _ in 0..requests {
-            let Ok(response) = service.call(Request::new(())).await;
-            drop(response);
-        }
-        // The driver of a request has spawned all its tasks by then. It yields after at most 128 of
-        // them.
-        take_turns(8 + self.number / 64).await;
-        let added = started.elapsed();
-        let memory = resident() - before;
-        assert_eq!(
-            usize::try_from(layer.supervisor().stats().queued),
-            Ok(self.number)
-        );
-        let started = Instant::now();
-        leave.send(()).expect("the task runs");
-        layer.supervisor().idle().await;
-        self.print(added.as_secs_f64(), memory, started.elapsed().as_secs_f64());
-        assert_eq!(self.done.load(Relaxed), self.number);
-    }
-
-    fn print(&self, added: f64, memory: f64, ended: f64) {
-        let each = |figure: f64| figure / self.number as f64;
-        println!(
-            "{} {} {}",
-            each(added * 1e9),
-            each(memory),
-            each(ended * 1e9)
-        );
-    }
-}
-
-/// Lets all tasks of the runtime take this many turns.
-async fn take_turns(turns: usize) {
-    // This task goes to the back of the queue each time.
-    tokio::spawn(async move {
-        for _ in 0..turns {
-            yield_now().await;
+            PLAIN => {
+                let task = run.task();
+                let service = service_fn(move |request: Request<()>| {
+                    let tasks = request.extensions().get::<Tasks>();
+                    tasks.expect("the layer is there").add(task());
+                    response()
+                });
+                run.measure(PlainLayer(service)).await
+            }
+            _ => run.measure(layer.layer(leaving(run.task()))).await,
         }
     })
-    .await
-    .expect("it can't panic");
-}
-
-/// Calls a service from each of the workers. Prints the requests per second.
-fn serving(way: &str, workers: usize, tasks: usize) {
-    let layer = BackgroundLayer::new();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(workers)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let mut drivers = JoinSet::new();
-        let started = Instant::now();
-        for _ in 0..workers {
-            let requests = REQUESTS / workers;
-            let done = Arc::new(AtomicUsize::new(0));
-            let task = Counted(Arc::clone(&done));
-            let driver = Driver {
-                requests,
-                tasks: requests * tasks,
-                done,
-            };
-            match way {
-                "without" => drivers.spawn(driver.run(spawning(task, tasks))),
-                "hand-written, plain" => {
-                    drivers.spawn(driver.run(PlainLayer(leaving_to_plain_layer(task, tasks))))
-                }
-                _ => drivers.spawn(driver.run(layer.layer(leaving(task, tasks)))),
-            };
-        }
-        drivers.join_all().await;
-        println!("{}", REQUESTS as f64 / started.elapsed().as_secs_f64());
-    });
-}
-
-struct Driver {
-    requests: usize,
-    tasks: usize,
-    done: Arc<AtomicUsize>,
-}
-
-impl Driver {
-    async fn run<S, B>(self, mut service: S)
-    where
-        S: Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Send,
-        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin,
-    {
-        for _ in 0..self.requests {
-            let Ok(service) = service.ready().await;
-            let Ok(response) = service.call(Request::new(())).await;
-            let mut body = response.into_body();
-            while body.frame().await.is_some() {}
-            drop(body);
-            // As a connection would between two requests: the tasks have their turn.
-            yield_now().await;
-        }
-        while self.done.load(Relaxed) < self.tasks {
-            yield_now().await;
-        }
-    }
-}
-
-/// Makes tasks that count their end.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn task(&self) -> impl Future<Output = ()> + Send + use<> {
-        let done = Arc::clone(&self.0);
-        async move {
-            done.fetch_add(1, Relaxed);
-        }
-    }
 }
 
 type Answer = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
@@ -353,34 +151,233 @@ fn response() -> Answer {
     std::future::ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
 }
 
-/// A service that spawns its tasks.
-fn spawning(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
-    service_fn(move |_: Request<()>| {
-        (0..tasks).for_each(|_| drop(tokio::spawn(counted.task())));
+/// A service that leaves one task to this crate.
+fn leaving<F: Future<Output = ()> + Send + 'static>(
+    task: impl Fn() -> F + Clone + Send,
+) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer>
++ Clone
++ Send {
+    service_fn(move |request: Request<()>| {
+        let tasks = request.background_tasks().expect("the layer is there");
+        tasks.add(task());
         response()
     })
 }
 
-/// A service that leaves its tasks to the plain hand-written layer.
-fn leaving_to_plain_layer(
-    counted: Counted,
-    tasks: usize,
-) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
-    service_fn(move |request: Request<()>| {
-        let list = request
-            .extensions()
-            .get::<Tasks>()
-            .expect("the layer is there");
-        (0..tasks).for_each(|_| list.add(counted.task()));
-        response()
+struct Run {
+    number: usize,
+    done: Arc<AtomicUsize>,
+    /// Each task that waits takes a permit.
+    permits: Arc<Semaphore>,
+    /// Whether tasks wait, after their responses were dropped. Otherwise the responses stay open.
+    waits: bool,
+}
+
+impl Run {
+    fn task(
+        &self,
+    ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone + Send + use<>
+    {
+        let (done, permits, waits) = (
+            Arc::clone(&self.done),
+            Arc::clone(&self.permits),
+            self.waits,
+        );
+        move || {
+            let (done, permits) = (Arc::clone(&done), Arc::clone(&permits));
+            Box::pin(async move {
+                if waits {
+                    permits.acquire().await.expect("it is open").forget();
+                }
+                done.fetch_add(1, Relaxed);
+            })
+        }
+    }
+
+    async fn measure<S, B>(&self, mut service: S) -> f64
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+        B: Body,
+    {
+        let repeats = (TASKS / self.number).max(1);
+        if repeats > 1 {
+            self.once(&mut service).await;
+        }
+        let before = cpu_time();
+        for _ in 0..repeats {
+            self.once(&mut service).await;
+        }
+        (cpu_time() - before).as_secs_f64() * 1e9 / (repeats * self.number) as f64
+    }
+
+    /// Lets all tasks wait at once, and then end.
+    async fn once<S, B>(&self, service: &mut S)
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+        B: Body,
+    {
+        self.done.store(0, Relaxed);
+        let mut bodies = Vec::with_capacity(if self.waits { 0 } else { self.number });
+        for count in 1..=self.number {
+            let Ok(response) = service.call(Request::new(())).await;
+            if !self.waits {
+                bodies.push(response.into_body());
+            } else if count % 32 == 0 {
+                // Lets the tasks start. A connection also yields between its requests.
+                yield_now().await;
+            }
+        }
+        drop(bodies);
+        if self.waits {
+            self.permits.add_permits(self.number);
+        }
+        while self.done.load(Relaxed) < self.number {
+            yield_now().await;
+        }
+    }
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    cpu_time::cpu_time().expect("Linux provides it")
+}
+
+/// Measures how long another thread waits for the lock of the supervisor.
+fn locks(figures: &mut Figures, rounds: usize, number: usize) {
+    let method = format!(
+        "The longest time in ms that `Supervisor::stats` took on another thread meanwhile, with {number} deferred tasks. The median \
+         and the lowest number of {rounds} rounds: a thread also waits for the processor."
+    );
+    figures.table("scale-locks", &method, &["meanwhile", "median", "lowest"]);
+    let mut longest: [(&str, Vec<f64>); 5] = [
+        "100 ms of nothing",
+        "the table grows",
+        "`stats()` 1,000 times",
+        "`tasks()`",
+        "the table shrinks",
+    ]
+    .map(|name| (name, Vec::new()));
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    for _ in 0..rounds {
+        let supervisor = Supervisor::new();
+        let layer = BackgroundLayer::with_supervisor(supervisor.clone());
+        let mut service = layer.layer(leaving(|| std::future::ready(())));
+        let mut bodies = Vec::with_capacity(number);
+        let times = [
+            slowest(&supervisor, || {
+                thread::sleep(Duration::from_millis(100));
+            }),
+            slowest(&supervisor, || {
+                for _ in 0..number {
+                    let Ok(response) = runtime.block_on(service.call(Request::new(())));
+                    bodies.push(response.into_body());
+                }
+            }),
+            slowest(&supervisor, || {
+                for _ in 0..1_000 {
+                    black_box(supervisor.stats());
+                }
+            }),
+            slowest(&supervisor, || {
+                assert_eq!(supervisor.tasks().len(), number);
+            }),
+            slowest(&supervisor, || {
+                runtime.block_on(async {
+                    for body in bodies.drain(..) {
+                        drop(body);
+                        yield_now().await;
+                    }
+                    supervisor.idle().await;
+                });
+            }),
+        ];
+        for ((_, longest), time) in longest.iter_mut().zip(times) {
+            longest.push(time.as_secs_f64() * 1e3);
+        }
+    }
+    for (name, times) in longest {
+        let lowest = times.iter().copied().fold(f64::INFINITY, f64::min);
+        figures.row(&[
+            name.to_owned(),
+            format!("{:.3}", median(times)),
+            format!("{lowest:.3}"),
+        ]);
+    }
+}
+
+/// Runs `f`, while another thread calls `stats` without a pause. Returns the longest time of a call.
+fn slowest(supervisor: &Supervisor, f: impl FnOnce()) -> Duration {
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !has_ended.load(Relaxed) {
+                let started = Instant::now();
+                black_box(supervisor.stats());
+                longest = longest.max(started.elapsed());
+            }
+            longest
+        });
+        f();
+        has_ended.store(true, Relaxed);
+        other.join().expect("it does not panic")
     })
 }
 
-/// A service that leaves its tasks to this crate.
-fn leaving(counted: Counted, tasks: usize) -> ServiceFn<impl Fn(Request<()>) -> Answer + Send> {
-    service_fn(move |request: Request<()>| {
-        let list = request.background_tasks().expect("the layer is there");
-        (0..tasks).for_each(|_| list.add(counted.task()));
-        response()
+/// Measures tasks that compute, on one worker and on two.
+fn compute(figures: &mut Figures, rounds: usize) {
+    let method = format!(
+        "Milliseconds for 200 tasks of one request, each of which computes for about 1 ms. Medians of {rounds} rounds."
+    );
+    let header = ["way", "1 worker", "2 workers", "ratio"];
+    figures.table("scale-workers", &method, &header);
+    let ways = [SPAWN, LAYER];
+    let mut times = ways.map(|_| [const { Vec::new() }; 2]);
+    for _ in 0..rounds {
+        for (way, times) in ways.into_iter().zip(&mut times) {
+            for (workers, times) in [1, 2].into_iter().zip(times) {
+                times.push(computing(way, workers));
+            }
+        }
+    }
+    for (way, [one, two]) in ways.into_iter().zip(&times) {
+        figures.row(&[
+            way.to_owned(),
+            format!("{:.1}", median(one.iter().copied())),
+            format!("{:.1}", median(two.iter().copied())),
+            ratio(two, one),
+        ]);
+    }
+}
+
+fn computing(way: &str, workers: usize) -> f64 {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .build()
+        .expect("a runtime");
+    let work = || async {
+        let mut number = 1_u64;
+        for step in 0..1_000_000_u64 {
+            number = black_box(number.wrapping_mul(31).wrapping_add(step));
+        }
+    };
+    runtime.block_on(async {
+        let started = Instant::now();
+        if way == SPAWN {
+            let tasks: JoinSet<()> = (0..200).map(|_| work()).collect();
+            tasks.join_all().await;
+        } else {
+            let supervisor = Supervisor::new();
+            let layer = BackgroundLayer::with_supervisor(supervisor.clone());
+            let service = service_fn(|request: Request<()>| {
+                let tasks = request.background_tasks().expect("the layer is there");
+                (0..200).for_each(|_| tasks.add(work()));
+                response()
+            });
+            let Ok(response) = layer.layer(service).call(Request::new(())).await;
+            drop(response);
+            supervisor.idle().await;
+        }
+        started.elapsed().as_secs_f64() * 1e3
     })
 }

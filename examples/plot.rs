@@ -1,387 +1,181 @@
-//! Draws `docs/cost.svg` from what the benches have measured on this machine.
+//! Writes what the benches have measured on this machine into the documentation.
 //!
-//! Run `cargo bench --bench allocations --bench cost --bench load --bench scale`, which takes a
-//! quarter of an hour, and then `cargo run --example plot`. Every bar shows a number from
-//! `target/figures`, and its label is that number.
+//! Run the benches first, for example `cargo bench --bench cost`, and then `cargo run --example plot`. It copies each table of
+//! `target/figures` between its markers in `README.md` and `docs/performance.md`, and draws `docs/cost.svg`.
 
-use std::{collections::HashMap, error::Error, fmt::Write, fs, path::Path};
+#![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 
-const WIDTH: f64 = 860.0;
-/// Where the panels begin, below the title and the legend.
-const TOP: f64 = 74.0;
-const PANEL: (f64, f64) = (WIDTH / 2.0, 220.0);
-const MARGIN: f64 = 20.0;
-/// The height of the highest bar; its label stands above it.
-const BARS: f64 = 112.0;
+use std::{error::Error, fmt::Write, fs, path::Path};
 
-/// The classes of the style sheet, and what they stand for.
-const LEGEND: [(&str, &str); 4] = [
-    ("spawn", "tokio::spawn in the handler"),
-    ("hand", "a plain hand-written layer"),
-    ("layer", "this crate"),
-    ("queued", "this crate, queued tasks"),
+/// The classes of the style sheet, the ways in the file, and their names in the legend.
+const WAYS: [(&str, &str, &str); 6] = [
+    ("bare", "bare", "bare service"),
+    ("spawn", "tokio::spawn", "tokio::spawn"),
+    ("tracker", "TaskTracker::spawn", "TaskTracker"),
+    ("plain", "hand-written, plain", "hand-written, plain"),
+    (
+        "same",
+        "hand-written, same promises",
+        "hand-written, same promises",
+    ),
+    ("layer", "layer", "BackgroundLayer"),
 ];
+const PANELS: [(&str, &str); 4] = [
+    ("ready", "Tasks that are ready, current-thread runtime"),
+    (
+        "waiting once",
+        "Tasks that wait once, current-thread runtime",
+    ),
+    ("ready, 2 workers", "Tasks that are ready, 2 workers"),
+    ("waiting once, 2 workers", "Tasks that wait once, 2 workers"),
+];
+const TASKS: [u32; 4] = [0, 1, 4, 16];
+
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 520.0;
+const PANEL: (f64, f64) = (WIDTH / 2.0, 210.0);
+/// Where the panels begin, below the title and the legend.
+const TOP: f64 = 76.0;
+/// The height of the highest bar. Its label stands above it.
+const BARS: f64 = 120.0;
 
 const STYLE: &str = "
-    svg { color: #1f2328; font: 12px system-ui, sans-serif; }
+    svg { color: #1f2328; background: #ffffff; font: 12px system-ui, sans-serif; }
     text { fill: currentColor; }
+    line { stroke: currentColor; }
     .title { font-size: 16px; font-weight: 600; }
     .panel { font-weight: 600; }
-    .small { font-size: 10px; }
-    .faint { opacity: 0.7; }
-    line { stroke: currentColor; }
-    .one { stroke-dasharray: 3 3; opacity: 0.4; }
-    .spawn { fill: #bf8700; }
-    .hand { fill: #8c959f; }
-    .layer { fill: #0969da; }
-    .queued { fill: #8250df; }
+    .small { font-size: 8px; }
+    .bare { fill: #d0d7de; } .spawn { fill: #bf8700; } .tracker { fill: #d4a72c; }
+    .plain { fill: #8c959f; } .same { fill: #57606a; } .layer { fill: #0969da; }
     @media (prefers-color-scheme: dark) {
-        svg { color: #e6edf3; }
-        .spawn { fill: #d29922; }
-        .hand { fill: #7d8590; }
-        .layer { fill: #4493f8; }
-        .queued { fill: #a371f7; }
+        svg { color: #e6edf3; background: #0d1117; }
+        .bare { fill: #30363d; } .spawn { fill: #9e6a03; } .tracker { fill: #d29922; }
+        .plain { fill: #6e7681; } .same { fill: #b1bac4; } .layer { fill: #4493f8; }
     }
 ";
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let allocations = Figures::read(root, "allocations")?;
-    let cost = Figures::read(root, "cost")?;
-    let load = Figures::read(root, "load")?;
-    let scale = Figures::read(root, "scale")?;
-
-    let panels = [
-        against_plain("Allocations of a request", "allocations", &allocations),
-        against_plain("Instructions of a request", "instructions", &cost),
-        against_plain("Nanoseconds of a request", "nanoseconds", &cost),
-        memory(&scale),
-        servers(&load),
-        threads(&scale),
-    ];
-    let rows = f64::from(u32::try_from(panels.len().div_ceil(2))?);
-    let height = TOP + rows * PANEL.1 + 24.0;
-
-    let mut svg = String::new();
-    writeln!(
-        svg,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#
-    )?;
-    writeln!(
-        svg,
-        "<title>What a task costs</title>\n<style>{STYLE}</style>"
-    )?;
-    text(
-        &mut svg,
-        "title",
-        (MARGIN, 28.0),
-        "What a task costs, beyond the service alone",
-    )?;
-    let mut x = MARGIN;
-    for (class, name) in LEGEND {
-        writeln!(
-            svg,
-            r#"<rect class="{class}" x="{x}" y="43" width="11" height="11"/>"#
-        )?;
-        text(&mut svg, "", (x + 17.0, 53.0), name)?;
-        x += 210.0;
+    for page in ["README.md", "docs/performance.md"] {
+        let page = root.join(page);
+        let text = fs::read_to_string(&page)?;
+        fs::write(&page, with_tables(&text, root)?)?;
     }
-    let places = (0..).flat_map(|row| {
-        [0, 1].map(|column| (f64::from(column) * PANEL.0, TOP + f64::from(row) * PANEL.1))
-    });
-    for (panel, place) in panels.iter().zip(places) {
-        panel.draw(&mut svg, place)?;
-    }
-    text(
-        &mut svg,
-        "small faint",
-        (MARGIN, height - 10.0),
-        &format!("{}. Measured on {}.", cost.machine, cost.date),
-    )?;
-    svg.push_str("</svg>\n");
-
-    let file = root.join("docs/cost.svg");
-    fs::create_dir_all(root.join("docs"))?;
-    fs::write(&file, svg)?;
-    println!("{} is drawn", file.display());
+    let numbers = fs::read_to_string(root.join("target/figures/cost.tsv"))
+        .map_err(|error| format!("run `cargo bench --bench cost` first: {error}"))?;
+    fs::write(root.join("docs/cost.svg"), plot(&numbers)?)?;
     Ok(())
 }
 
-/// What one bench has measured: the quantity, the way, and the number of tasks or threads.
-struct Figures {
-    date: String,
-    machine: String,
-    by_name: HashMap<(String, String, usize), f64>,
-}
-
-impl Figures {
-    fn read(root: &Path, bench: &str) -> Result<Self, Box<dyn Error>> {
-        let file = root
-            .join("target/figures")
-            .join(bench)
-            .with_extension("tsv");
-        let text = fs::read_to_string(file)
-            .map_err(|error| format!("`cargo bench --bench {bench}` comes first: {error}"))?;
-        let (first, rest) = text
-            .split_once('\t')
-            .and_then(|(date, rest)| Some((date, rest.split_once('\n')?)))
-            .ok_or("no date")?;
-        let (machine, rows) = rest;
-        let mut by_name = HashMap::new();
-        for row in rows.lines() {
-            let [what, way, at, figure] = row.split('\t').collect::<Vec<_>>()[..] else {
-                return Err(format!("{row:?} is no figure").into());
-            };
-            by_name.insert(
-                (what.to_owned(), way.to_owned(), at.parse()?),
-                figure.parse()?,
-            );
-        }
-        Ok(Self {
-            date: first.to_owned(),
-            machine: machine.to_owned(),
-            by_name,
-        })
+/// Replaces each table between `<!-- table NAME -->` and `<!-- end -->` that was measured.
+fn with_tables(page: &str, root: &Path) -> Result<String> {
+    let mut parts = page.split("<!-- table ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once(" -->\n").ok_or("a marker has no end")?;
+        let (old, rest) = rest
+            .split_once("<!-- end -->")
+            .ok_or("a table has no end")?;
+        let file = root.join("target/figures").join(name).with_extension("md");
+        let table = match fs::read_to_string(file) {
+            Ok(table) => format!("\n{table}\n"),
+            Err(_) => old.to_owned(),
+        };
+        write!(text, "<!-- table {name} -->\n{table}<!-- end -->{rest}")?;
     }
+    Ok(text)
+}
 
-    /// Returns a number, or NaN if it was not measured.
-    fn get(&self, what: &str, way: &str, at: usize) -> f64 {
-        self.by_name
-            .get(&(what.to_owned(), way.to_owned(), at))
-            .copied()
-            .unwrap_or(f64::NAN)
+fn plot(numbers: &str) -> Result<String> {
+    let (origin, rows) = numbers.split_once('\n').ok_or("the file is empty")?;
+    let (date, machine) = origin.split_once('\t').ok_or("no machine")?;
+    let rows: Vec<Vec<_>> = rows.lines().map(|row| row.split('\t').collect()).collect();
+    // The bare service is measured without a task only, and tasks that wait are at least one.
+    let time = |setting: &str, way: &str, tasks: u32| -> Option<f64> {
+        let tasks = tasks.to_string();
+        let row = rows.iter().find(|row| row[..3] == [setting, way, &*tasks]);
+        row?[3].parse().ok()
+    };
+
+    let mut svg = format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">
+<title>The time of one request, for each of its tasks</title>
+<style>{STYLE}</style>
+"#
+    );
+    let title = "Microseconds of one request, divided by its number of tasks";
+    text(&mut svg, "title", "start", (20.0, 28.0), title)?;
+    let mut x = 20.0;
+    for (class, _, name) in &WAYS {
+        bar(&mut svg, class, (x, 54.0), 11.0, 11.0)?;
+        text(&mut svg, "", "start", (x + 17.0, 54.0), name)?;
+        x += 40.0 + 7.0 * name.len() as f64;
     }
-}
-
-/// Groups of bars.
-struct Panel {
-    title: String,
-    /// What a bar as high as the dashed line means, if there is one.
-    one: Option<&'static str>,
-    groups: Vec<Group>,
-}
-
-struct Group {
-    name: String,
-    bars: Vec<Bar>,
-}
-
-struct Bar {
-    class: &'static str,
-    height: f64,
-    label: String,
-}
-
-impl Bar {
-    fn new(class: &'static str, height: f64, label: String) -> Self {
-        Self {
-            class,
-            height,
-            label,
+    for (number, (setting, title)) in PANELS.into_iter().enumerate() {
+        let (column, row) = ((number % 2) as f64, (number / 2) as f64);
+        let (left, top) = (column * PANEL.0 + 20.0, TOP + row * PANEL.1);
+        let bottom = top + PANEL.1 - 34.0;
+        let width = PANEL.0 - 40.0;
+        let mut groups = Vec::new();
+        for tasks in TASKS {
+            let bars = WAYS.iter().filter_map(|(class, way, _)| {
+                Some((*class, time(setting, way, tasks)? / f64::from(tasks.max(1))))
+            });
+            groups.push((tasks, bars.collect::<Vec<_>>()));
         }
-    }
-}
-
-/// The bars are relative to the plain hand-written layer, because sixteen tasks would dwarf the
-/// others. The labels are absolute.
-fn against_plain(title: &str, what: &str, figures: &Figures) -> Panel {
-    let groups = [0, 1, 4, 16].map(|tasks| {
-        let plain = figures.get(what, "hand-written, plain", tasks);
-        let ways = [
-            ("spawn", "tokio::spawn"),
-            ("hand", "hand-written, plain"),
-            ("layer", "layer"),
-        ];
-        let bars = ways.map(|(class, way)| {
-            let figure = figures.get(what, way, tasks);
-            Bar::new(class, figure / plain, grouped(figure))
-        });
-        Group {
-            name: tasks_of(tasks),
-            bars: bars.into(),
-        }
-    });
-    Panel {
-        title: title.to_owned(),
-        one: Some("hand-written, plain"),
-        groups: groups.into(),
-    }
-}
-
-fn memory(figures: &Figures) -> Panel {
-    let ways = [
-        ("hand", "deferred, hand-written"),
-        ("layer", "deferred, layer"),
-        ("queued", "queued, a request each"),
-    ];
-    let groups = [1_000, 10_000, 100_000, 1_000_000].map(|pending| {
-        let bars = ways.map(|(class, way)| {
-            let bytes = figures.get("bytes", way, pending);
-            Bar::new(class, bytes, grouped(bytes))
-        });
-        Group {
-            name: format!("{} pending", grouped_whole(pending)),
-            bars: bars.into(),
-        }
-    });
-    Panel {
-        title: "Bytes for a pending task and its open response".to_owned(),
-        one: None,
-        groups: groups.into(),
-    }
-}
-
-/// Shows CPU time, because on a busy machine the requests per second say more about the machine. It
-/// is a ratio of rounds that ran one after the other.
-fn servers(figures: &Figures) -> Panel {
-    let servers = [("axum", 0), ("axum", 1), ("tonic", 0), ("tonic", 1)];
-    let groups = servers.map(|(server, tasks)| {
-        let bars = [
-            ("spawn", "without"),
-            ("hand", "hand-written, plain"),
-            ("layer", "layer"),
-        ]
-        .map(|(class, way)| {
-            let ratio = figures.get(&format!("{server} cpu ratio"), way, tasks);
-            Bar::new(class, ratio, format!("{ratio:.2}"))
-        });
-        Group {
-            name: format!("{server}, {}", tasks_of(tasks)),
-            bars: bars.into(),
-        }
-    });
-    Panel {
-        title: "A server's CPU time for a request".to_owned(),
-        one: Some("without a layer"),
-        groups: groups.into(),
-    }
-}
-
-fn threads(figures: &Figures) -> Panel {
-    let groups = [1, 2, 4, 8].map(|workers| {
-        let bars = [
-            ("hand", "hand-written, plain", 0),
-            ("layer", "layer", 0),
-            ("hand", "hand-written, plain", 1),
-            ("layer", "layer", 1),
-        ];
-        let bars = bars.map(|(class, way, tasks)| {
-            let ratio = figures.get(&format!("ratio with {tasks}"), way, workers);
-            Bar::new(class, ratio, format!("{ratio:.2}"))
-        });
-        Group {
-            name: format!(
-                "{workers} {}",
-                if workers == 1 { "thread" } else { "threads" }
-            ),
-            bars: bars.into(),
-        }
-    });
-    Panel {
-        title: "Throughput with 0, then 1 task".to_owned(),
-        one: Some("without a layer"),
-        groups: groups.into(),
-    }
-}
-
-impl Panel {
-    fn draw(&self, svg: &mut String, (x, y): (f64, f64)) -> Result<(), Box<dyn Error>> {
-        let (left, right) = (x + MARGIN, x + PANEL.0 - MARGIN);
-        let bottom = y + PANEL.1 - 34.0;
-        let heights = self
-            .groups
-            .iter()
-            .flat_map(|group| &group.bars)
-            .map(|bar| bar.height);
-        let highest = heights
-            .filter(|height| height.is_finite())
-            .fold(if self.one.is_some() { 1.0 } else { 0.0 }, f64::max);
-        text(svg, "panel", (left, y + 16.0), &self.title)?;
-        let width = (right - left) / f64::from(u32::try_from(self.groups.len())?);
-        for (number, group) in (0..).map(f64::from).zip(&self.groups) {
-            let bar_width = (width - 16.0) / f64::from(u32::try_from(group.bars.len())?);
-            for (place, bar) in (0..).map(f64::from).zip(&group.bars) {
-                let x = left + number * width + 8.0 + place * bar_width;
-                let height = if bar.height.is_finite() {
-                    bar.height.max(0.0) / highest * BARS
-                } else {
-                    0.0
-                };
-                let top = bottom - height;
-                let class = bar.class;
-                writeln!(
-                    svg,
-                    r#"<rect class="{class}" x="{:.1}" y="{top:.1}" width="{:.1}" height="{height:.1}"/>"#,
-                    x + 1.5,
-                    bar_width - 3.0
-                )?;
-                let (x, top) = (x + bar_width / 2.0 + 3.5, top - 4.0);
-                writeln!(
-                    svg,
-                    r#"<text class="small" transform="translate({x:.1} {top:.1}) rotate(-90)">{}</text>"#,
-                    bar.label
-                )?;
-            }
-            let middle = left + (number + 0.5) * width;
-            let name = &group.name;
-            writeln!(
-                svg,
-                r#"<text class="small" x="{middle:.1}" y="{:.1}" text-anchor="middle">{name}</text>"#,
-                bottom + 14.0
-            )?;
-        }
+        let all = groups.iter().flat_map(|(_, bars)| bars);
+        let highest = all.map(|(_, time)| *time).fold(1.0, f64::max);
+        text(&mut svg, "panel", "start", (left, top + 16.0), title)?;
         writeln!(
             svg,
-            r#"<line x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>"#
+            r#"<line x1="{left}" y1="{bottom}" x2="{}" y2="{bottom}"/>"#,
+            left + width
         )?;
-        if let Some(one) = self.one {
-            let at = bottom - BARS / highest;
-            writeln!(
-                svg,
-                r#"<line class="one" x1="{left}" y1="{at:.1}" x2="{right}" y2="{at:.1}"/>"#
-            )?;
-            writeln!(
-                svg,
-                r#"<text class="small faint" x="{right}" y="{:.1}" text-anchor="end">dashed: {one}</text>"#,
-                y + 16.0
-            )?;
+        let bar_width = (width / 4.0 - 8.0) / 6.0;
+        for (group, (tasks, bars)) in groups.into_iter().enumerate() {
+            let start = left + group as f64 * width / 4.0;
+            for (place, (class, time)) in bars.into_iter().enumerate() {
+                let (x, height) = (start + place as f64 * bar_width, time / highest * BARS);
+                bar(&mut svg, class, (x + 0.5, bottom), bar_width - 1.0, height)?;
+                let label = (x + bar_width / 2.0, bottom - height - 4.0);
+                text(
+                    &mut svg,
+                    "small",
+                    "middle",
+                    label,
+                    &format!("{:.2}", time / 1e3),
+                )?;
+            }
+            let name = match tasks {
+                0 => "no task".to_owned(),
+                1 => "1 task".to_owned(),
+                _ => format!("{tasks} tasks"),
+            };
+            let middle = (start + bar_width * 3.0, bottom + 15.0);
+            text(&mut svg, "small", "middle", middle, &name)?;
         }
-        Ok(())
     }
+    let origin = format!("Lower is better. Measured on {date}, {machine}.");
+    text(&mut svg, "small", "start", (20.0, HEIGHT - 12.0), &origin)?;
+    svg.push_str("</svg>\n");
+    Ok(svg)
 }
 
-fn text(
-    svg: &mut String,
-    class: &str,
-    (x, y): (f64, f64),
-    text: &str,
-) -> Result<(), Box<dyn Error>> {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+/// Draws a rectangle that stands on a point.
+fn bar(svg: &mut String, class: &str, (x, y): (f64, f64), width: f64, height: f64) -> Result<()> {
+    let top = y - height;
     Ok(writeln!(
         svg,
-        r#"<text class="{class}" x="{x}" y="{y}">{text}</text>"#
+        r#"<rect class="{class}" x="{x:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
     )?)
 }
 
-fn tasks_of(tasks: usize) -> String {
-    format!("{tasks} {}", if tasks == 1 { "task" } else { "tasks" })
-}
-
-/// Rounds a number, and puts commas between its thousands.
-fn grouped(figure: f64) -> String {
-    let rounded = format!("{figure:.0}");
-    rounded
-        .parse()
-        .map_or_else(|_| rounded.replace("NaN", "?"), grouped_whole)
-}
-
-fn grouped_whole(figure: usize) -> String {
-    let digits = figure.to_string();
-    let groups: Vec<_> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(String::from_utf8_lossy)
-        .collect();
-    groups.join(",")
+fn text(svg: &mut String, class: &str, anchor: &str, (x, y): (f64, f64), text: &str) -> Result<()> {
+    Ok(writeln!(
+        svg,
+        r#"<text class="{class}" text-anchor="{anchor}" x="{x:.1}" y="{y:.1}">{text}</text>"#
+    )?)
 }

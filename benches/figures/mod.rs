@@ -1,5 +1,5 @@
-//! The numbers of a benchmark, as text under `target/figures`. `cargo run --example plot` draws
-//! them.
+//! The results of a bench: Markdown tables, and numbers for the plot. They lie under `target/figures`, from where
+//! `cargo run --example plot` copies them into the documentation.
 
 use std::{
     fmt::Write,
@@ -10,35 +10,89 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// What one bench has measured.
+/// Prints what one bench has measured, and saves it.
 pub(crate) struct Figures {
     bench: &'static str,
-    text: String,
+    numbers: String,
+    tables: Vec<(&'static str, String)>,
 }
 
 impl Figures {
     pub(crate) fn of(bench: &'static str) -> Self {
+        println!("{}", machine());
         Self {
             bench,
-            text: format!("{}\t{}\n", today(), machine()),
+            numbers: format!("{}\t{}\n", today(), machine()),
+            tables: Vec::new(),
         }
     }
 
-    /// Notes a number: what was measured, in which way, and with how many tasks or threads.
-    pub(crate) fn note(&mut self, what: &str, way: &str, at: usize, figure: f64) {
-        writeln!(self.text, "{what}\t{way}\t{at}\t{figure:.3}").expect("a string takes all");
+    /// Notes a number for the plot: what was measured, for which way to leave tasks, and with how many tasks.
+    #[allow(dead_code, reason = "most benches have no plot")]
+    pub(crate) fn note(&mut self, what: &str, way: &str, at: usize, number: f64) {
+        writeln!(self.numbers, "{what}\t{way}\t{at}\t{number:.3}").expect("a string takes all");
+    }
+
+    /// Starts a table. All columns but the first contain numbers. `method` says in a sentence how they were measured.
+    pub(crate) fn table(&mut self, name: &'static str, method: &str, header: &[&str]) {
+        println!("\n{method}\n");
+        let origin = format!("{method} Measured on {}, {}.\n\n", today(), machine());
+        self.tables.push((name, origin));
+        self.row(header);
+        self.line(&format!("|---|{}", "---:|".repeat(header.len() - 1)));
+    }
+
+    pub(crate) fn row<T: AsRef<str>>(&mut self, cells: &[T]) {
+        let cells: Vec<_> = cells.iter().map(AsRef::as_ref).collect();
+        self.line(&format!("| {} |", cells.join(" | ")));
+    }
+
+    fn line(&mut self, line: &str) {
+        println!("{line}");
+        let (_, table) = self.tables.last_mut().expect("a table was started");
+        writeln!(table, "{line}").expect("a string takes all");
     }
 
     pub(crate) fn save(self) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/figures");
-        fs::create_dir_all(&directory).expect("`target` can be written");
-        fs::write(directory.join(self.bench).with_extension("tsv"), self.text)
-            .expect("`target` can be written");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/figures");
+        fs::create_dir_all(&folder).expect("`target` can be written");
+        let numbers = (format!("{}.tsv", self.bench), self.numbers);
+        let tables = self.tables.into_iter();
+        for (name, text) in tables
+            .map(|(name, text)| (format!("{name}.md"), text))
+            .chain([numbers])
+        {
+            fs::write(folder.join(name), text).expect("`target` can be written");
+        }
     }
 }
 
-/// The processor's name, where Linux tells it, and how many cores of it there are.
-pub(crate) fn machine() -> String {
+/// The lower quartile, the median and the upper quartile.
+pub(crate) fn quartiles(numbers: impl IntoIterator<Item = f64>) -> [f64; 3] {
+    let mut numbers: Vec<_> = numbers.into_iter().collect();
+    numbers.sort_unstable_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| numbers[(numbers.len() * quarter / 4).min(numbers.len() - 1)])
+}
+
+pub(crate) fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    quartiles(numbers)[1]
+}
+
+/// A ratio of neighbouring rounds: the median, and the quartiles in brackets.
+#[allow(dead_code, reason = "not all benches compare rounds")]
+pub(crate) fn ratio(ones: &[f64], others: &[f64]) -> String {
+    let ratios = ones.iter().zip(others).map(|(one, other)| one / other);
+    let [low, middle, high] = quartiles(ratios);
+    format!("{middle:.3} ({low:.3}-{high:.3})")
+}
+
+/// Whether the bench should take a short time, for numbers that are less exact: `cargo bench --bench .. -- short`.
+pub(crate) fn is_short() -> bool {
+    std::env::args().any(|argument| argument == "short")
+}
+
+/// The processor's name, where Linux provides it, and its number of cores.
+fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = cpu
         .lines()

@@ -1,5 +1,5 @@
-//! The ways to leave a task for later, in one process, from the call of a service to the end of its
-//! last task. A task is a small future that counts its end. Some tasks wait once before that.
+//! The ways to leave a task for later, in one process, from the call of a service to the end of its last task. A task is a small
+//! future that counts its end. Some tasks wait once before that.
 
 use std::{
     convert::Infallible,
@@ -30,33 +30,31 @@ use tower_background::{
 };
 
 use crate::{
-    figures::Figures,
     plain_layer::{self, PlainLayer},
     same_promises::{self, SamePromises},
 };
 
 const PLAIN: &str = "hand-written, plain";
-const SAME_PROMISES: &str = "hand-written, same promises";
-const LAYER: &str = "layer";
+pub(crate) const SAME_PROMISES: &str = "hand-written, same promises";
+pub(crate) const LAYER: &str = "layer";
 
 /// The service alone, which leaves no task. All ways are measured against it.
-const BARE: &str = "bare";
-const BARE_WITH_HEADERS: &str = "bare, headers";
+pub(crate) const BARE: &str = "bare";
+pub(crate) const BARE_WITH_HEADERS: &str = "bare, headers";
 
 /// The name of a way ends like this if its responses have headers.
 const HEADERS: &str = ", headers";
 
 /// The first two ways spawn in the handler.
-const WAYS: &[&str] = &[
+pub(crate) const WAYS: &[&str] = &[
     "tokio::spawn",
     "TaskTracker::spawn",
     PLAIN,
     SAME_PROMISES,
     LAYER,
 ];
-/// Responses with headers, as the responses of a router, a supervisor with options, and a
-/// subscriber that wants all spans.
-const MORE_WAYS: &[&str] = &[
+/// Responses with headers, as the responses of a router, a supervisor with options, and a subscriber that wants all spans.
+pub(crate) const MORE_WAYS: &[&str] = &[
     "hand-written, plain, headers",
     "layer, headers",
     "layer, limits",
@@ -104,7 +102,7 @@ pub(crate) const TWO_WORKERS: [Setting; 2] = [
 ];
 
 impl Setting {
-    fn tasks(self) -> &'static [usize] {
+    pub(crate) fn tasks(self) -> &'static [usize] {
         if self.waits {
             &[1, 4, 16]
         } else {
@@ -121,29 +119,19 @@ impl Setting {
         };
         [WAYS, more].concat()
     }
-
-    /// The name of a number in this setting. The plot reads the numbers of the first setting, whose
-    /// names are short.
-    fn figure(self, what: &str) -> String {
-        if self == CURRENT_THREAD[0] {
-            what.to_owned()
-        } else {
-            format!("{what}, {}", self.name)
-        }
-    }
 }
 
 /// What one process measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Case {
     pub(crate) setting: Setting,
-    way: &'static str,
-    tasks: usize,
+    pub(crate) way: &'static str,
+    pub(crate) tasks: usize,
 }
 
 impl Case {
     /// The service alone.
-    fn bare(self) -> Self {
+    pub(crate) fn bare(self) -> Self {
         let way = if self.has_headers() {
             BARE_WITH_HEADERS
         } else {
@@ -474,8 +462,7 @@ impl tracing::Subscriber for Spans {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Runs a case in a separate process, so that no case is influenced by an earlier one, for example
-/// by a warm allocator or a subscriber.
+/// Runs a case in a process of its own, so that no case finds what another one left: a warm allocator, a subscriber.
 pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
@@ -503,8 +490,7 @@ pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     output
 }
 
-/// The case and the number of requests that [`alone`] gave to this process, if it started this
-/// process.
+/// The case and the number of requests that [`alone`] gave to this process, if it started this process.
 pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [one, setting, way, tasks, requests] = &arguments[..] else {
@@ -522,68 +508,4 @@ pub(crate) fn wanted() -> Option<(Case, usize)> {
         wanted.next().expect("a case"),
         requests.parse().expect("a number"),
     ))
-}
-
-/// Prints and notes what each way costs beyond the bare service in a setting. `figure` measures a
-/// case.
-pub(crate) fn table(
-    figures: &mut Figures,
-    what: &str,
-    setting: Setting,
-    figure: impl Fn(&Case) -> f64,
-) {
-    let all: Vec<_> = cases(setting)
-        .into_iter()
-        .map(|case| (case, figure(&case)))
-        .collect();
-    let of = |case: Case| {
-        all.iter()
-            .find(|(other, _)| *other == case)
-            .expect("it was measured")
-            .1
-    };
-    let more = |way, tasks| {
-        let case = Case {
-            setting,
-            way,
-            tasks,
-        };
-        of(case) - of(case.bare())
-    };
-    println!(
-        "Tasks that are {}. A request of the bare service: {:.1} {what}.",
-        setting.name, all[0].1
-    );
-    println!("More than that, by number of tasks:\n");
-    let row = |name: &str, cells: Vec<String>| println!("| {name} | {} |", cells.join(" | "));
-    row(
-        what,
-        setting.tasks().iter().map(ToString::to_string).collect(),
-    );
-    println!("|---|{}", "---:|".repeat(setting.tasks().len()));
-    figures.note(&setting.figure(what), BARE, 0, all[0].1);
-    for way in setting.ways() {
-        row(
-            way,
-            setting
-                .tasks()
-                .iter()
-                .map(|tasks| format!("{:.1}", more(way, *tasks)))
-                .collect(),
-        );
-        for tasks in setting.tasks() {
-            figures.note(&setting.figure(what), way, *tasks, more(way, *tasks));
-        }
-    }
-    if WAYS.contains(&SAME_PROMISES) {
-        let ratios = setting
-            .tasks()
-            .iter()
-            .map(|tasks| more(LAYER, *tasks) / more(SAME_PROMISES, *tasks));
-        row(
-            "layer : same promises",
-            ratios.map(|ratio| format!("{ratio:.3}")).collect(),
-        );
-    }
-    println!();
 }
