@@ -33,7 +33,7 @@ impl RequestState {
         metrics::moved(None, Some(gauge), 1);
 
         let mut inner = self.lock();
-        if metrics::IS_ENABLED && inner.has_started {
+        if metrics::is_wanted() && inner.has_started {
             drop(inner);
             metrics::moved(Some(gauge), Some(Gauge::Queued), 1);
             gauge = Gauge::Queued;

@@ -103,7 +103,7 @@ impl RequestState {
             }
         }
         let is_ready = |queued: &Queued| !is_sequence && queued.acquire.is_ready();
-        if metrics::IS_ENABLED {
+        if metrics::is_wanted() {
             let ready = tasks.iter().filter(|queued| is_ready(queued)).count();
             metrics::moved(Some(Gauge::Deferred), Some(Gauge::Running), ready);
             metrics::moved(

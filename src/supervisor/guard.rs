@@ -75,7 +75,7 @@ impl Extra {
         scope: Option<TaskScope>,
         outcome: Option<oneshot::Sender<Outcome>>,
     ) -> Option<Box<Self>> {
-        let is_wanted = metrics::IS_ENABLED || scope.is_some() || outcome.is_some();
+        let is_wanted = metrics::is_wanted() || scope.is_some() || outcome.is_some();
         is_wanted.then(|| {
             Box::new(Self {
                 scope: scope.map(Arc::new),
@@ -256,7 +256,7 @@ impl TaskGuard {
                 counter = Stats::count_duplicate;
             }
         }
-        if is_awaited || metrics::IS_ENABLED || level(&outcome).is_wanted() {
+        if is_awaited || metrics::is_wanted() || level(&outcome).is_wanted() {
             // Before the task is counted as ended: who waits for an idle supervisor expects that
             // everybody was told.
             self.tell(outcome);

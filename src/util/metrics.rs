@@ -8,9 +8,7 @@ use std::time::Duration;
 
 #[cfg(feature = "metrics")]
 pub use self::facade::describe_metrics;
-pub(crate) use self::facade::{ended, moved};
-
-pub(crate) const IS_ENABLED: bool = cfg!(feature = "metrics");
+pub(crate) use self::facade::{ended, is_wanted, moved};
 
 /// The gauge that counts a task until it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +27,14 @@ mod facade {
 
     use super::{Duration, Gauge};
     use crate::util::user_code::catch_and_log;
+
+    /// Returns whether a recorder is installed, for this thread or for all.
+    ///
+    /// The recorder that stands for "none" has no field. So a recorder without fields gets nothing.
+    #[inline]
+    pub(crate) fn is_wanted() -> bool {
+        metrics::with_recorder(|recorder| size_of_val(recorder) > 0)
+    }
 
     const TASKS: &str = "background_tasks_total";
     const DEFERRED: &str = "background_tasks_deferred";
@@ -55,6 +61,9 @@ mod facade {
     /// `outcome` is [`Outcome::label`](crate::Outcome::label), or `refused`. The histograms only
     /// have tasks that ran. All supervisors of a process share these metrics. The gauges can change
     /// a little later than [`Supervisor::stats`](crate::Supervisor::stats).
+    ///
+    /// A recorder whose type has no fields gets no metrics, because this crate cannot tell it from a
+    /// missing recorder. The recorders of all common exporters have fields.
     ///
     /// # Examples
     ///
@@ -91,6 +100,9 @@ mod facade {
     /// The new gauge rises first. Callers call this before other threads can see the tasks in their
     /// new state. So no gauge is ever below zero.
     pub(crate) fn moved(from: Option<Gauge>, to: Option<Gauge>, tasks: usize) {
+        if !is_wanted() {
+            return;
+        }
         catch_and_log("a metrics recorder", || {
             #[expect(
                 clippy::cast_precision_loss,
@@ -113,6 +125,9 @@ mod facade {
         waited: Duration,
         ran: Option<Duration>,
     ) {
+        if !is_wanted() {
+            return;
+        }
         catch_and_log("a metrics recorder", || {
             let task = Label::new("task", name.unwrap_or_default().to_owned());
             counter!(
@@ -139,6 +154,10 @@ mod facade {
 #[cfg(not(feature = "metrics"))]
 mod facade {
     use super::{Duration, Gauge};
+
+    pub(crate) const fn is_wanted() -> bool {
+        false
+    }
 
     pub(crate) const fn moved(_from: Option<Gauge>, _to: Option<Gauge>, _tasks: usize) {}
 
