@@ -1,12 +1,14 @@
-//! What a request pays for its tasks in time and in instructions, from the call of the service to the end of its last task.
+//! What a request pays for its tasks in time and in instructions, from the call of the service to
+//! the end of its last task.
 //!
 //! - `cargo bench --bench cost` measures all. With `-- short` it takes fewer rounds.
-//! - `cargo bench --bench cost -- check` compares the instructions of the layer with those of the hand-written layer that makes the
-//!   same promises. It fails if a ratio is above its bound.
+//! - `cargo bench --bench cost -- check` compares the instructions of the layer with those of the
+//!   hand-written layer that makes the same promises. It fails if a ratio is above its bound.
 //!
-//! A number contains the turns of the runtime in which the caller waits for the tasks. Times are medians of rounds, and each round
-//! measures all cases. On one thread, a time is the CPU time of the thread, if Linux provides it. On two workers, two callers call
-//! at the same time, and a time is how long one request takes its caller. Instructions are counted by valgrind.
+//! A number contains the turns of the runtime in which the caller waits for the tasks. Times are
+//! medians of rounds, and each round measures all cases. On one thread, a time is the CPU time of
+//! the thread, if Linux provides it. On two workers, two callers call at the same time, and a time
+//! is how long one request takes its caller. Instructions are counted by valgrind.
 //!
 //! The layer has no subscriber, except in the row that names one.
 
@@ -26,14 +28,16 @@ use ways::{
     TWO_WORKERS,
 };
 
-/// The highest ratios that `check` accepts: the instructions of the layer, divided by those of the hand-written layer with the same
-/// promises, each beyond the bare service. For the numbers of tasks in the order of [`Setting::tasks`].
+/// The highest ratios that `check` accepts: the instructions of the layer, divided by those of the
+/// hand-written layer with the same promises, each beyond the bare service. For the numbers of
+/// tasks in the order of [`Setting::tasks`].
 const BOUNDS: [(Setting, &[f64]); 2] = [
     (CURRENT_THREAD[0], &[1.25, 1.462, 1.255, 1.168]),
     (CURRENT_THREAD[1], &[1.432, 1.226, 1.164]),
 ];
 
-/// The numbers of requests for instructions. The difference of two runs does not contain the costs of the process.
+/// The numbers of requests for instructions. The difference of two runs does not contain the costs
+/// of the process.
 const FEW: usize = 500;
 const MANY: usize = 1_500;
 
@@ -128,7 +132,8 @@ fn rows(
     }
 }
 
-/// Adds a row with the ratios of the layer and of the hand-written layer with the same promises, both beyond the bare service.
+/// Adds a row with the ratios of the layer and of the hand-written layer with the same promises,
+/// both beyond the bare service.
 fn ratios<'a>(figures: &mut Figures, settings: [Setting; 2], rounds: impl Fn(&Case) -> &'a [f64]) {
     let cells = columns(settings).map(|(setting, tasks)| {
         let [low, middle, high] = quartiles(ratio(setting, tasks, &rounds));
@@ -223,8 +228,8 @@ fn counted(case: &Case, requests: usize) -> f64 {
         .expect("a number")
 }
 
-/// The time of one request in nanoseconds, in each round. Each round measures all cases, so that other load of the machine affects
-/// all cases alike.
+/// The time of one request in nanoseconds, in each round. Each round measures all cases, so that
+/// other load of the machine affects all cases alike.
 fn times(rounds: usize, requests: usize) -> HashMap<Case, Vec<f64>> {
     let settings = [CURRENT_THREAD, TWO_WORKERS].concat();
     let cases: Vec<_> = settings.into_iter().flat_map(ways::cases).collect();

@@ -1,13 +1,17 @@
-//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with a load generator in another
-//! process.
+//! What the layer costs a real server: axum over HTTP/1.1 and tonic over HTTP/2, on loopback, with
+//! a load generator in another process.
 //!
-//! - `cargo bench --bench load` compares the ways to leave a task. With `-- short` it takes fewer rounds.
-//! - `cargo bench --bench load -- beside <program>` compares this build of the layer with another one: `<program>` is this bench,
-//!   built with other features. The script `benches/features` builds both.
+//! - `cargo bench --bench load` compares the ways to leave a task. With `-- short` it takes fewer
+//!   rounds.
+//! - `cargo bench --bench load -- beside <program>` compares this build of the layer with another
+//!   one: `<program>` is this bench, built with other features. The script `benches/features`
+//!   builds both.
 //!
-//! The server has one thread, the generator another, and 16 requests are open at a time. Without the layer, a task is spawned in the
-//! handler. The ways take turns. A ratio is the median over pairs of neighbouring rounds, with its quartiles in brackets, so other
-//! load of the machine affects both rounds of a pair. The CPU time of the server's thread does not contain the generator.
+//! The server has one thread, the generator another, and 16 requests are open at a time. Without
+//! the layer, a task is spawned in the handler. The ways take turns. A ratio is the median over
+//! pairs of neighbouring rounds, with its quartiles in brackets, so other load of the machine
+//! affects both rounds of a pair. The CPU time of the server's thread does not contain the
+//! generator.
 
 #![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 
@@ -190,7 +194,8 @@ fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// Requests per second, the median and the 99th percentile of their times, and the server's CPU time for each.
+/// Requests per second, the median and the 99th percentile of their times, and the server's CPU
+/// time for each.
 fn round(server: &str, way: &'static str, tasks: usize, requests: usize) -> [f64; 4] {
     let handler = Handler {
         way,
@@ -369,7 +374,8 @@ impl Health for Handler {
     }
 }
 
-/// Sends the requests, and prints how many there were in a second, and the median and 99th percentile of their times.
+/// Sends the requests, and prints how many there were in a second, and the median and 99th
+/// percentile of their times.
 async fn generate(server: &str, address: SocketAddr, requests: usize) {
     let channel = if server == "tonic" {
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");

@@ -1,10 +1,13 @@
-//! How the costs grow: with the number of tasks that wait, with the number of open responses, and with the number of workers.
+//! How the costs grow: with the number of tasks that wait, with the number of open responses, and
+//! with the number of workers.
 //!
 //! `cargo bench --bench scale`. With `-- short` it takes fewer rounds, and a tenth of the tasks.
 //!
-//! - The cost of a task, from the call of its request to its end, while many other tasks wait. The reference has the same number of
-//!   tasks without this crate, because more memory costs more cache misses in any program.
-//! - The longest time that another thread waits for `Supervisor::stats`, which takes the lock that each task takes, too.
+//! - The cost of a task, from the call of its request to its end, while many other tasks wait. The
+//!   reference has the same number of tasks without this crate, because more memory costs more
+//!   cache misses in any program.
+//! - The longest time that another thread waits for `Supervisor::stats`, which takes the lock that
+//!   each task takes, too.
 //! - The time of tasks that compute, on one worker and on two.
 
 #![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
@@ -305,7 +308,8 @@ fn locks(figures: &mut Figures, rounds: usize, number: usize) {
     }
 }
 
-/// Runs `f`, while another thread calls `stats` without a pause. Returns the longest time of a call.
+/// Runs `f`, while another thread calls `stats` without a pause. Returns the longest time of a
+/// call.
 fn slowest(supervisor: &Supervisor, f: impl FnOnce()) -> Duration {
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,11 +1,13 @@
-//! The cost of `StartOn::LastByteSent`: the CPU time of the server for one response on a tracked connection, compared with an
-//! untracked connection.
+//! The cost of `StartOn::LastByteSent`: the CPU time of the server for one response on a tracked
+//! connection, compared with an untracked connection.
 //!
-//! `cargo bench --bench sent --features sent`. With `-- short` it takes fewer rounds. The server has one thread, and its clients are
-//! in another process. Each response has one task. The ways take turns, and a ratio is the median over pairs of neighbouring
-//! rounds, with its quartiles in brackets.
+//! `cargo bench --bench sent --features sent`. With `-- short` it takes fewer rounds. The server
+//! has one thread, and its clients are in another process. Each response has one task. The ways
+//! take turns, and a ratio is the median over pairs of neighbouring rounds, with its quartiles in
+//! brackets.
 //!
-//! `-- serve <HTTP/1.1 or HTTP/2> <tracked or untracked> <requests>` runs one round, for a profiler.
+//! `-- serve <HTTP/1.1 or HTTP/2> <tracked or untracked> <requests>` runs one round, for a
+//! profiler.
 
 #![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 

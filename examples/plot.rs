@@ -1,7 +1,8 @@
 //! Writes what the benches have measured on this machine into the documentation.
 //!
-//! Run the benches first, for example `cargo bench --bench cost`, and then `cargo run --example plot`. It copies each table of
-//! `target/figures` between its markers in `README.md` and `docs/performance.md`, and draws `docs/cost.svg`.
+//! Run the benches first, for example `cargo bench --bench cost`, and then `cargo run --example
+//! plot`. It copies each table of `target/figures` between its markers in `README.md` and
+//! `docs/performance.md`, and draws `docs/cost.svg`.
 
 #![expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 

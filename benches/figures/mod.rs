@@ -1,5 +1,5 @@
-//! The results of a bench: Markdown tables, and numbers for the plot. They lie under `target/figures`, from where
-//! `cargo run --example plot` copies them into the documentation.
+//! The results of a bench: Markdown tables, and numbers for the plot. They lie under
+//! `target/figures`, from where `cargo run --example plot` copies them into the documentation.
 
 use std::{
     fmt::Write,
@@ -27,13 +27,15 @@ impl Figures {
         }
     }
 
-    /// Notes a number for the plot: what was measured, for which way to leave tasks, and with how many tasks.
+    /// Notes a number for the plot: what was measured, for which way to leave tasks, and with how
+    /// many tasks.
     #[allow(dead_code, reason = "most benches have no plot")]
     pub(crate) fn note(&mut self, what: &str, way: &str, at: usize, number: f64) {
         writeln!(self.numbers, "{what}\t{way}\t{at}\t{number:.3}").expect("a string takes all");
     }
 
-    /// Starts a table. All columns but the first contain numbers. `method` says in a sentence how they were measured.
+    /// Starts a table. All columns but the first contain numbers. `method` says in a sentence how
+    /// they were measured.
     pub(crate) fn table(&mut self, name: &'static str, method: &str, header: &[&str]) {
         println!("\n{method}\n");
         let origin = format!("{method} Measured on {}, {}.\n\n", today(), machine());
@@ -86,7 +88,8 @@ pub(crate) fn ratio(ones: &[f64], others: &[f64]) -> String {
     format!("{middle:.3} ({low:.3}-{high:.3})")
 }
 
-/// Whether the bench should take a short time, for numbers that are less exact: `cargo bench --bench .. -- short`.
+/// Whether the bench should take a short time, for numbers that are less exact: `cargo bench
+/// --bench .. -- short`.
 pub(crate) fn is_short() -> bool {
     std::env::args().any(|argument| argument == "short")
 }

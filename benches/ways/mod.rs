@@ -1,5 +1,5 @@
-//! The ways to leave a task for later, in one process, from the call of a service to the end of its last task. A task is a small
-//! future that counts its end. Some tasks wait once before that.
+//! The ways to leave a task for later, in one process, from the call of a service to the end of its
+//! last task. A task is a small future that counts its end. Some tasks wait once before that.
 
 use std::{
     convert::Infallible,
@@ -53,7 +53,8 @@ pub(crate) const WAYS: &[&str] = &[
     SAME_PROMISES,
     LAYER,
 ];
-/// Responses with headers, as the responses of a router, a supervisor with options, and a subscriber that wants all spans.
+/// Responses with headers, as the responses of a router, a supervisor with options, and a
+/// subscriber that wants all spans.
 pub(crate) const MORE_WAYS: &[&str] = &[
     "hand-written, plain, headers",
     "layer, headers",
@@ -462,7 +463,8 @@ impl tracing::Subscriber for Spans {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Runs a case in a process of its own, so that no case finds what another one left: a warm allocator, a subscriber.
+/// Runs a case in a process of its own, so that no case finds what another one left: a warm
+/// allocator, a subscriber.
 pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
@@ -490,7 +492,8 @@ pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
     output
 }
 
-/// The case and the number of requests that [`alone`] gave to this process, if it started this process.
+/// The case and the number of requests that [`alone`] gave to this process, if it started this
+/// process.
 pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [one, setting, way, tasks, requests] = &arguments[..] else {
