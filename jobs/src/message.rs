@@ -11,6 +11,7 @@ pub type Headers = Map<String, Value>;
 
 const FAILURES: &str = "x-failures";
 const RETURNS: &str = "x-returns";
+const ALONE: &str = "x-alone";
 const ERROR: &str = "x-error";
 
 /// Errors are kept up to this many characters.
@@ -175,6 +176,18 @@ impl Message {
         headers
     }
 
+    /// The headers of a job that is about to run alone.
+    pub(crate) fn before_run_alone(&self) -> Headers {
+        let mut headers = self.headers.clone();
+        headers.insert(ALONE.to_owned(), (count(&headers, ALONE) + 1).into());
+        headers
+    }
+
+    /// Whether a worker wrote that it was about to run this job alone.
+    pub(crate) fn ran_alone(&self) -> bool {
+        count(&self.headers, ALONE) > 0
+    }
+
     /// The headers with an error that is no failure of a run.
     pub(crate) fn with_error(&self, error: &str) -> Headers {
         let mut headers = self.headers.clone();
@@ -196,7 +209,7 @@ pub(crate) fn failures(headers: &Headers) -> u32 {
 /// The headers of a job that starts anew: without the counts of its earlier life.
 pub(crate) fn reset(headers: &Headers) -> Headers {
     let mut headers = headers.clone();
-    for key in [FAILURES, RETURNS, ERROR] {
+    for key in [FAILURES, RETURNS, ALONE, ERROR] {
         headers.remove(key);
     }
     headers

@@ -95,6 +95,10 @@ impl<J: DeserializeOwned + Send + 'static> Worker<J> {
 
     /// Sets how many times a job is tried before it is archived. The default is 25.
     ///
+    /// A run whose process died counts as an attempt. A read whose reply got lost looks the same.
+    /// So before a job is archived because of deaths, it runs once more, alone. It is archived if
+    /// the process dies then too.
+    ///
     /// # Panics
     ///
     /// If `attempts` is zero.

@@ -181,9 +181,11 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
         for message in messages {
             // It is extended from now on, also while it waits to run alone.
             self.claims.add(message.claim, CancellationToken::new());
-            if message.attempt() > self.config.max_attempts {
+            let deaths = message.deaths();
+            let is_over = message.attempt() > self.config.max_attempts && deaths > 0;
+            if is_over && message.ran_alone() {
                 self.bury(&message);
-            } else if message.deaths() < DEATHS_OF_A_SUSPECT {
+            } else if !is_over && deaths < DEATHS_OF_A_SUSPECT {
                 self.start(message);
             } else if self.suspect.is_none() {
                 self.suspect = Some(message);
@@ -198,7 +200,7 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
     ///
     /// Jobs that take longer than a message is invisible are not waited for: they would keep all
     /// others from starting.
-    async fn run_alone(&mut self, suspect: Message) {
+    async fn run_alone(&mut self, mut suspect: Message) {
         let invisible = self.config.invisible;
         let over = sleep(invisible);
         let mut over = pin!(over);
@@ -208,11 +210,31 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
         if self.stop.is_cancelled() {
             return self.give_back(&suspect, Duration::ZERO);
         }
+        if !self.note_alone(&mut suspect).await {
+            // The message becomes visible by itself.
+            return self.claims.remove(suspect.claim);
+        }
         let id = self.start(suspect);
         let mut over = pin!(sleep(ALONE));
         while self.running.contains_key(&id) && !over.is_elapsed() && !self.stop.is_cancelled() {
             self.wait(over.as_mut()).await;
         }
+    }
+
+    /// Writes to the message that its job runs alone. A read whose reply got lost looks the same as
+    /// a death, so only this note shows later that the job really ran. Returns whether it is written.
+    async fn note_alone(&self, suspect: &mut Message) -> bool {
+        suspect.headers = suspect.before_run_alone();
+        let note = Settled {
+            claim: suspect.claim,
+            end: Settlement::Return(self.config.invisible, suspect.headers.clone()),
+        };
+        let noted = self.inner.engine.settle(&self.inner.name, &[note]).await;
+        if let Err(error) = &noted {
+            let (queue, id) = (self.inner.name.as_str(), suspect.claim.id);
+            tracing::warn!(queue, id, %error, "a job can not run alone yet");
+        }
+        noted.is_ok_and(|kept| !kept.is_empty())
     }
 
     fn start(&mut self, mut message: Message) -> Id {

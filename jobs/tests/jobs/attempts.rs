@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tower_background_jobs::{Backoff, JobError, JobOutcome, JobQueue};
+use tower_background_jobs::{Backoff, JobError, JobOutcome, JobQueue, engines::QueueName};
 
 use crate::{on_both, support::eventually};
 
@@ -125,6 +125,30 @@ on_both! {
         assert_eq!(worker.counts().returned, 1);
         let job = queue.find(given_up).await.unwrap().expect("it is archived");
         assert_eq!(job.error(), Some("gone"));
+    }
+}
+
+on_both! {
+    /// The replies to three reads got lost: nobody ran the job. This looks like three deaths of a
+    /// process, and yet the job runs.
+    async fn a_job_that_never_ran_is_not_archived(database) {
+        let queue: JobQueue<u8> = database.queue("unread").await;
+        let (engine, name) = (database.engine().await, QueueName::new("unread").unwrap());
+        queue.push(&1).await.unwrap();
+        for _ in 0..3 {
+            eventually("it is read", async || {
+                let batch = engine.read(&name, 1, Duration::from_millis(20)).await.unwrap();
+                !batch.messages.is_empty()
+            })
+            .await;
+        }
+        let worker = queue.worker(|_, _| async { Ok(()) }).max_attempts(1).start();
+        eventually("it has ended", async || {
+            let counts = worker.counts();
+            counts.done + counts.archived == 1
+        })
+        .await;
+        assert_eq!(worker.counts().done, 1);
     }
 }
 
