@@ -1,6 +1,6 @@
 //! What the supervisor says about tasks: plain, owned data.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
 use http::Method;
 use tokio::time::Instant;
@@ -46,6 +46,28 @@ impl TaskInfo {
             age: since
                 .map(|since| now.saturating_duration_since(since))
                 .unwrap_or_default(),
+        }
+    }
+
+    /// Describes work that runs outside a supervisor, for an [`Observer`](crate::Observer) that
+    /// sees both.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_background::report::{TaskInfo, TaskState};
+    ///
+    /// let info = TaskInfo::running("nightly-report", Duration::ZERO);
+    /// assert_eq!((info.name(), info.state()), (Some("nightly-report"), TaskState::Running));
+    /// ```
+    #[must_use]
+    pub fn running(name: impl Into<Cow<'static, str>>, age: Duration) -> Self {
+        Self {
+            name: Some(name.into().into()),
+            request: None,
+            state: TaskState::Running,
+            age,
         }
     }
 
@@ -127,6 +149,36 @@ pub struct TaskReport {
 }
 
 impl TaskReport {
+    /// Reports work that ran outside a supervisor, for an [`Observer`](crate::Observer) that sees
+    /// both. `ran` is `None` if the work did not start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_background::{Outcome, report::TaskReport};
+    ///
+    /// let ran = Duration::from_secs(2);
+    /// let report = TaskReport::new("nightly-report", Outcome::Succeeded, Duration::ZERO, Some(ran));
+    /// assert_eq!((report.name(), report.ran()), (Some("nightly-report"), Some(ran)));
+    /// assert!(report.end().is_none());
+    /// ```
+    #[must_use]
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        outcome: Outcome,
+        waited: Duration,
+        ran: Option<Duration>,
+    ) -> Self {
+        Self {
+            name: Some(name.into().into()),
+            outcome,
+            waited,
+            ran,
+            end: None,
+        }
+    }
+
     /// Returns the name of the task, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
