@@ -1,6 +1,6 @@
 //! [`Held`]: a job that is written, but that workers can not see until a response has ended.
 //!
-//! This is the only file that uses the tasks of `tower-background`.
+//! This file and `worker/observers.rs` are the only ones that use `tower-background`.
 
 use std::{sync::Arc, time::Duration};
 

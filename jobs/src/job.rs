@@ -170,13 +170,6 @@ impl JobError {
             then: Then::Snooze(delay),
         }
     }
-
-    pub(crate) fn panicked(message: &str) -> Self {
-        Self {
-            source: format!("panicked: {message}").into(),
-            then: Then::Retry,
-        }
-    }
 }
 
 impl<E: Into<BoxError>> From<E> for JobError {

@@ -16,18 +16,20 @@ mod on {
             .record(waited.as_secs_f64());
     }
 
-    pub(crate) fn ended(queue: &str, outcome: JobOutcome, ran: Duration) {
+    pub(crate) fn ran(queue: &str, ran: Duration) {
+        metrics::histogram!("background_job_run_seconds", "queue" => queue.to_owned())
+            .record(ran.as_secs_f64());
+    }
+
+    pub(crate) fn ended(queue: &str, outcome: JobOutcome) {
         let label = match outcome {
             JobOutcome::Done => "done",
             JobOutcome::Failed(_) => "failed",
             JobOutcome::Archived => "archived",
             JobOutcome::Returned => "returned",
         };
-        let queue = queue.to_owned();
-        metrics::counter!("background_jobs_total", "queue" => queue.clone(), "outcome" => label)
+        metrics::counter!("background_jobs_total", "queue" => queue.to_owned(), "outcome" => label)
             .increment(1);
-        metrics::histogram!("background_job_run_seconds", "queue" => queue)
-            .record(ran.as_secs_f64());
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -56,9 +58,11 @@ mod on {
 
     pub(crate) fn started(_: &str, _: Duration) {}
 
-    pub(crate) fn ended(_: &str, _: JobOutcome, _: Duration) {}
+    pub(crate) fn ran(_: &str, _: Duration) {}
+
+    pub(crate) fn ended(_: &str, _: JobOutcome) {}
 
     pub(crate) async fn depth(_: &Inner) {}
 }
 
-pub(crate) use on::{depth, ended, started};
+pub(crate) use on::{depth, ended, ran, started};

@@ -1,18 +1,28 @@
 //! [`Worker`]: runs the jobs of a queue.
 
+mod alone;
 mod claims;
+mod end;
+mod house;
+mod observers;
 mod report;
 mod run;
+mod running;
 mod settler;
+mod start;
 
-use std::{fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
-use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tower_background::Observer;
 
-pub use self::report::{Counts, JobOutcome, JobReport};
-use self::{claims::Claims, report::Counters, run::Runner};
+use self::{claims::Claims, observers::Observers, report::Counters, run::Runner};
+pub use self::{
+    report::{Counts, JobOutcome, JobReport},
+    running::RunningWorker,
+};
 use crate::{
     Backoff,
     job::{JobContext, JobError},
@@ -21,7 +31,6 @@ use crate::{
 
 type Running = Pin<Box<dyn Future<Output = Result<(), JobError>> + Send>>;
 type Handler<J> = dyn Fn(J, JobContext) -> Running + Send + Sync;
-type OnEnd = dyn Fn(&JobReport) + Send + Sync;
 
 /// A worker that is not yet started, made by [`JobQueue::worker`](crate::JobQueue::worker).
 ///
@@ -41,7 +50,7 @@ pub(crate) struct Config {
     max_attempts: u32,
     backoff: Backoff,
     keep_archived: Option<Duration>,
-    on_end: Option<Arc<OnEnd>>,
+    observers: Observers,
 }
 
 impl<J: DeserializeOwned + Send + 'static> Worker<J> {
@@ -57,7 +66,7 @@ impl<J: DeserializeOwned + Send + 'static> Worker<J> {
             max_attempts: 25,
             backoff: Backoff::default(),
             keep_archived: Some(Duration::from_hours(336)),
-            on_end: None,
+            observers: Observers::default(),
         };
         Self {
             inner,
@@ -120,9 +129,29 @@ impl<J: DeserializeOwned + Send + 'static> Worker<J> {
         self
     }
 
-    /// Calls `function` after each run. It should return quickly.
+    /// Calls `function` after each run, and for each job that is archived because its process died.
+    ///
+    /// It runs on the thread of the engine, so it should return quickly.
     pub fn on_end(mut self, function: impl Fn(&JobReport) + Send + Sync + 'static) -> Self {
-        self.config.on_end = Some(Arc::new(function));
+        self.config.observers.on_end(function);
+        self
+    }
+
+    /// Tells an observer of `tower-background` when jobs start and end, as if each run were a task
+    /// with the name of the queue.
+    ///
+    /// | how the run ended | outcome |
+    /// |---|---|
+    /// | the job is done | `Succeeded` |
+    /// | the handler returned an error, or the job did not decode | `Failed` |
+    /// | the handler panicked | `Panicked` |
+    /// | the handler snoozed the job | `Skipped` |
+    /// | the worker stopped, and the grace was over | `Aborted` |
+    /// | the job is archived because its process died | `Failed`, and it did not run |
+    ///
+    /// The observer runs on the thread of the engine, so it should return quickly.
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
+        self.config.observers.observer(observer);
         self
     }
 
@@ -147,25 +176,7 @@ impl<J: DeserializeOwned + Send + 'static> Worker<J> {
             (Arc::clone(&counters), Arc::clone(&claims)),
         );
         let task = self.inner.engine.runtime().spawn(runner.run());
-        RunningWorker {
-            stop,
-            abort,
-            counters,
-            claims,
-            task,
-        }
-    }
-}
-
-impl Config {
-    /// Tells the user's function. If the function panics, only this call ends.
-    fn ended(&self, report: &JobReport) {
-        if let Some(function) = &self.on_end {
-            let call = AssertUnwindSafe(|| function(report));
-            if std::panic::catch_unwind(call).is_err() {
-                tracing::error!("a function for on_end panicked");
-            }
-        }
+        RunningWorker::new((stop, abort), (counters, claims), task)
     }
 }
 
@@ -175,48 +186,5 @@ impl<J> fmt::Debug for Worker<J> {
             .field("queue", &self.inner.name)
             .field("concurrency", &self.config.concurrency)
             .finish_non_exhaustive()
-    }
-}
-
-/// A worker that was started.
-#[derive(Debug)]
-pub struct RunningWorker {
-    stop: CancellationToken,
-    abort: CancellationToken,
-    counters: Arc<Counters>,
-    claims: Arc<Claims>,
-    task: JoinHandle<()>,
-}
-
-/// After the jobs have ended or were aborted, the database has this time to take their results.
-const LAST_WRITES: Duration = Duration::from_secs(1);
-
-impl RunningWorker {
-    /// Returns how the jobs of this worker have ended so far.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.counters.read(self.claims.len())
-    }
-
-    /// Takes no more jobs, and cancels the tokens of those that run. Does not wait.
-    pub fn begin_stop(&self) {
-        self.stop.cancel();
-    }
-
-    /// Stops the worker. Takes no more jobs, cancels the tokens of those that run, and waits for
-    /// them for `grace`. Then aborts the jobs that still run, and gives them back to the queue:
-    /// they run again, and this was no attempt.
-    ///
-    /// Returns at the latest 1 s after the grace, also if the database does not answer. The jobs
-    /// whose results could not be written run again.
-    pub async fn stop(mut self, grace: Duration) -> Counts {
-        self.stop.cancel();
-        if timeout(grace, &mut self.task).await.is_err() {
-            self.abort.cancel();
-            if timeout(LAST_WRITES, &mut self.task).await.is_err() {
-                self.task.abort();
-            }
-        }
-        self.counts()
     }
 }

@@ -51,8 +51,8 @@ pub struct JobReport {
     pub error: Option<String>,
     /// The time from the push to the start of this run.
     pub waited: Duration,
-    /// How long it ran.
-    pub ran: Duration,
+    /// How long it ran. `None` if it was archived because its process died.
+    pub ran: Option<Duration>,
 }
 
 #[derive(Debug, Default)]

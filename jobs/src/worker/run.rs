@@ -11,54 +11,50 @@ use serde::de::DeserializeOwned;
 use tokio::{
     runtime::Handle,
     sync::mpsc,
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinSet},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::{
-    Config, Handler, JobOutcome, JobReport,
+    Config, Handler,
     claims::{self, Claims},
+    end::Failure,
+    house,
     report::Counters,
     settler::Settler,
 };
 use crate::{
     backoff::jitter,
-    engine::{Settled, Settlement, Wake},
-    job::{JobContext, JobError, Then},
+    engine::{Settled, Wake},
     message::Message,
-    meter,
     queue::Inner,
 };
 
 /// A job that took its process along twice runs alone from then on.
 const DEATHS_OF_A_SUSPECT: u32 = 2;
 
-/// After this time a job that runs alone has shown that it does not kill its process at once.
-const ALONE: Duration = Duration::from_mins(5);
-
 pub(super) struct Runner<J> {
-    inner: Arc<Inner>,
-    handler: Arc<Handler<J>>,
-    config: Config,
-    handlers: Handle,
-    stop: CancellationToken,
-    abort: CancellationToken,
-    counters: Arc<Counters>,
-    claims: Arc<Claims>,
-    jobs: JoinSet<Result<(), JobError>>,
-    running: HashMap<Id, Run>,
-    suspect: Option<Message>,
-    ended: mpsc::UnboundedSender<Settled>,
-    settler: Option<mpsc::UnboundedReceiver<Settled>>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) handler: Arc<Handler<J>>,
+    pub(super) config: Config,
+    pub(super) handlers: Handle,
+    pub(super) stop: CancellationToken,
+    pub(super) abort: CancellationToken,
+    pub(super) counters: Arc<Counters>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) jobs: JoinSet<Result<(), Failure>>,
+    pub(super) running: HashMap<Id, Run>,
+    pub(super) suspect: Option<Message>,
+    pub(super) ended: mpsc::UnboundedSender<Settled>,
+    pub(super) settler: Option<mpsc::UnboundedReceiver<Settled>>,
 }
 
 /// A job that runs.
-struct Run {
-    message: Message,
-    started: Instant,
-    waited: Duration,
+pub(super) struct Run {
+    pub(super) message: Message,
+    pub(super) started: Instant,
+    pub(super) waited: Duration,
 }
 
 impl<J: DeserializeOwned + Send + 'static> Runner<J> {
@@ -109,7 +105,7 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
             // `work` drops the sender, then the settler writes the rest and ends.
             _ = async { tokio::join!(work, settler.run(ended)) } => {}
             () = claims::extend(&inner, &claims, invisible) => {}
-            () = keep_house(&inner, keep) => {}
+            () = house::keep(&inner, keep) => {}
         }
     }
 
@@ -169,7 +165,7 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
     }
 
     /// Waits for the end of one job, for `until`, or for the stop.
-    async fn wait(&mut self, until: impl Future<Output = ()>) {
+    pub(super) async fn wait(&mut self, until: impl Future<Output = ()>) {
         tokio::select! {
             Some(ended) = self.jobs.join_next_with_id() => self.ended(ended),
             () = self.stop.cancelled() => {}
@@ -196,177 +192,6 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
         }
     }
 
-    /// Runs a job that may kill the process when no other job runs.
-    ///
-    /// Jobs that take longer than a message is invisible are not waited for: they would keep all
-    /// others from starting.
-    async fn run_alone(&mut self, mut suspect: Message) {
-        let invisible = self.config.invisible;
-        let over = sleep(invisible);
-        let mut over = pin!(over);
-        while !self.running.is_empty() && !over.is_elapsed() && !self.stop.is_cancelled() {
-            self.wait(over.as_mut()).await;
-        }
-        if self.stop.is_cancelled() {
-            return self.give_back(&suspect, Duration::ZERO);
-        }
-        if !self.note_alone(&mut suspect).await {
-            // The message becomes visible by itself.
-            return self.claims.remove(suspect.claim);
-        }
-        let id = self.start(suspect);
-        let mut over = pin!(sleep(ALONE));
-        while self.running.contains_key(&id) && !over.is_elapsed() && !self.stop.is_cancelled() {
-            self.wait(over.as_mut()).await;
-        }
-    }
-
-    /// Writes to the message that its job runs alone. A read whose reply got lost looks the same as
-    /// a death, so only this note shows later that the job really ran. Returns whether it is written.
-    async fn note_alone(&self, suspect: &mut Message) -> bool {
-        suspect.headers = suspect.before_run_alone();
-        let note = Settled {
-            claim: suspect.claim,
-            end: Settlement::Return(self.config.invisible, suspect.headers.clone()),
-        };
-        let noted = self.inner.engine.settle(&self.inner.name, &[note]).await;
-        if let Err(error) = &noted {
-            let (queue, id) = (self.inner.name.as_str(), suspect.claim.id);
-            tracing::warn!(queue, id, %error, "a job can not run alone yet");
-        }
-        noted.is_ok_and(|kept| !kept.is_empty())
-    }
-
-    fn start(&mut self, mut message: Message) -> Id {
-        let token = CancellationToken::new();
-        self.claims.add(message.claim, token.clone());
-        let (queue, claim) = (self.inner.name.as_str(), message.claim);
-        let waited = message.enqueued_at.elapsed().unwrap_or_default();
-        let attempt = message.attempt();
-        let cx = JobContext::new(&message, queue, self.config.max_attempts, token);
-        let span = tracing::info_span!(parent: None, "job", queue, id = claim.id, attempt);
-        let body = std::mem::take(&mut message.body);
-        let handler = Arc::clone(&self.handler);
-        let stop = self.stop.clone();
-        let job = async move {
-            // An older process meets the jobs of a newer one during a deployment. So a job that
-            // can not be decoded is tried again.
-            let job = serde_json::from_str(&body)
-                .map_err(|error| JobError::from(format!("can not decode the job: {error}")))?;
-            drop(body);
-            run(&*handler, job, cx, &stop).await
-        };
-        let id = self
-            .jobs
-            .spawn_on(job.instrument(span), &self.handlers)
-            .id();
-        meter::started(queue, waited);
-        self.running.insert(
-            id,
-            Run {
-                message,
-                started: Instant::now(),
-                waited,
-            },
-        );
-        id
-    }
-
-    fn ended(&mut self, ended: Result<(Id, Result<(), JobError>), JoinError>) {
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, result),
-            Err(error) => {
-                let id = error.id();
-                let result = if let Ok(panic) = error.try_into_panic() {
-                    JobError::panicked(&text_of(&*panic))
-                } else {
-                    // We abort jobs only at the very end. So the runtime of the handlers is gone.
-                    self.stop.cancel();
-                    JobError::snooze(Duration::ZERO)
-                };
-                (id, Err(result))
-            }
-        };
-        if let Some(run) = self.running.remove(&id) {
-            self.note(&run, result);
-        }
-    }
-
-    fn note(&self, run: &Run, result: Result<(), JobError>) {
-        let Run {
-            message,
-            started,
-            waited,
-        } = run;
-        let attempt = message.attempt();
-        let is_last = attempt >= self.config.max_attempts;
-        let error = result.as_ref().err().map(ToString::to_string);
-        let text = error.as_deref().unwrap_or_default();
-        let retry = |delay: Duration| {
-            let end = Settlement::Return(delay, message.after_failure(text));
-            (end, JobOutcome::Failed(delay))
-        };
-        let (end, outcome) = match result.map_err(|error| error.then) {
-            Ok(()) => (Settlement::Delete, JobOutcome::Done),
-            Err(Then::Snooze(delay)) => (
-                Settlement::Return(delay, message.after_return()),
-                JobOutcome::Returned,
-            ),
-            Err(Then::Retry) if !is_last => retry(self.config.backoff.delay(attempt)),
-            Err(Then::RetryIn(delay)) if !is_last => retry(delay),
-            Err(_) => (
-                Settlement::Archive(message.after_failure(text)),
-                JobOutcome::Archived,
-            ),
-        };
-        let (queue, id) = (self.inner.name.as_str(), message.claim.id);
-        match outcome {
-            JobOutcome::Failed(delay) => {
-                tracing::warn!(queue, id, attempt, ?delay, error = text, "a job failed");
-            }
-            JobOutcome::Archived => {
-                tracing::error!(queue, id, attempt, error = text, "a job failed for good");
-            }
-            JobOutcome::Done | JobOutcome::Returned => {}
-        }
-        let ran = started.elapsed();
-        self.settle(message, end);
-        self.counters.add(outcome);
-        meter::ended(queue, outcome, ran);
-        let id = message.claim.id;
-        self.config.ended(&JobReport {
-            id,
-            attempt,
-            outcome,
-            error,
-            waited: *waited,
-            ran,
-        });
-    }
-
-    /// Archives a job whose process died in its last attempt.
-    fn bury(&self, message: &Message) {
-        let (queue, id) = (self.inner.name.as_str(), message.claim.id);
-        let deaths = message.deaths();
-        let error = format!("the process died {deaths} times while this job ran");
-        tracing::error!(queue, id, error, "a job failed for good");
-        self.settle(message, Settlement::Archive(message.with_error(&error)));
-        self.counters.add(JobOutcome::Archived);
-        meter::ended(queue, JobOutcome::Archived, Duration::ZERO);
-    }
-
-    fn give_back(&self, message: &Message, delay: Duration) {
-        self.settle(message, Settlement::Return(delay, message.after_return()));
-    }
-
-    fn settle(&self, message: &Message, end: Settlement) {
-        // The receiver lives until this sender is dropped.
-        let _ = self.ended.send(Settled {
-            claim: message.claim,
-            end,
-        });
-    }
-
     /// Waits for the jobs that run, until they are to be aborted.
     async fn finish(mut self) {
         if let Some(suspect) = self.suspect.take() {
@@ -386,43 +211,5 @@ impl<J: DeserializeOwned + Send + 'static> Runner<J> {
         while let Some(ended) = self.jobs.join_next_with_id().await {
             self.ended(ended);
         }
-    }
-}
-
-/// Runs the handler. Its token is cancelled when the worker stops.
-async fn run<J>(
-    handler: &Handler<J>,
-    job: J,
-    cx: JobContext,
-    stop: &CancellationToken,
-) -> Result<(), JobError> {
-    let token = cx.token().clone();
-    let mut running = handler(job, cx);
-    tokio::select! {
-        result = &mut running => return result,
-        () = stop.cancelled() => token.cancel(),
-    }
-    running.await
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_owned())
-}
-
-/// Deletes old archived jobs, and measures the queue. Never ends.
-async fn keep_house(inner: &Inner, keep: Option<Duration>) {
-    const PURGE: Duration = Duration::from_hours(1);
-    let mut purge = jitter(Duration::from_mins(1));
-    loop {
-        sleep(purge.min(meter::INTERVAL)).await;
-        purge = purge.saturating_sub(meter::INTERVAL);
-        meter::depth(inner).await;
-        let Some(keep) = keep.filter(|_| purge.is_zero()) else {
-            continue;
-        };
-        purge = PURGE;
-        while matches!(inner.engine.purge(&inner.name, keep).await, Ok(10_000..)) {}
     }
 }

@@ -11,6 +11,7 @@ mod support;
 mod attempts;
 mod docs;
 mod held;
+mod observers;
 mod operations;
 mod push;
 mod worker;
