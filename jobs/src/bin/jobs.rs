@@ -1,6 +1,6 @@
 //! Looks at queues, and changes what is in them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tower_background_jobs::{
@@ -20,10 +20,20 @@ DATABASE is the path of a SQLite file or the URL of a PostgreSQL database.
   discard QUEUE ID       deletes a job
   purge QUEUE DAYS       deletes jobs that failed for good so many days ago";
 
-fn main() -> Result<(), BoxError> {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [database, command, arguments @ ..] = &arguments[..] else {
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &[&str]) -> Result<(), BoxError> {
+    let [database, command, arguments @ ..] = arguments else {
         return Err(USAGE.into());
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -85,14 +85,6 @@ fn program() -> PathBuf {
     program
 }
 
-fn location(database: &Database) -> String {
-    if database.is_postgres() {
-        database.url()
-    } else {
-        database.path().display().to_string()
-    }
-}
-
 /// What the workers noted: runs and ends of each job.
 fn notes(file: &Path) -> (HashMap<u64, u32>, HashMap<u64, u32>) {
     let (mut starts, mut ends) = (HashMap::new(), HashMap::new());
@@ -130,7 +122,7 @@ on_both! {
         let kills: u32 = kills.unwrap_or(15);
         let queue: JobQueue<Value> = database.queue("child").await;
         let folder = tempfile::tempdir().unwrap();
-        let (file, place) = (folder.path().join("notes"), location(&database));
+        let (file, place) = (folder.path().join("notes"), database.location());
         let work = || Process::start(&["work", &place, file.to_str().unwrap()]);
         let mut workers = [work(), work()];
         let mut server = Process::start(&["serve", &place]);
@@ -195,7 +187,7 @@ on_both! {
             queue.push(&job).await.unwrap();
         }
         let folder = tempfile::tempdir().unwrap();
-        let (file, place) = (folder.path().join("notes"), location(&database));
+        let (file, place) = (folder.path().join("notes"), database.location());
         let work = || Process::start(&["work", &place, file.to_str().unwrap()]);
         let mut worker = work();
         let mut deaths = 0;
@@ -257,7 +249,7 @@ on_both! {
     async fn a_stopped_process_loses_its_jobs(database) {
         let queue: JobQueue<Value> = database.queue("child").await;
         let folder = tempfile::tempdir().unwrap();
-        let (file, place) = (folder.path().join("notes"), location(&database));
+        let (file, place) = (folder.path().join("notes"), database.location());
         let first = Process::start(&["work", &place, file.to_str().unwrap()]);
         for id in 0..4 {
             let job = json!({ "id": id, "milliseconds": 700, "abort": false });
@@ -296,7 +288,7 @@ async fn a_clock_that_jumps_costs_at_most_one_more_run() {
     let database = Database::sqlite();
     let queue: JobQueue<Value> = database.queue("child").await;
     let folder = tempfile::tempdir().unwrap();
-    let (file, place) = (folder.path().join("notes"), location(&database));
+    let (file, place) = (folder.path().join("notes"), database.location());
     let clock = folder.path().join("clock");
     std::fs::write(&clock, "+0\n").unwrap();
     let variables = [

@@ -13,5 +13,6 @@ mod docs;
 mod held;
 mod observers;
 mod operations;
+mod program;
 mod push;
 mod worker;

@@ -59,6 +59,15 @@ impl Database {
         server.url(database)
     }
 
+    /// The URL or the path.
+    pub fn location(&self) -> String {
+        if self.is_postgres() {
+            self.url()
+        } else {
+            self.path().display().to_string()
+        }
+    }
+
     fn pgmq(&self) -> PgmqEngine {
         PgmqEngine::connect(&self.url()).expect("the URL is one")
     }
