@@ -8,8 +8,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod campaign;
 mod clients;
 mod disk;
 mod network;
+mod process;
 mod processes;
 mod server;
