@@ -46,13 +46,24 @@ impl File {
         };
         Ok(Writable {
             connection,
-            identity: identity(&self.path),
+            identity: self.identity(),
             syncs: true,
         })
     }
 
     pub(super) fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new().filename(&self.path)
+    }
+
+    /// Which file the path leads to. `None` if there is none.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        identity(&self.path)
+    }
+
+    pub(super) fn replaced(&self) -> Error {
+        Error::FileReplaced {
+            path: self.path.clone(),
+        }
     }
 
     pub(super) fn cannot_open(&self, error: sqlx::Error) -> Error {
@@ -76,7 +87,7 @@ impl File {
 #[derive(Debug)]
 pub(super) struct Writable {
     pub(super) connection: SqliteConnection,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
     syncs: bool,
 }
 
@@ -97,13 +108,15 @@ impl Writable {
 
     /// Whether the path still leads to the file that is open.
     pub(super) fn is_current(&self, file: &File) -> bool {
-        let identity = identity(&file.path);
-        identity.is_some() && identity == self.identity
+        self.identity.is_some() && self.identity == file.identity()
     }
 }
 
+/// The device of a file, and its number there.
+pub(super) type Identity = (u64, u64);
+
 #[cfg(unix)]
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+fn identity(path: &std::path::Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path)
         .ok()
@@ -112,6 +125,6 @@ fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
 
 /// Elsewhere an open file can not be deleted.
 #[cfg(not(unix))]
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+fn identity(path: &std::path::Path) -> Option<Identity> {
     path.exists().then_some((0, 0))
 }

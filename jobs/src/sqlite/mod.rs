@@ -36,6 +36,9 @@ use crate::{
 /// the machine. Reads and deletes are not: after a power cut, a job that was done just before can
 /// run again. Do not put the file on a network file system. `src/sqlite/schema.sql` is the schema.
 ///
+/// If the file is deleted or replaced while it is open, the next call is [`Error::FileReplaced`]. A
+/// file that was created again is then used.
+///
 /// # Examples
 ///
 /// ```

@@ -1,13 +1,16 @@
 //! Connections that only read.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::{
     Row, SqlitePool,
     sqlite::{SqlitePoolOptions, SqliteRow},
 };
 
-use super::{file::File, now, time};
+use super::{
+    file::{File, Identity},
+    now, time,
+};
 use crate::{
     Error,
     bounds::within,
@@ -18,25 +21,34 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Reader {
     file: File,
-    pool: Mutex<SqlitePool>,
+    open: Mutex<Open>,
+}
+
+/// Connections to a file, and which file this is.
+#[derive(Debug)]
+struct Open {
+    pool: SqlitePool,
+    identity: Option<Identity>,
 }
 
 impl Reader {
     pub(super) fn new(file: File) -> Self {
-        let pool = Mutex::new(pool(&file));
-        Self { file, pool }
+        let open = Mutex::new(Open::new(&file));
+        Self { file, open }
     }
 
     /// When the first message of a queue becomes visible.
     pub(super) async fn first_visible(&self, queue: &QueueName) -> Result<Option<i64>, Error> {
         let sql = "SELECT min(visible_at) FROM background_jobs WHERE queue = ?";
         let query = sqlx::query_scalar(sql).bind(queue.as_str());
-        self.checked(within("read", self.file.bound, query.fetch_one(&self.pool())).await)
+        self.run("read", async |pool| query.fetch_one(pool).await)
+            .await
     }
 
     pub(super) async fn queues(&self) -> Result<Vec<String>, Error> {
         let query = sqlx::query_scalar("SELECT name FROM background_queues ORDER BY name");
-        self.checked(within("queues", self.file.bound, query.fetch_all(&self.pool())).await)
+        self.run("queues", async |pool| query.fetch_all(pool).await)
+            .await
     }
 
     pub(super) async fn depth(&self, queue: &QueueName) -> Result<Depth, Error> {
@@ -46,8 +58,9 @@ impl Reader {
             FROM background_jobs WHERE queue = ?1";
         let now = now();
         let query = sqlx::query_as(sql).bind(queue.as_str()).bind(now);
-        let (ready, invisible, oldest, archived): (i64, i64, Option<i64>, i64) =
-            self.checked(within("depth", self.file.bound, query.fetch_one(&self.pool())).await)?;
+        let (ready, invisible, oldest, archived): (i64, i64, Option<i64>, i64) = self
+            .run("depth", async |pool| query.fetch_one(pool).await)
+            .await?;
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let age = oldest.map_or(0, |oldest| count(now - oldest));
         Ok(Depth {
@@ -80,8 +93,9 @@ impl Reader {
             .bind(queue.as_str())
             .bind(after)
             .bind(limit);
-        let rows =
-            self.checked(within("list", self.file.bound, query.fetch_all(&self.pool())).await)?;
+        let rows = self
+            .run("list", async |pool| query.fetch_all(pool).await)
+            .await?;
         let infos: Result<_, sqlx::Error> = rows.iter().map(info).collect();
         infos.map_err(|error| Error::database("list", error))
     }
@@ -96,28 +110,46 @@ impl Reader {
         Ok(None)
     }
 
-    fn pool(&self) -> SqlitePool {
-        self.pool
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// After an error all connections are opened again: the file may be another one.
-    fn checked<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+    /// Runs a query. After an error, all connections are opened again: the file may be another one.
+    async fn run<T>(
+        &self,
+        during: &'static str,
+        query: impl AsyncFnOnce(&SqlitePool) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let pool = self.pool()?;
+        let answer = within(during, self.file.bound, query(&pool)).await;
         if answer.is_err() {
-            *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = pool(&self.file);
+            *self.lock() = Open::new(&self.file);
         }
         answer
     }
+
+    /// Connections to the file that the path leads to. A worker that only reads would not notice
+    /// otherwise that its file was deleted, and would find no more jobs.
+    fn pool(&self) -> Result<SqlitePool, Error> {
+        let mut open = self.lock();
+        if open.identity.is_some() && open.identity == self.file.identity() {
+            return Ok(open.pool.clone());
+        }
+        *open = Open::new(&self.file);
+        Err(self.file.replaced())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn pool(file: &File) -> SqlitePool {
-    SqlitePoolOptions::new()
-        .max_connections(4)
-        .acquire_timeout(file.bound)
-        .test_before_acquire(false)
-        .connect_lazy_with(file.options().read_only(true).busy_timeout(file.bound))
+impl Open {
+    fn new(file: &File) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(file.bound)
+            .test_before_acquire(false)
+            .connect_lazy_with(file.options().read_only(true).busy_timeout(file.bound));
+        let identity = file.identity();
+        Self { pool, identity }
+    }
 }
 
 fn info(row: &SqliteRow) -> Result<JobInfo, sqlx::Error> {

@@ -64,9 +64,7 @@ impl Writer {
             None => bounded("open", bound, self.file.reopen()).await?,
         };
         if !open.is_current(&self.file) {
-            return Err(Error::FileReplaced {
-                path: self.file.path.clone(),
-            });
+            return Err(self.file.replaced());
         }
         let outcomes = within("write", bound, transaction(&mut open, batch)).await?;
         self.open = Some(open);

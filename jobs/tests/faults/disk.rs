@@ -56,6 +56,29 @@ async fn a_file_that_is_deleted_is_noticed_at_the_next_push() {
     );
 }
 
+/// Nobody pushes over the engine of this worker, so only its reads can notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_finds_the_jobs_of_a_file_that_was_created_again() {
+    let database = Database::sqlite();
+    let queue: JobQueue<u8> = database.queue("again").await;
+    queue.push(&1).await.unwrap();
+    let worker = queue.worker(|_, _| async { Ok(()) }).start();
+    eventually("the first is done", async || {
+        let counts = worker.counts();
+        (counts.done, counts.running) == (1, 0)
+    })
+    .await;
+    std::fs::remove_file(database.path()).unwrap();
+    let listed = queue.list_queued(0, 10).await;
+    assert!(
+        matches!(listed, Err(Error::FileReplaced { .. })),
+        "{listed:?}"
+    );
+    let other: JobQueue<u8> = database.queue("again").await;
+    other.push(&2).await.unwrap();
+    eventually("the second is done", async || worker.counts().done == 2).await;
+}
+
 /// Another process holds the lock for longer than the bound.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_database_ends_pushes_in_their_time() {

@@ -11,6 +11,7 @@ mod support;
 mod campaign;
 mod clients;
 mod disk;
+mod large;
 mod network;
 mod process;
 mod processes;
