@@ -11,7 +11,6 @@ use tower_background::{ResponseEnd, Task, When};
 
 use crate::{
     BoxError, Error,
-    bounds::bounded,
     queue::{Inner, JobQueue, PushOptions},
 };
 
@@ -109,12 +108,9 @@ impl Held {
     /// [`Error::TimedOut`] after the bound of the queue, or an error of the database. The job then
     /// becomes visible when its grace is over.
     pub async fn release(&self) -> Result<bool, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("release", *bound, engine.release(name, self.id)).await
+        self.inner
+            .call("release", |engine, name| engine.release(name, self.id))
+            .await
     }
 
     /// Deletes the job. Returns `false` if a worker has it already, or had it.
@@ -123,12 +119,9 @@ impl Held {
     ///
     /// As [`release`](Self::release).
     pub async fn discard(&self) -> Result<bool, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("discard", *bound, engine.discard(name, self.id)).await
+        self.inner
+            .call("discard", |engine, name| engine.discard(name, self.id))
+            .await
     }
 
     /// Returns the task that decides about the job when the response has ended.

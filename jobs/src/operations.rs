@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use crate::{
     Error,
-    bounds::bounded,
-    engine::{Depth, JobInfo, Which},
+    engine::{Depth, Engine, JobInfo, Which},
     message::reset,
-    queue::{Inner, JobQueue},
+    queue::JobQueue,
 };
 
 /// Operations.
@@ -18,12 +17,7 @@ impl<J> JobQueue<J> {
     ///
     /// [`Error::TimedOut`] or an error of the database. The same holds for all operations.
     pub async fn depth(&self) -> Result<Depth, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("depth", *bound, engine.depth(name)).await
+        self.inner.call("depth", Engine::depth).await
     }
 
     /// Lists jobs that are not done, by their id, after the job `after`.
@@ -32,17 +26,11 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn list_queued(&self, after: i64, limit: usize) -> Result<Vec<JobInfo>, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded(
-            "list",
-            *bound,
-            engine.list(name, Which::Queued, after, limit),
-        )
-        .await
+        self.inner
+            .call("list", |engine, name| {
+                engine.list(name, Which::Queued, after, limit)
+            })
+            .await
     }
 
     /// Lists jobs that failed for good, by their id, after the job `after`.
@@ -51,17 +39,11 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn list_archived(&self, after: i64, limit: usize) -> Result<Vec<JobInfo>, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded(
-            "list",
-            *bound,
-            engine.list(name, Which::Archived, after, limit),
-        )
-        .await
+        self.inner
+            .call("list", |engine, name| {
+                engine.list(name, Which::Archived, after, limit)
+            })
+            .await
     }
 
     /// Finds a job by its id. `None` means that the job is done, or was deleted.
@@ -70,12 +52,9 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn find(&self, id: i64) -> Result<Option<JobInfo>, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("find", *bound, engine.find(name, id)).await
+        self.inner
+            .call("find", |engine, name| engine.find(name, id))
+            .await
     }
 
     /// Runs a job now. A job that failed for good starts anew and gets a new id, which is returned.
@@ -87,19 +66,19 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn retry(&self, id: i64) -> Result<Option<i64>, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
         let Some(job) = self.find(id).await? else {
             return Ok(None);
         };
         if job.archived_at.is_some() {
             let headers = reset(&job.headers);
-            bounded("retry", *bound, engine.restore(name, id, &headers)).await
+            self.inner
+                .call("retry", |engine, name| engine.restore(name, id, &headers))
+                .await
         } else {
-            let hurried = bounded("retry", *bound, engine.hurry(name, id)).await?;
+            let hurried = self
+                .inner
+                .call("retry", |engine, name| engine.hurry(name, id))
+                .await?;
             Ok(hurried.then_some(id))
         }
     }
@@ -110,12 +89,9 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn discard(&self, id: i64) -> Result<bool, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("discard", *bound, engine.remove(name, id)).await
+        self.inner
+            .call("discard", |engine, name| engine.remove(name, id))
+            .await
     }
 
     /// Deletes jobs that failed for good longer ago than `age`. Returns how many.
@@ -126,14 +102,12 @@ impl<J> JobQueue<J> {
     ///
     /// As [`depth`](Self::depth).
     pub async fn purge(&self, age: Duration) -> Result<u64, Error> {
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
         let mut purged = 0;
         loop {
-            let some = bounded("purge", *bound, engine.purge(name, age)).await?;
+            let some = self
+                .inner
+                .call("purge", |engine, name| engine.purge(name, age))
+                .await?;
             purged += some;
             if some < 10_000 {
                 return Ok(purged);

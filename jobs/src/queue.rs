@@ -39,6 +39,20 @@ pub(crate) struct Inner {
     pub(crate) bound: Duration,
 }
 
+impl Inner {
+    /// Awaits a call on the engine, for at most the bound of the queue.
+    pub(crate) async fn call<'a, T, F>(
+        &'a self,
+        during: &'static str,
+        call: impl FnOnce(&'a dyn Engine, &'a QueueName) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        bounded(during, self.bound, call(&*self.engine, &self.name)).await
+    }
+}
+
 /// Options of one push.
 ///
 /// # Examples
@@ -162,12 +176,10 @@ impl<J: Serialize> JobQueue<J> {
     /// As [`push`](Self::push).
     pub async fn push_with(&self, job: &J, options: PushOptions) -> Result<i64, Error> {
         let message = encode(job, options)?;
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded("push", *bound, engine.send(name, message)).await
+        let inner = &self.inner;
+        inner
+            .call("push", |engine, name| engine.send(name, message))
+            .await
     }
 
     /// Pushes a job in a transaction of yours: the job exists if the transaction commits.
@@ -199,17 +211,13 @@ impl<J: Serialize> JobQueue<J> {
         options: PushOptions,
     ) -> Result<i64, Error> {
         let message = encode(job, options)?;
-        let Inner {
-            engine,
-            name,
-            bound,
-        } = &*self.inner;
-        bounded(
-            "push_in",
-            *bound,
-            engine.send_in(transaction.into(), name, message),
-        )
-        .await
+        let connection = transaction.into();
+        let inner = &self.inner;
+        inner
+            .call("push_in", |engine, name| {
+                engine.send_in(connection, name, message)
+            })
+            .await
     }
 
     /// Starts the push of a job that workers can not see yet.
