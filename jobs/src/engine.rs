@@ -1,10 +1,6 @@
 //! [`Engine`]: what a database must be able to do to hold queues.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{runtime::Handle, sync::Notify};
@@ -12,7 +8,9 @@ use tokio_util::sync::DropGuard;
 
 use crate::{
     Error,
-    message::{Claim, Headers, Message, NewMessage, QueueName},
+    info::{Depth, JobInfo, Which},
+    message::{Claim, Headers, Message, NewMessage},
+    queue_name::QueueName,
 };
 
 /// A database that holds queues.
@@ -88,7 +86,15 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<JobInfo>, Error>;
 
     /// Finds one message, in the queue or in its archive.
-    async fn find(&self, queue: &QueueName, id: i64) -> Result<Option<JobInfo>, Error>;
+    async fn find(&self, queue: &QueueName, id: i64) -> Result<Option<JobInfo>, Error> {
+        for which in [Which::Queued, Which::Archived] {
+            let found = self.list(queue, which, id - 1, 1).await?.into_iter().next();
+            if let Some(found) = found.filter(|found| found.id == id) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
 
     /// Moves an archived message back into the queue, with these headers. Returns its new id.
     async fn restore(
@@ -202,63 +208,5 @@ impl Wake {
     /// Waits for a notification. One that came in between is not lost.
     pub async fn notified(&self) {
         self.notify.notified().await;
-    }
-}
-
-/// How many messages a queue has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Depth {
-    /// Messages that a worker could read now.
-    pub ready: u64,
-    /// Messages that are invisible: delayed, held, or read by a worker.
-    pub invisible: u64,
-    /// Messages in the archive.
-    pub archived: u64,
-    /// How long the oldest visible message has been visible.
-    pub age_of_oldest: Duration,
-}
-
-/// Which messages to list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Which {
-    /// Those in the queue.
-    Queued,
-    /// Those in the archive: jobs that failed for good.
-    Archived,
-}
-
-/// What is known about a message.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct JobInfo {
-    /// The id that the push returned.
-    pub id: i64,
-    /// Whether it is in the archive.
-    pub archived_at: Option<SystemTime>,
-    /// When it was pushed.
-    pub enqueued_at: SystemTime,
-    /// When workers can see it.
-    pub visible_at: SystemTime,
-    /// How many times it was read.
-    pub read_count: i32,
-    /// The job as JSON.
-    pub body: String,
-    /// Its headers.
-    pub headers: Headers,
-}
-
-impl JobInfo {
-    /// Returns the last error that a worker noted.
-    #[must_use]
-    pub fn error(&self) -> Option<&str> {
-        crate::message::last_error(&self.headers)
-    }
-
-    /// Returns how many runs failed.
-    #[must_use]
-    pub fn failures(&self) -> u32 {
-        crate::message::failures(&self.headers)
     }
 }

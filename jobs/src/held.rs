@@ -11,7 +11,8 @@ use tower_background::{ResponseEnd, Task, When};
 
 use crate::{
     BoxError, Error,
-    queue::{Inner, JobQueue, PushOptions},
+    options::PushOptions,
+    queue::{Inner, JobQueue},
 };
 
 /// A push of a held job, made by [`JobQueue::hold`].

@@ -62,16 +62,20 @@ mod bounds;
 mod engine;
 mod error;
 mod held;
+mod info;
 mod job;
 mod message;
 mod meter;
 mod operations;
+mod options;
 #[cfg(feature = "postgres")]
 mod pgmq;
 mod queue;
+mod queue_name;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod thread;
+mod time;
 mod worker;
 
 #[cfg(feature = "postgres")]
@@ -80,18 +84,21 @@ pub use pgmq::PgmqEngine;
 pub use sqlite::SqliteEngine;
 pub use {
     backoff::Backoff,
-    engine::{Depth, JobInfo},
     error::{BoxError, Error},
     held::{Held, Hold},
+    info::{Depth, JobInfo},
     job::{JobContext, JobError},
-    queue::{JobQueue, PushOptions},
+    options::PushOptions,
+    queue::JobQueue,
     worker::{Counts, JobOutcome, JobReport, RunningWorker, Worker},
 };
 
 /// What an engine must do. Only needed to write another one.
 pub mod engines {
     pub use crate::{
-        engine::{Batch, Connection, Engine, Settled, Settlement, Wake, Which},
-        message::{Claim, Headers, Message, NewMessage, QueueName, Visible},
+        engine::{Batch, Connection, Engine, Settled, Settlement, Wake},
+        info::Which,
+        message::{Claim, Headers, Message, NewMessage, Visible},
+        queue_name::QueueName,
     };
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::time::time;
 
 /// The headers of a message: a JSON object.
 pub type Headers = Map<String, Value>;
@@ -16,35 +16,6 @@ const ERROR: &str = "x-error";
 
 /// Errors are kept up to this many characters.
 const MAX_ERROR: usize = 4_000;
-
-/// The name of a queue: 1 to 47 of the characters `a-z`, `0-9` and `_`.
-///
-/// These are the names that pgmq takes. Upper case is refused, as pgmq would lower it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct QueueName(String);
-
-impl QueueName {
-    /// Checks a name.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::QueueName`] for any other name.
-    pub fn new(name: impl Into<String>) -> Result<Self, Error> {
-        let name = name.into();
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if (1..=47).contains(&name.len()) && name.bytes().all(allowed) {
-            Ok(Self(name))
-        } else {
-            Err(Error::QueueName { name })
-        }
-    }
-
-    /// Returns the name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// A message to send.
 #[derive(Clone, Debug)]
@@ -135,7 +106,22 @@ pub struct Message {
     pub headers: Headers,
 }
 
+/// Id, read count, pushed at in milliseconds since 1970, job and headers.
+pub(crate) type MessageRow = (i64, i32, i64, Option<String>, Option<String>);
+
 impl Message {
+    /// Makes messages from rows of an engine, in the order of their ids.
+    pub(crate) fn from_rows(rows: Vec<MessageRow>) -> Vec<Self> {
+        let message = |(id, read_count, enqueued_at, body, headers): MessageRow| {
+            let body = body.unwrap_or_else(|| "null".to_owned());
+            let claim = Claim { id, read_count };
+            Self::new(claim, time(enqueued_at), body, headers.as_deref())
+        };
+        let mut messages: Vec<Self> = rows.into_iter().map(message).collect();
+        messages.sort_unstable_by_key(|message| message.claim.id);
+        messages
+    }
+
     /// Makes a message from what an engine stored.
     #[must_use]
     pub fn new(claim: Claim, enqueued_at: SystemTime, body: String, headers: Option<&str>) -> Self {
@@ -246,16 +232,6 @@ mod tests {
         let mut message = Message::new(claim, SystemTime::UNIX_EPOCH, String::new(), None);
         message.headers = headers;
         message
-    }
-
-    #[test]
-    fn names_are_those_of_pgmq() {
-        for name in ["mails", "a", "m_1", &"x".repeat(47)] {
-            assert!(QueueName::new(name).is_ok(), "{name}");
-        }
-        for name in ["", "Mails", "m-1", "é", &"x".repeat(48)] {
-            assert!(QueueName::new(name).is_err(), "{name}");
-        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{
     Error,
-    engine::{Depth, Engine, JobInfo, Which},
+    engine::Engine,
+    info::{Depth, JobInfo, Which},
     message::reset,
     queue::JobQueue,
 };

@@ -1,15 +1,8 @@
 //! [`JobQueue`]: pushes jobs of one type, and starts workers for them.
 
-use std::{
-    fmt,
-    future::Future,
-    marker::PhantomData,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 
 use crate::{
     Error,
@@ -17,7 +10,8 @@ use crate::{
     engine::{Connection, Engine},
     held::Hold,
     job::{JobContext, JobError},
-    message::{NewMessage, QueueName, Visible},
+    options::PushOptions,
+    queue_name::QueueName,
     worker::Worker,
 };
 
@@ -50,54 +44,6 @@ impl Inner {
         F: Future<Output = Result<T, Error>>,
     {
         bounded(during, self.bound, call(&*self.engine, &self.name)).await
-    }
-}
-
-/// Options of one push.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_background_jobs::PushOptions;
-///
-/// let options = PushOptions::new()
-///     .delay(Duration::from_secs(60))
-///     .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-/// # drop(options);
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct PushOptions {
-    visible: Option<Visible>,
-    headers: crate::message::Headers,
-}
-
-impl PushOptions {
-    /// Returns options that change nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Starts the job after this time, by the clock of the database.
-    #[must_use]
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.visible = Some(Visible::In(delay));
-        self
-    }
-
-    /// Starts the job at this time.
-    #[must_use]
-    pub fn at(mut self, time: SystemTime) -> Self {
-        self.visible = Some(Visible::At(time));
-        self
-    }
-
-    /// Adds a header, which the handler finds in its [`JobContext`].
-    #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.headers.insert(name.into(), value.into());
-        self
     }
 }
 
@@ -175,7 +121,7 @@ impl<J: Serialize> JobQueue<J> {
     ///
     /// As [`push`](Self::push).
     pub async fn push_with(&self, job: &J, options: PushOptions) -> Result<i64, Error> {
-        let message = encode(job, options)?;
+        let message = options.encode(job)?;
         let inner = &self.inner;
         inner
             .call("push", |engine, name| engine.send(name, message))
@@ -210,7 +156,7 @@ impl<J: Serialize> JobQueue<J> {
         job: &J,
         options: PushOptions,
     ) -> Result<i64, Error> {
-        let message = encode(job, options)?;
+        let message = options.encode(job)?;
         let connection = transaction.into();
         let inner = &self.inner;
         inner
@@ -239,19 +185,6 @@ impl<J: DeserializeOwned + Send + 'static> JobQueue<J> {
     {
         Worker::new(Arc::clone(&self.inner), handler)
     }
-}
-
-fn encode<J: Serialize>(job: &J, options: PushOptions) -> Result<NewMessage, Error> {
-    let body = serde_json::to_string(job);
-    let body = body.map_err(|error| Error::Encode {
-        reason: error.to_string(),
-    })?;
-    let visible = options.visible.unwrap_or(Visible::In(Duration::ZERO));
-    Ok(NewMessage {
-        headers: options.headers,
-        visible,
-        ..NewMessage::new(body)
-    })
 }
 
 impl<J> Clone for JobQueue<J> {

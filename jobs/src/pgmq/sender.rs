@@ -12,15 +12,8 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{
-    messages,
-    sessions::{Session, Sessions},
-};
-use crate::{
-    Error,
-    bounds::within,
-    message::{NewMessage, QueueName},
-};
+use super::{send, sessions::Sessions};
+use crate::{Error, message::NewMessage, queue_name::QueueName};
 
 const MAX_BATCH: usize = 1_000;
 const BATCHES_UNDER_WAY: usize = 3;
@@ -133,11 +126,11 @@ impl Sender {
     }
 
     async fn send_one(&self, queue: &QueueName, message: &NewMessage) -> Result<i64, Error> {
-        let mut session = self.sessions.get().await?;
-        let sent = messages::send_one(&mut session.connection, queue, message);
-        let id = within("push", session.bound, sent).await?;
-        session.done();
-        Ok(id)
+        self.sessions
+            .run("push", async |connection| {
+                send::send_one(connection, queue, message).await
+            })
+            .await
     }
 
     async fn send_all(
@@ -145,10 +138,12 @@ impl Sender {
         queue: &QueueName,
         messages: &[NewMessage],
     ) -> Result<Vec<i64>, Error> {
-        let mut session = self.sessions.get().await?;
-        let sent = messages::send(&mut session.connection, queue, messages);
-        let ids = within("push", session.bound, sent).await?;
-        session.done();
+        let ids = self
+            .sessions
+            .run("push", async |connection| {
+                send::send(connection, queue, messages).await
+            })
+            .await?;
         let _ = self.sent.send(queue.clone());
         Ok(ids)
     }
@@ -163,20 +158,14 @@ impl Sender {
             return;
         }
         let ids: Vec<i64> = waiting.iter().map(|(id, _)| *id).collect();
-        let changed = async {
-            let mut session: Session = self.sessions.get().await?;
-            let changed = async {
-                let connection = &mut session.connection;
-                match during {
-                    "release" => messages::release(connection, queue, &ids).await,
-                    _ => messages::discard(connection, queue, &ids).await,
-                }
-            };
-            let changed = within(during, session.bound, changed).await?;
-            session.done();
-            Ok::<_, Error>(changed)
-        };
-        match changed.await {
+        let changed = self
+            .sessions
+            .run(during, async |connection| match during {
+                "release" => send::release(connection, queue, &ids).await,
+                _ => send::discard(connection, queue, &ids).await,
+            })
+            .await;
+        match changed {
             Ok(changed) => waiting.into_iter().for_each(|(id, reply)| {
                 drop(reply.send(Ok(changed.contains(&id))));
             }),
@@ -193,14 +182,12 @@ async fn notify_workers(sessions: Arc<Sessions>, mut sent: mpsc::UnboundedReceiv
     while sent.recv_many(&mut queues, MAX_BATCH).await > 0 {
         let queues: HashSet<QueueName> = queues.drain(..).collect();
         for queue in queues {
-            let notified = async {
-                let mut session = sessions.get().await?;
-                let notify = messages::notify(&mut session.connection, &queue);
-                within("notify", session.bound, notify).await?;
-                session.done();
-                Ok::<_, Error>(())
-            };
-            if let Err(error) = notified.await {
+            let notified = sessions
+                .run("notify", async |connection| {
+                    send::notify(connection, &queue).await
+                })
+                .await;
+            if let Err(error) = notified {
                 tracing::debug!(queue = queue.as_str(), %error, "workers find messages by polls");
             }
         }

@@ -1,7 +1,7 @@
 //! Connections of the engine that are clean or closed.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -31,28 +31,32 @@ impl Sessions {
         }
     }
 
-    /// Returns a connection for one call.
-    pub(super) async fn get(self: &Arc<Self>) -> Result<Session, Error> {
-        let mut idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        if let Some((connection, since)) = &mut idle {
+    /// Runs a call, for at most the bound. The connection is kept only after a success: after an error
+    /// its server may be read-only by now, or the statement may still be under way.
+    pub(super) async fn run<T>(
+        &self,
+        during: &'static str,
+        call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let mut connection = self.get().await?;
+        let answer = within(during, self.bound, call(&mut connection)).await?;
+        self.idle().push((connection, Instant::now()));
+        Ok(answer)
+    }
+
+    async fn get(&self) -> Result<PgConnection, Error> {
+        let idle = self.idle().pop();
+        if let Some((mut connection, since)) = idle {
             let silent = since.elapsed() > SILENCE;
-            if silent && within("ping", ANSWER, connection.ping()).await.is_err() {
-                idle = None;
+            if !silent || within("ping", ANSWER, connection.ping()).await.is_ok() {
+                return Ok(connection);
             }
         }
-        let connection = match idle {
-            Some((connection, _)) => connection,
-            None => within("connect", self.bound, self.connect()).await?,
-        };
-        Ok(Session {
-            connection,
-            home: Arc::clone(self),
-            bound: self.bound,
-        })
+        within("connect", self.bound, self.connect()).await
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The settings are those that the statements need, whatever the database's defaults are. The
@@ -68,26 +72,5 @@ impl Sessions {
             .execute(&mut connection)
             .await?;
         Ok(connection)
-    }
-}
-
-/// A connection for one call. It is closed unless [`done`](Self::done) is called: after an error
-/// its server may be read-only by now, or the statement may still be under way.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) connection: PgConnection,
-    pub(super) bound: Duration,
-    home: Arc<Sessions>,
-}
-
-impl Session {
-    /// Keeps the connection for the next call.
-    pub(super) fn done(self) {
-        let mut idle = self
-            .home
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        idle.push((self.connection, Instant::now()));
     }
 }

@@ -112,15 +112,15 @@ impl Writable {
     }
 }
 
-/// The device of a file, and its number there.
+/// The device of a file, and its number there. While a connection is open, no other file gets this
+/// number.
 pub(super) type Identity = (u64, u64);
 
 #[cfg(unix)]
 fn identity(path: &std::path::Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path)
-        .ok()
-        .map(|metadata| (metadata.dev(), metadata.ino()))
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Elsewhere an open file can not be deleted.

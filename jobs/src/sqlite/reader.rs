@@ -2,20 +2,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sqlx::{
-    Row, SqlitePool,
-    sqlite::{SqlitePoolOptions, SqliteRow},
-};
+use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 
-use super::{
-    file::{File, Identity},
-    now, time,
-};
+use super::file::{File, Identity};
 use crate::{
     Error,
     bounds::within,
-    engine::{Depth, JobInfo, Which},
-    message::{QueueName, parse_headers},
+    info::{Depth, JobInfo, Which},
+    queue_name::QueueName,
+    time::now,
 };
 
 #[derive(Debug)]
@@ -89,25 +84,14 @@ impl Reader {
             }
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let query = sqlx::query(sql)
+        let query = sqlx::query_as(sql)
             .bind(queue.as_str())
             .bind(after)
             .bind(limit);
         let rows = self
             .run("list", async |pool| query.fetch_all(pool).await)
             .await?;
-        let infos: Result<_, sqlx::Error> = rows.iter().map(info).collect();
-        infos.map_err(|error| Error::database("list", error))
-    }
-
-    pub(super) async fn find(&self, queue: &QueueName, id: i64) -> Result<Option<JobInfo>, Error> {
-        for which in [Which::Queued, Which::Archived] {
-            let found = self.list(queue, which, id - 1, 1).await?.into_iter().next();
-            if let Some(found) = found.filter(|found| found.id == id) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        Ok(rows.into_iter().map(JobInfo::from_row).collect())
     }
 
     /// Runs a query. After an error, all connections are opened again: the file may be another one.
@@ -128,11 +112,16 @@ impl Reader {
     /// otherwise that its file was deleted, and would find no more jobs.
     fn pool(&self) -> Result<SqlitePool, Error> {
         let mut open = self.lock();
-        if open.identity.is_some() && open.identity == self.file.identity() {
-            return Ok(open.pool.clone());
+        let identity = self.file.identity();
+        if identity.is_none() {
+            return Err(self.file.replaced());
         }
-        *open = Open::new(&self.file);
-        Err(self.file.replaced())
+        if open.identity != identity {
+            let path = self.file.path.display();
+            tracing::error!(%path, "the file of a queue was replaced while it was open");
+            *open = Open::new(&self.file);
+        }
+        Ok(open.pool.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -150,18 +139,4 @@ impl Open {
         let identity = file.identity();
         Self { pool, identity }
     }
-}
-
-fn info(row: &SqliteRow) -> Result<JobInfo, sqlx::Error> {
-    let archived_at: Option<i64> = row.try_get(1)?;
-    let headers: Option<String> = row.try_get(6)?;
-    Ok(JobInfo {
-        id: row.try_get(0)?,
-        archived_at: archived_at.map(time),
-        enqueued_at: time(row.try_get(2)?),
-        visible_at: time(row.try_get(3)?),
-        read_count: row.try_get(4)?,
-        body: row.try_get(5)?,
-        headers: parse_headers(headers.as_deref()),
-    })
 }

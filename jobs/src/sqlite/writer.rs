@@ -6,8 +6,9 @@ use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
 use super::{
-    commands::{Command, Outcome, perform},
+    commands::{Action, Command, Outcome},
     file::{File, Writable},
+    perform::perform,
     sleepers::Sleepers,
 };
 use crate::{
@@ -41,13 +42,18 @@ impl Writer {
             if batch.is_empty() {
                 continue;
             }
-            let wakes = batch.iter().any(Command::wakes);
+            let wakes = batch.iter().any(|command| command.action.wakes());
             match self.write(&batch).await {
-                Ok(outcomes) => batch
-                    .drain(..)
-                    .zip(outcomes)
-                    .for_each(|(c, o)| c.succeed(o)),
-                Err(error) => batch.drain(..).for_each(|command| command.fail(&error)),
+                Ok(outcomes) => {
+                    for (command, outcome) in batch.drain(..).zip(outcomes) {
+                        command.answer(Ok(outcome));
+                    }
+                }
+                Err(error) => {
+                    for command in batch.drain(..) {
+                        command.answer(Err(error.clone()));
+                    }
+                }
             }
             if wakes {
                 self.sleepers.wake();
@@ -75,7 +81,8 @@ impl Writer {
 /// One statement is a transaction by itself: for a push alone, this saves two of three round trips
 /// to the thread of the connection.
 async fn transaction(open: &mut Writable, batch: &[Command]) -> Result<Vec<Outcome>, sqlx::Error> {
-    open.sync(batch.iter().any(Command::is_promise)).await?;
+    let is_promise = batch.iter().any(|command| command.action.is_promise());
+    open.sync(is_promise).await?;
     let connection: &mut SqliteConnection = &mut open.connection;
     if is_one_statement(batch) {
         return perform(connection, batch).await;
@@ -91,6 +98,6 @@ async fn transaction(open: &mut Writable, batch: &[Command]) -> Result<Vec<Outco
 fn is_one_statement(batch: &[Command]) -> bool {
     let sends = batch
         .iter()
-        .all(|command| matches!(command, Command::Send { .. }));
-    sends || matches!(batch, [command] if command.is_one_statement())
+        .all(|command| matches!(command.action, Action::Send { .. }));
+    sends || matches!(batch, [command] if command.action.is_one_statement())
 }

@@ -56,6 +56,22 @@ async fn a_file_that_is_deleted_is_noticed_at_the_next_push() {
     );
 }
 
+#[tokio::test]
+async fn a_file_that_is_replaced_is_noticed_at_the_next_push() {
+    let database = Database::sqlite();
+    let queue: JobQueue<u8> = database.queue("replaced").await;
+    for _ in 0..5 {
+        queue.push(&1).await.unwrap();
+        std::fs::remove_file(database.path()).unwrap();
+        let _other: JobQueue<u8> = database.queue("replaced").await;
+        let pushed = queue.push(&2).await;
+        assert!(
+            matches!(pushed, Err(Error::FileReplaced { .. })),
+            "{pushed:?}"
+        );
+    }
+}
+
 /// Nobody pushes over the engine of this worker, so only its reads can notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_finds_the_jobs_of_a_file_that_was_created_again() {

@@ -67,28 +67,21 @@ async fn is_empty(queue: &JobQueue<u32>) -> bool {
 /// The server has committed the read, and the worker never hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_a_lost_read_come_back() {
-    let Some(Setup {
-        proxy,
-        broken,
-        direct,
-    }) = setup().await
-    else {
-        return;
-    };
-    let (worker, runs) = worker(&broken, Duration::ZERO);
+    let Some(net) = setup().await else { return };
+    let (worker, runs) = worker(&net.broken, Duration::ZERO);
     // The first reply after the push is that to a read, unless a poll comes in between.
     let mut pushed = 0;
     while !runs.lock().unwrap().iter().any(|run| run.1 == 2) {
         assert!(pushed < 60, "no read was lost: {:?}", runs.lock().unwrap());
         eventually("the worker is idle", async || worker.counts().running == 0).await;
-        proxy.lose_replies();
+        net.proxy.lose_replies();
         for _ in 0..3 {
-            direct.push(&pushed).await.unwrap();
+            net.direct.push(&pushed).await.unwrap();
             pushed += 1;
         }
-        eventually("all are done", async || is_empty(&direct).await).await;
+        eventually("all are done", async || is_empty(&net.direct).await).await;
     }
-    assert!(proxy.lost() > 0);
+    assert!(net.proxy.lost() > 0);
     let mut runs: Vec<u32> = runs.lock().unwrap().iter().map(|run| run.0).collect();
     runs.sort_unstable();
     assert_eq!(runs, (0..pushed).collect::<Vec<_>>(), "once each");
@@ -96,29 +89,22 @@ async fn messages_of_a_lost_read_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_is_killed_40_times_wedges_nothing() {
-    let Some(Setup {
-        proxy,
-        broken,
-        direct,
-    }) = setup().await
-    else {
-        return;
-    };
-    let (worker, runs) = worker(&broken, Duration::from_millis(20));
+    let Some(net) = setup().await else { return };
+    let (worker, runs) = worker(&net.broken, Duration::from_millis(20));
     const JOBS: u32 = 3_000;
     let push = async {
         for number in 0..JOBS {
-            direct.push(&number).await.unwrap();
+            net.direct.push(&number).await.unwrap();
         }
     };
     let kill = async {
         for _ in 0..40 {
             tokio::time::sleep(Duration::from_millis(75)).await;
-            proxy.kill();
+            net.proxy.kill();
         }
     };
     tokio::join!(push, kill);
-    eventually("all are done", async || is_empty(&direct).await).await;
+    eventually("all are done", async || is_empty(&net.direct).await).await;
     let mut runs: Vec<u32> = runs.lock().unwrap().iter().map(|run| run.0).collect();
     let all = runs.len();
     runs.sort_unstable();
@@ -131,22 +117,15 @@ async fn a_proxy_that_is_killed_40_times_wedges_nothing() {
 /// No end of a connection is seen: only bounds help.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_stop_nothing_for_long() {
-    let Some(Setup {
-        proxy,
-        broken,
-        direct,
-    }) = setup().await
-    else {
-        return;
-    };
-    let (worker, _) = worker(&broken, Duration::from_millis(20));
+    let Some(net) = setup().await else { return };
+    let (worker, _) = worker(&net.broken, Duration::from_millis(20));
     for number in 0..200 {
-        direct.push(&number).await.unwrap();
+        net.direct.push(&number).await.unwrap();
     }
     eventually("the worker works", async || worker.counts().done > 20).await;
-    proxy.silence();
+    net.proxy.silence();
     let begun = Instant::now();
-    let mut pushed = broken.push(&1).await;
+    let mut pushed = net.broken.push(&1).await;
     assert!(
         begun.elapsed() < BOUND + Duration::from_millis(500),
         "{:?}",
@@ -154,28 +133,21 @@ async fn silent_connections_stop_nothing_for_long() {
     );
     while pushed.is_err() {
         assert!(begun.elapsed() < BOUND * 3, "{pushed:?}");
-        pushed = broken.push(&1).await;
+        pushed = net.broken.push(&1).await;
     }
-    eventually("all are done", async || is_empty(&direct).await).await;
+    eventually("all are done", async || is_empty(&net.direct).await).await;
     println!("all done {:?} after the silence", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_ends_in_time_while_the_network_is_silent() {
-    let Some(Setup {
-        proxy,
-        broken,
-        direct,
-    }) = setup().await
-    else {
-        return;
-    };
-    let (worker, _) = worker(&broken, Duration::from_millis(200));
+    let Some(net) = setup().await else { return };
+    let (worker, _) = worker(&net.broken, Duration::from_millis(200));
     for number in 0..50 {
-        direct.push(&number).await.unwrap();
+        net.direct.push(&number).await.unwrap();
     }
     eventually("the worker works", async || worker.counts().done > 0).await;
-    proxy.silence();
+    net.proxy.silence();
     let begun = Instant::now();
     let Counts { running, .. } = worker.stop(Duration::from_millis(500)).await;
     assert!(
@@ -184,8 +156,8 @@ async fn a_stop_ends_in_time_while_the_network_is_silent() {
         begun.elapsed()
     );
     println!("{running} jobs were left to their time");
-    let (_worker, _) = self::worker(&direct, Duration::ZERO);
-    eventually("all are done", async || is_empty(&direct).await).await;
+    let (_worker, _) = self::worker(&net.direct, Duration::ZERO);
+    eventually("all are done", async || is_empty(&net.direct).await).await;
 }
 
 /// A held job is released as soon as the network is back.
@@ -195,15 +167,13 @@ async fn a_release_is_tried_again() {
     use tower::ServiceExt;
     use tower_background::{BackgroundLayer, BackgroundTasks};
 
-    let Some(Setup {
-        proxy,
-        broken,
-        direct,
-    }) = setup().await
-    else {
-        return;
-    };
-    let held = broken.hold(Duration::from_secs(60)).push(&1).await.unwrap();
+    let Some(net) = setup().await else { return };
+    let held = net
+        .broken
+        .hold(Duration::from_secs(60))
+        .push(&1)
+        .await
+        .unwrap();
     let layer = BackgroundLayer::new();
     let supervisor = layer.supervisor().clone();
     let slot = Arc::new(Mutex::new(Some(held)));
@@ -212,7 +182,7 @@ async fn a_release_is_tried_again() {
         tasks.add(held.into_task());
     };
     let app = Router::new().route("/", post(handler)).layer(layer);
-    proxy.silence();
+    net.proxy.silence();
     let begun = Instant::now();
     drop(
         app.oneshot(Request::post("/").body(Body::empty()).unwrap())
@@ -220,6 +190,6 @@ async fn a_release_is_tried_again() {
             .unwrap(),
     );
     supervisor.idle().await;
-    assert_eq!(direct.depth().await.unwrap().ready, 1);
+    assert_eq!(net.direct.depth().await.unwrap().ready, 1);
     println!("released {:?} after the silence", begun.elapsed());
 }
