@@ -111,7 +111,7 @@ pub(crate) type MessageRow = (i64, i32, i64, Option<String>, Option<String>);
 
 impl Message {
     /// Makes messages from rows of an engine, in the order of their ids.
-    pub(crate) fn from_rows(rows: Vec<MessageRow>) -> Vec<Self> {
+    pub(crate) fn from_rows(rows: impl IntoIterator<Item = MessageRow>) -> Vec<Self> {
         let message = |(id, read_count, enqueued_at, body, headers): MessageRow| {
             let body = body.unwrap_or_else(|| "null".to_owned());
             let claim = Claim { id, read_count };

@@ -16,7 +16,18 @@ use crate::{
     queue_name::QueueName,
 };
 
-/// Reads messages. If there are fewer than asked for, tells when the next becomes visible.
+/// A message, or none, and the seconds until the next message becomes visible.
+type ReadRow = (
+    Option<i64>,
+    Option<i32>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<f64>,
+);
+
+/// Reads messages. If there are fewer than asked for, tells when the next becomes visible. Both are
+/// one statement, so a job starts after one round trip.
 pub(super) async fn read(
     connection: &mut PgConnection,
     queue: QueueName,
@@ -28,37 +39,39 @@ pub(super) async fn read(
         "WITH picked AS MATERIALIZED (
             SELECT msg_id FROM pgmq.q_{queue} WHERE vt <= now()
             ORDER BY vt LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), claimed AS (
+            UPDATE pgmq.q_{queue} AS q
+            SET vt = clock_timestamp() + make_interval(secs => $2), read_ct = read_ct + 1,
+                last_read_at = clock_timestamp()
+            FROM picked WHERE q.msg_id = picked.msg_id
+            RETURNING q.msg_id, q.read_ct,
+                (extract(epoch FROM q.enqueued_at) * 1000)::bigint AS enqueued_at,
+                q.message::text AS message, q.headers::text AS headers
+        ), next AS (
+            SELECT CASE WHEN (SELECT count(*) FROM picked) < $1 THEN (
+                SELECT extract(epoch FROM min(vt) - clock_timestamp())::float8
+                FROM pgmq.q_{queue} WHERE vt > now()
+            ) END AS seconds
         )
-        UPDATE pgmq.q_{queue} AS q
-        SET vt = clock_timestamp() + make_interval(secs => $2), read_ct = read_ct + 1,
-            last_read_at = clock_timestamp()
-        FROM picked WHERE q.msg_id = picked.msg_id
-        RETURNING q.msg_id, q.read_ct, (extract(epoch FROM q.enqueued_at) * 1000)::bigint,
-            q.message::text, q.headers::text",
+        SELECT claimed.*, next.seconds FROM next LEFT JOIN claimed ON true",
         queue = queue.as_str()
     );
-    let rows = sqlx::query_as(AssertSqlSafe(sql))
+    let rows: Vec<ReadRow> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(i64::try_from(max).unwrap_or(i64::MAX))
         .bind(invisible.as_secs_f64())
-        .fetch_all(&mut *connection)
+        .fetch_all(connection)
         .await?;
-    let messages = Message::from_rows(rows);
-    if messages.len() >= max {
-        return Ok(Batch {
-            messages,
-            next: Some(Duration::ZERO),
-        });
-    }
-    let sql = format!(
-        "SELECT extract(epoch FROM min(vt) - clock_timestamp())::float8 FROM pgmq.q_{queue}
-         WHERE vt > now()",
-        queue = queue.as_str()
-    );
-    let next: Option<f64> = sqlx::query_scalar(AssertSqlSafe(sql))
-        .fetch_one(&mut *connection)
-        .await?;
-    let next = next.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
-    Ok(Batch { messages, next })
+    let seconds = rows.first().and_then(|row| row.5);
+    let next = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let message = |(id, read_count, enqueued_at, body, headers, _): ReadRow| {
+        Some((id?, read_count?, enqueued_at?, body, headers))
+    };
+    let messages = Message::from_rows(rows.into_iter().filter_map(message));
+    let is_full = messages.len() >= max;
+    Ok(Batch {
+        messages,
+        next: if is_full { Some(Duration::ZERO) } else { next },
+    })
 }
 
 /// Extends claims. Rows are locked in the order of their ids, as in all statements on many rows:

@@ -58,13 +58,21 @@ impl PgmqEngine {
     ) -> Result<T, Error> {
         self.run(&self.0.work, during, call).await
     }
+
+    async fn operate<T: Send + 'static>(
+        &self,
+        during: &'static str,
+        call: impl for<'c> FnOnce(&'c mut PgConnection) -> Call<'c, T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.run(&self.0.durable, during, call).await
+    }
 }
 
 #[async_trait]
 impl Engine for PgmqEngine {
     async fn create(&self, queue: &QueueName) -> Result<(), Error> {
         let queue = queue.clone();
-        self.work("create", move |c| Box::pin(operations::create(c, queue)))
+        self.operate("create", move |c| Box::pin(operations::create(c, queue)))
             .await
     }
 
@@ -165,13 +173,13 @@ impl Engine for PgmqEngine {
     }
 
     async fn queues(&self) -> Result<Vec<String>, Error> {
-        self.work("queues", |c| Box::pin(operations::queues(c)))
+        self.operate("queues", |c| Box::pin(operations::queues(c)))
             .await
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<Depth, Error> {
         let queue = queue.clone();
-        self.work("depth", move |c| Box::pin(operations::depth(c, queue)))
+        self.operate("depth", move |c| Box::pin(operations::depth(c, queue)))
             .await
     }
 
@@ -183,7 +191,7 @@ impl Engine for PgmqEngine {
         limit: usize,
     ) -> Result<Vec<JobInfo>, Error> {
         let queue = queue.clone();
-        self.work("list", move |c| {
+        self.operate("list", move |c| {
             Box::pin(operations::list(c, queue, which, after, limit))
         })
         .await
@@ -196,7 +204,7 @@ impl Engine for PgmqEngine {
         headers: &Headers,
     ) -> Result<Option<i64>, Error> {
         let (queue, headers) = (queue.clone(), headers.clone());
-        self.work("retry", move |c| {
+        self.operate("retry", move |c| {
             Box::pin(operations::restore(c, queue, id, headers))
         })
         .await
@@ -204,13 +212,13 @@ impl Engine for PgmqEngine {
 
     async fn hurry(&self, queue: &QueueName, id: i64) -> Result<bool, Error> {
         let queue = queue.clone();
-        self.work("retry", move |c| Box::pin(operations::hurry(c, queue, id)))
+        self.operate("retry", move |c| Box::pin(operations::hurry(c, queue, id)))
             .await
     }
 
     async fn remove(&self, queue: &QueueName, id: i64) -> Result<bool, Error> {
         let queue = queue.clone();
-        self.work("discard", move |c| {
+        self.operate("discard", move |c| {
             Box::pin(operations::remove(c, queue, id))
         })
         .await
@@ -218,7 +226,7 @@ impl Engine for PgmqEngine {
 
     async fn purge(&self, queue: &QueueName, age: Duration) -> Result<u64, Error> {
         let queue = queue.clone();
-        self.work("purge", move |c| Box::pin(operations::purge(c, queue, age)))
+        self.operate("purge", move |c| Box::pin(operations::purge(c, queue, age)))
             .await
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use self::{
     sender::{Command, Sender},
-    sessions::Sessions,
+    sessions::{Commit, Sessions},
 };
 use crate::{Error, bounds::bounded, queue_name::QueueName, thread::EngineThread};
 
@@ -27,6 +27,9 @@ use crate::{Error, bounds::bounded, queue_name::QueueName, thread::EngineThread}
 /// The engine has connections of its own, so handlers that use all connections of your pool do not
 /// stop it: up to four for pushes, and four for each worker (to read, to extend, to delete, to listen).
 /// A call that fails or takes too long closes its connection.
+///
+/// A push waits until it is on disk. Reads and deletes do not: after a crash of the server, a job
+/// that was done in the last second can run again.
 ///
 /// # Examples
 ///
@@ -49,7 +52,9 @@ struct Inner {
     bound: Duration,
     options: PgConnectOptions,
     commands: mpsc::UnboundedSender<Command>,
-    /// Reads, ends and operations.
+    /// Pushes and operations.
+    durable: Arc<Sessions>,
+    /// Reads and ends.
     work: Arc<Sessions>,
     /// Extensions, so that they never wait for anything else.
     extend: Arc<Sessions>,
@@ -78,14 +83,17 @@ impl PgmqEngine {
     pub fn connect_with(options: PgConnectOptions, bound: Duration) -> Result<Self, Error> {
         let thread = EngineThread::start()
             .map_err(|error| Error::database("connect", sqlx::Error::Io(error)))?;
-        let sessions = || Arc::new(Sessions::new(options.clone(), bound));
+        let sessions = |commit| Arc::new(Sessions::new(options.clone(), bound, commit));
         let (commands, waiting) = mpsc::unbounded_channel();
-        thread.handle().spawn(Sender::run(sessions(), waiting));
-        let (work, extend) = (sessions(), sessions());
+        let durable = sessions(Commit::Durable);
+        let sender = Sender::run(Arc::clone(&durable), waiting);
+        thread.handle().spawn(sender);
+        let (work, extend) = (sessions(Commit::Soon), sessions(Commit::Soon));
         Ok(Self(Arc::new(Inner {
             bound,
             options,
             commands,
+            durable,
             work,
             extend,
             thread,

@@ -19,14 +19,26 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub(super) struct Sessions {
     options: PgConnectOptions,
     bound: Duration,
+    commit: Commit,
     idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
+/// Whether a statement waits until it is on disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// As the database has it: yes, unless somebody changed that.
+    Durable,
+    /// No. After a crash of the server, reads, extensions and deletes of the last second can be gone.
+    /// This leads to one more run.
+    Soon,
+}
+
 impl Sessions {
-    pub(super) fn new(options: PgConnectOptions, bound: Duration) -> Self {
+    pub(super) fn new(options: PgConnectOptions, bound: Duration, commit: Commit) -> Self {
         Self {
             options,
             bound,
+            commit,
             idle: Mutex::default(),
         }
     }
@@ -63,11 +75,14 @@ impl Sessions {
     /// server gives up a statement for which nobody waits any more.
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
-        let settings = format!(
+        let mut settings = format!(
             "SET default_transaction_isolation = 'read committed';
-             SET statement_timeout = {}",
+             SET statement_timeout = {};",
             self.bound.as_millis().max(1)
         );
+        if self.commit == Commit::Soon {
+            settings += "SET synchronous_commit = off;";
+        }
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings))
             .execute(&mut connection)
             .await?;

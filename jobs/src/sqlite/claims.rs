@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::statements::change;
 use crate::{
     engine::{Settled, Settlement},
-    message::{Claim, Message},
+    message::{Claim, Message, MessageRow},
     queue_name::QueueName,
     time::{later, now},
 };
@@ -26,7 +26,7 @@ pub(super) async fn read(
             ORDER BY visible_at, id LIMIT ?4
         )
         RETURNING id, read_count, enqueued_at, message, headers";
-    let rows = sqlx::query_as(sql)
+    let rows: Vec<MessageRow> = sqlx::query_as(sql)
         .bind(queue.as_str())
         .bind(now())
         .bind(later(invisible))

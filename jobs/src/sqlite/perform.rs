@@ -14,6 +14,17 @@ pub(super) async fn perform(
     connection: &mut SqliteConnection,
     batch: &[Command],
 ) -> Result<Vec<Outcome>, sqlx::Error> {
+    if let [
+        Command {
+            action: Action::Send { queue, message },
+            ..
+        },
+    ] = batch
+    {
+        // The plain statement is faster than the one for many messages.
+        let id = statements::send_one(connection, queue, message).await?;
+        return Ok(vec![Outcome::Id(Some(id))]);
+    }
     let messages = batch.iter().filter_map(|command| match &command.action {
         Action::Send { queue, message } => Some((queue, message)),
         _ => None,

@@ -14,21 +14,23 @@ use crate::{
 const INSERT: &str =
     "INSERT INTO background_jobs (queue, visible_at, enqueued_at, message, headers)";
 
-/// Sends a message over a connection of the caller.
+/// Sends one message.
 pub(super) async fn send_one(
     connection: &mut SqliteConnection,
     queue: &QueueName,
     message: &NewMessage,
 ) -> Result<i64, sqlx::Error> {
     let sql = sqlx::AssertSqlSafe(format!("{INSERT} VALUES (?, ?, ?, ?, ?) RETURNING id"));
-    sqlx::query_scalar(sql)
+    // `fetch_one` would return after the row and before the commit, whose error it ignores.
+    let ids: Vec<i64> = sqlx::query_scalar(sql)
         .bind(queue.as_str())
         .bind(visible_at(message))
         .bind(now())
         .bind(&message.body)
         .bind(message.headers_json())
-        .fetch_one(connection)
-        .await
+        .fetch_all(connection)
+        .await?;
+    ids.first().copied().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Sends messages in one statement. Returns their ids in the same order.

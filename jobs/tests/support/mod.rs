@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod large;
 pub mod postgres;
 pub mod proxy;
 
@@ -73,9 +74,20 @@ impl Database {
     }
 
     pub async fn engine(&self) -> Arc<dyn Engine> {
+        self.engine_with(Duration::from_secs(5)).await
+    }
+
+    /// An engine whose calls may take so long.
+    pub async fn engine_with(&self, bound: Duration) -> Arc<dyn Engine> {
         match self {
-            Self::Sqlite(_) => Arc::new(SqliteEngine::open(self.path()).await.expect("it opens")),
-            Self::Postgres(..) => Arc::new(self.pgmq()),
+            Self::Sqlite(_) => {
+                let engine = SqliteEngine::open_with(self.path(), bound).await;
+                Arc::new(engine.expect("it opens"))
+            }
+            Self::Postgres(..) => {
+                let options = self.url().parse().expect("the URL is one");
+                Arc::new(PgmqEngine::connect_with(options, bound).expect("it is prepared"))
+            }
         }
     }
 
