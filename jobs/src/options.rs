@@ -50,7 +50,7 @@ impl PushOptions {
         self
     }
 
-    /// Adds a header, which the handler finds in its [`JobContext`].
+    /// Adds a header, which the handler finds in its [`JobContext`](crate::JobContext).
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.headers.insert(name.into(), value.into());
