@@ -29,7 +29,7 @@ pub(super) enum Slot<T> {
     Used { serial: u64, value: T },
 }
 
-const SEGMENT: usize = 256;
+pub(super) const SEGMENT: usize = 256;
 
 impl<T> Slots<T> {
     #[inline]

@@ -12,7 +12,7 @@ use tokio::{sync::futures::OwnedNotified, task::AbortHandle, time::Instant};
 
 use super::{
     report::TaskInfo,
-    slots::{SlotKey, Slots},
+    slots::{SEGMENT, SlotKey, Slots},
     stats::{Counter, Stats},
     task_state::TaskState,
 };
@@ -181,20 +181,17 @@ impl TaskTable {
         owner: &(dyn Owner + 'static),
         name: &str,
     ) -> (usize, Vec<AbortHandle>) {
-        let mut stopped = 0;
-        let mut handles = Vec::new();
-        self.for_each_segment(|segment| {
-            for (_, entry) in segment {
-                let is_same_request = ptr::addr_eq(entry.owner.as_ptr(), owner);
-                let is_queued = entry.state == TaskState::Queued && entry.stop.is_none();
-                if is_same_request && is_queued && entry.name.as_deref() == Some(name) {
-                    entry.stop = Some(Stop::Remove);
-                    stopped += 1;
-                    handles.extend(entry.abort.clone());
-                }
+        let stopped = self.collect(|_, entry| {
+            let is_same_request = ptr::addr_eq(entry.owner.as_ptr(), owner);
+            let is_queued = entry.state == TaskState::Queued && entry.stop.is_none();
+            if is_same_request && is_queued && entry.name.as_deref() == Some(name) {
+                entry.stop = Some(Stop::Remove);
+                Some(entry.abort.clone())
+            } else {
+                None
             }
         });
-        (stopped, handles)
+        (stopped.len(), stopped.into_iter().flatten().collect())
     }
 
     /// Describes a task, and says why it should stop.
@@ -240,10 +237,7 @@ impl TaskTable {
     /// Returns all tasks, the oldest first. It is no snapshot: the lock is released between the
     /// segments of the table.
     pub(super) fn tasks(&self) -> Vec<TaskInfo> {
-        let mut tasks = Vec::new();
-        self.for_each_segment(|segment| {
-            tasks.extend(segment.map(|(key, entry)| Listed::new(key, entry)));
-        });
+        let mut tasks = self.collect(|key, entry| Some(Listed::new(key, entry)));
         tasks.sort_by_key(|task| task.serial);
         let now = Instant::now();
         tasks.into_iter().map(|task| task.describe(now)).collect()
@@ -251,35 +245,39 @@ impl TaskTable {
 
     /// Returns the handles of all spawned tasks, but not of those that may run after the shutdown.
     pub(super) fn abort_handles(&self) -> Vec<AbortHandle> {
-        let mut handles = Vec::new();
-        self.for_each_segment(|segment| {
-            let entries = segment
-                .map(|(_, entry)| entry)
-                .filter(|entry| !entry.is_fallback);
-            handles.extend(entries.filter_map(|entry| entry.abort.clone()));
-        });
-        handles
+        self.collect(|_, entry| {
+            if entry.is_fallback {
+                None
+            } else {
+                entry.abort.clone()
+            }
+        })
     }
 
     /// Returns all requests whose tasks wait.
     pub(super) fn owners(&self) -> Vec<Weak<dyn Owner>> {
-        let mut owners: Vec<Weak<dyn Owner>> = Vec::new();
-        self.for_each_segment(|segment| {
-            for (_, entry) in segment.filter(|(_, entry)| entry.state != TaskState::Running) {
-                owners.push(Weak::clone(&entry.owner));
-            }
+        let mut owners = self.collect(|_, entry| {
+            (entry.state != TaskState::Running).then(|| Weak::clone(&entry.owner))
         });
         owners.sort_by_key(|owner| owner.as_ptr().addr());
         owners.dedup_by(|one, other| ptr::addr_eq(one.as_ptr(), other.as_ptr()));
         owners
     }
 
-    fn for_each_segment(&self, mut f: impl FnMut(&mut dyn Iterator<Item = (Key, &mut Entry)>)) {
-        let mut number = 0;
-        while let Some(mut segment) = self.lock().tasks.segment(number) {
-            f(&mut segment);
-            number += 1;
+    /// Calls `f` with each entry, and returns what it returns. The lock is released between the
+    /// segments of the table.
+    fn collect<R>(&self, mut f: impl FnMut(Key, &mut Entry) -> Option<R>) -> Vec<R> {
+        let mut all = Vec::new();
+        for number in 0.. {
+            // Without the lock, because this may move all that was collected.
+            all.reserve(SEGMENT);
+            let mut inner = self.lock();
+            let Some(segment) = inner.tasks.segment(number) else {
+                break;
+            };
+            all.extend(segment.filter_map(|(key, entry)| f(key, entry)));
         }
+        all
     }
 
     /// Waits until no task is pending.
