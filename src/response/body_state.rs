@@ -52,12 +52,6 @@ pub(crate) struct BodyState {
     content_length: Option<ContentLength>,
     /// How many bytes of data the body has yielded.
     bytes: u64,
-    rare: Option<Box<Rare>>,
-}
-
-/// What only few responses show.
-#[derive(Debug, Default)]
-struct Rare {
     trailers: Option<Box<HeaderMap>>,
     grpc_status: Option<i32>,
 }
@@ -93,7 +87,7 @@ impl BodyState {
         // Only a response without a body has its gRPC status in the head.
         if at_end {
             if let Some(status) = grpc_status(headers) {
-                self.rare().grpc_status = Some(status);
+                self.grpc_status = Some(status);
             }
         }
     }
@@ -110,9 +104,8 @@ impl BodyState {
     pub(crate) fn note_trailers(&mut self, trailers: &HeaderMap, keep: bool) {
         self.was_polled = true;
         self.has_ended = true;
-        let rare = self.rare();
-        rare.grpc_status = grpc_status(trailers).or(rare.grpc_status);
-        rare.trailers = keep.then(|| Box::new(trailers.clone()));
+        self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+        self.trailers = keep.then(|| Box::new(trailers.clone()));
     }
 
     /// Notes that the body was polled, and yielded neither data nor trailers.
@@ -139,9 +132,7 @@ impl BodyState {
 
     /// Returns whether the head or the trailers had a gRPC status.
     pub(crate) fn has_grpc_status(&self) -> bool {
-        self.rare
-            .as_ref()
-            .is_some_and(|rare| rare.grpc_status.is_some())
+        self.grpc_status.is_some()
     }
 
     /// Returns whether the end of the body was seen.
@@ -258,22 +249,17 @@ impl BodyState {
         bytes_sent: Option<u64>,
         now: Instant,
     ) -> EndDetails {
-        let rare = self.rare.map_or_else(Rare::default, |rare| *rare);
         EndDetails {
             error,
             status: self.head.map(|head| head.status),
             bytes: self.bytes,
             bytes_sent,
-            trailers: rare.trailers,
+            trailers: self.trailers,
             is_grpc: self.is_grpc,
-            grpc_status: rare.grpc_status,
+            grpc_status: self.grpc_status,
             head_at: self.head.map(|head| head.at),
             ..EndDetails::new(kind, now)
         }
-    }
-
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
     }
 }
 
