@@ -51,6 +51,7 @@ impl Observer for Reporter {
             json!({
                 "clean": report.is_clean(),
                 "finished": report.finished(),
+                "fell_back": report.fell_back(),
                 "cancelled": report.cancelled(),
                 "abandoned": abandoned,
                 "open": report.open_responses(),

@@ -335,25 +335,39 @@ impl Error for RequestReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ShutdownReport {
     pub(super) finished: u64,
+    pub(super) fell_back: u64,
     pub(super) cancelled: u64,
     pub(super) abandoned: Vec<TaskInfo>,
     pub(super) open_responses: usize,
 }
 
 impl ShutdownReport {
-    /// Returns whether all responses and tasks ended within the grace.
+    /// Returns whether nothing was cut short: no task was cancelled or aborted, and no response was
+    /// open in the end.
+    ///
+    /// A task whose shutdown fallback succeeded does not make a shutdown unclean, because its work
+    /// is not lost.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.cancelled == 0 && self.abandoned.is_empty() && self.open_responses == 0
     }
 
-    /// Returns how many tasks ended within the grace, in whatever way.
+    /// Returns how many tasks ended within the grace, in whatever way. Tasks that
+    /// [fell back](Self::fell_back) are not among them.
     #[must_use]
     pub const fn finished(&self) -> u64 {
         self.finished
     }
 
-    /// Returns how many tasks ended after they were cancelled, and before the rest was aborted.
+    /// Returns how many tasks had a [shutdown fallback](crate::Task::shutdown_fallback) that
+    /// succeeded in their place.
+    #[must_use]
+    pub const fn fell_back(&self) -> u64 {
+        self.fell_back
+    }
+
+    /// Returns how many tasks ended after they were cancelled, and before the rest was aborted. A
+    /// task whose shutdown fallback failed then is among them.
     #[must_use]
     pub const fn cancelled(&self) -> u64 {
         self.cancelled
@@ -371,37 +385,63 @@ impl ShutdownReport {
     pub const fn open_responses(&self) -> usize {
         self.open_responses
     }
+
+    /// Returns the text of the event that says that the shutdown was not clean.
+    pub(super) fn warning(&self) -> String {
+        let were = |count: u64, what: &str, how: &str| match count {
+            1 => format!("1 {what} was {how}"),
+            _ => format!("{count} {what}s were {how}"),
+        };
+        let abandoned = self.abandoned.len() as u64;
+        let responses = self.open_responses as u64;
+        format!(
+            "the grace was too short: {}, {}, {}{}",
+            were(self.cancelled, "task", "cancelled"),
+            were(abandoned, "task", "dropped"),
+            were(responses, "response", "open"),
+            First(": ", &self.abandoned),
+        )
+    }
 }
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_clean() {
-            return write!(f, "clean shutdown, finished tasks: {}", self.finished);
+        let is_clean = self.is_clean();
+        let how = if is_clean { "clean" } else { "incomplete" };
+        write!(f, "{how} shutdown, finished tasks: {}", self.finished)?;
+        if self.fell_back > 0 {
+            write!(f, ", tasks that fell back: {}", self.fell_back)?;
+        }
+        if is_clean {
+            return Ok(());
         }
         write!(
             f,
-            "incomplete shutdown, finished tasks: {}, cancelled tasks: {}, open responses: {}, \
-             dropped tasks: {}",
-            self.finished,
+            ", cancelled tasks: {}, open responses: {}, dropped tasks: {}",
             self.cancelled,
             self.open_responses,
             self.abandoned.len()
         )?;
-        list(f, " (", &self.abandoned)?;
+        First(" (", &self.abandoned).fmt(f)?;
         f.write_str(if self.abandoned.is_empty() { "" } else { ")" })
     }
 }
 
-/// Writes the first tasks, after this text.
-fn list(f: &mut fmt::Formatter<'_>, before: &str, tasks: &[TaskInfo]) -> fmt::Result {
-    const SHOWN: usize = 10;
-    for (index, task) in tasks.iter().take(SHOWN).enumerate() {
-        write!(f, "{}{task}", if index == 0 { before } else { "; " })?;
+/// Prints the first tasks, after this text. Prints nothing if there is no task.
+struct First<'a>(&'static str, &'a [TaskInfo]);
+
+impl fmt::Display for First<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        let Self(before, tasks) = self;
+        for (index, task) in tasks.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{task}", if index == 0 { before } else { "; " })?;
+        }
+        if tasks.len() > SHOWN {
+            write!(f, "; and {} more", tasks.len() - SHOWN)?;
+        }
+        Ok(())
     }
-    if tasks.len() > SHOWN {
-        write!(f, "; and {} more", tasks.len() - SHOWN)?;
-    }
-    Ok(())
 }
 
 /// A supervisor was not idle in time: which tasks have not ended, and how many responses are open.
@@ -455,7 +495,7 @@ impl fmt::Display for Busy {
             1 => f.write_str("1 task has not ended")?,
             tasks => write!(f, "{tasks} tasks have not ended")?,
         }
-        list(f, ": ", &self.tasks)?;
+        First(": ", &self.tasks).fmt(f)?;
         if self
             .tasks
             .iter()

@@ -55,7 +55,7 @@ impl Supervisor {
     /// same time.
     ///
     /// You can call it from several places. All calls return the same report, and the shortest
-    /// grace counts.
+    /// grace counts. A call after the shutdown returns this report again.
     ///
     /// # Cancel safety
     ///
@@ -142,22 +142,19 @@ impl Supervisor {
         let mut is_first = false;
         let report = self.report().get_or_init(|| {
             is_first = true;
-            let (finished, cancelled) = self.table().shutdown_counts();
+            let counts = self.table().shutdown_counts();
             let abandoned = self.abandoned().get().cloned().unwrap_or_default();
             ShutdownReport {
-                finished,
-                cancelled,
+                finished: counts.finished,
+                fell_back: counts.fell_back,
+                cancelled: counts.cancelled,
                 abandoned,
                 open_responses,
             }
         });
         if is_first {
             if !report.is_clean() {
-                trace::shutdown_incomplete(
-                    report.cancelled(),
-                    report.abandoned().len(),
-                    report.open_responses(),
-                );
+                trace::shutdown_incomplete(&report.warning());
             }
             self.observers()
                 .notify(|observer| observer.on_shutdown(report));

@@ -73,9 +73,18 @@ struct Inner {
     without_request: u64,
     /// How many callers wait for tasks to end.
     waiters: usize,
-    /// How many tasks ended within the grace of a shutdown, and how many after they were cancelled.
-    finished: u64,
-    cancelled: u64,
+    shutdown: ShutdownCounts,
+}
+
+/// How many tasks ended in a shutdown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ShutdownCounts {
+    /// Within the grace.
+    pub(super) finished: u64,
+    /// By their fallback.
+    pub(super) fell_back: u64,
+    /// After they were cancelled.
+    pub(super) cancelled: u64,
 }
 
 pub(super) struct Entry {
@@ -214,12 +223,15 @@ impl TaskTable {
         };
         let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
         *inner.stats.of(entry.state) -= 1;
+        let fell_back = inner.stats.fell_back;
         outcome(&mut inner.stats);
+        let fell_back = inner.stats.fell_back > fell_back;
         inner.without_request -= u64::from(!entry.has_request);
         match inner.phase {
-            Phase::Draining => inner.finished += 1,
-            Phase::Cancelling => inner.cancelled += 1,
             Phase::Open | Phase::Sealed => {}
+            Phase::Draining | Phase::Cancelling if fell_back => inner.shutdown.fell_back += 1,
+            Phase::Draining => inner.shutdown.finished += 1,
+            Phase::Cancelling => inner.shutdown.cancelled += 1,
         }
         let is_idle = inner.waiters > 0 && inner.stats.pending() == 0;
         let has_capacity = was_full && inner.pending_of_requests() < self.max_pending;
@@ -331,10 +343,9 @@ impl TaskTable {
         is_idle
     }
 
-    /// Returns how many tasks ended within the grace, and how many after they were cancelled.
-    pub(super) fn shutdown_counts(&self) -> (u64, u64) {
-        let inner = self.lock();
-        (inner.finished, inner.cancelled)
+    /// Returns how many tasks ended in the shutdown.
+    pub(super) fn shutdown_counts(&self) -> ShutdownCounts {
+        self.lock().shutdown
     }
 
     #[inline]

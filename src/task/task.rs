@@ -261,7 +261,8 @@ impl Task {
     /// its head.
     ///
     /// Success of the fallback is [`Outcome::FellBack`](crate::Outcome::FellBack), and an error is
-    /// [`Outcome::Failed`](crate::Outcome::Failed). A blocking function that runs already cannot be
+    /// [`Outcome::Failed`](crate::Outcome::Failed). It runs only in a shutdown, and not if the
+    /// runtime ends without one. A blocking function that runs already cannot be
     /// dropped: its context is cancelled, and the fallback runs while the function may still run.
     ///
     /// # Examples

@@ -12,12 +12,19 @@ macro_rules! event {
         let event = || tracing::$level!(target: "tower_background", $($field = $value,)* $message);
         let _ = crate::util::panic::catch(event);
     }};
+    ($level:ident, $message:ident) => {{
+        let event = || tracing::$level!(target: "tower_background", "{}", $message);
+        let _ = crate::util::panic::catch(event);
+    }};
 }
 
 #[cfg(not(feature = "tracing"))]
 macro_rules! event {
     ($level:ident, { $($field:ident = $value:expr),* $(,)? }, $message:expr) => {{
         let _ = ($(&$value,)* $message);
+    }};
+    ($level:ident, $message:ident) => {{
+        let _ = $message;
     }};
 }
 
@@ -118,8 +125,8 @@ pub(crate) fn refused(name: Option<&str>, request: RequestFields<'_>) {
             path = request.path,
             request_id = request.id,
         },
-        "a background task was refused and dropped: its supervisor was shut down; add tasks before \
-         `shutdown` returns, or give the task a `shutdown_fallback`"
+        "a background task was refused and dropped: its supervisor was shut down; call `shutdown` \
+         after the server has stopped, or give the task a `shutdown_fallback`"
     );
 }
 
@@ -160,14 +167,6 @@ pub(crate) fn untracked(path: &str) {
 }
 
 /// Logs that a shutdown did not wait for everything.
-pub(crate) fn shutdown_incomplete(cancelled: u64, abandoned: usize, open_responses: usize) {
-    event!(
-        warn,
-        {
-            cancelled = cancelled,
-            abandoned = abandoned,
-            open_responses = open_responses,
-        },
-        "a shutdown ended before all tasks and responses had finished"
-    );
+pub(crate) fn shutdown_incomplete(message: &str) {
+    event!(warn, message);
 }
