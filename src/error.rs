@@ -93,7 +93,8 @@ impl Error for MissingLayer {}
 /// The calling code does not belong to a request.
 ///
 /// Code belongs to a request if the handler, the response body or a task of that request runs it.
-/// Code inside `tokio::spawn` belongs to no request.
+/// Code inside `tokio::spawn` belongs to no request. The code of a WebSocket, such as axum's
+/// `on_upgrade`, does not either: use [`Supervisor::spawn`](crate::Supervisor::spawn) there.
 ///
 /// `Debug` prints the same text as `Display`, so that the panic of `unwrap` says what to do.
 ///
@@ -102,6 +103,7 @@ impl Error for MissingLayer {}
 /// ```
 /// let error = tower_background::defer(async {}).unwrap_err();
 /// assert!(error.to_string().contains("clone of `BackgroundTasks`"));
+/// assert!(error.to_string().contains("`Supervisor::spawn`"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,7 +119,8 @@ impl fmt::Display for NotInRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "this code does not run inside a request that passed a `BackgroundLayer`: in \
-             `tokio::spawn` or on a thread, use a clone of `BackgroundTasks` that you move there",
+             `tokio::spawn` or on a thread, use a clone of `BackgroundTasks` that you move there; \
+             in a WebSocket, use `Supervisor::spawn`",
         )
     }
 }

@@ -1,6 +1,6 @@
 //! [`ResponseEnd`]: how a response ended.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use super::{request_info::RequestInfo, response_error::ResponseError};
 /// }
 /// # let _ = audit;
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ResponseEnd {
     request: RequestInfo,
     details: EndDetails,
@@ -160,6 +160,26 @@ impl ResponseEnd {
             None => !is_grpc,
         };
         is_intact && grpc_is_ok && status.is_some_and(|status| status.as_u16() < 400)
+    }
+}
+
+/// Prints what most people look for, in a few words. The other values have methods.
+impl fmt::Debug for ResponseEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut end = f.debug_struct("ResponseEnd");
+        end.field("kind", &self.kind())
+            .field("method", self.method())
+            .field("path", &self.path())
+            .field("status", &self.status())
+            .field("bytes", &self.bytes())
+            .field("elapsed", &self.elapsed());
+        if let Some(status) = self.grpc_status() {
+            end.field("grpc_status", &status);
+        }
+        if let Some(error) = self.error() {
+            end.field("error", &error);
+        }
+        end.finish_non_exhaustive()
     }
 }
 

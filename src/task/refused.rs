@@ -58,12 +58,13 @@ impl fmt::Debug for Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name.as_deref() {
-            Some(name) => write!(
-                f,
-                "the task `{name}` was refused: its supervisor was shut down"
-            ),
-            None => f.write_str("a task was refused: its supervisor was shut down"),
+            Some(name) => write!(f, "the task `{name}`")?,
+            None => f.write_str("a task")?,
         }
+        f.write_str(
+            " was refused: its supervisor was shut down; call `shutdown` after the server has \
+             stopped",
+        )
     }
 }
 

@@ -30,6 +30,22 @@ async fn held(kind: EndKind, status: StatusCode) -> Vec<&'static str> {
     held
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_end_is_printed_in_few_words() {
+    let tasks = BackgroundTasks::for_test();
+    let (print, printed) = tokio::sync::oneshot::channel();
+    tasks.add(Task::with_context(|cx| async move {
+        let end = cx.end().expect("the task has a request");
+        print.send(format!("{end:?}")).expect("the test is there");
+    }));
+    soon(tasks.end_for_test(EndKind::Complete, StatusCode::OK)).await;
+    assert_eq!(
+        printed.await.expect("the task ran"),
+        "ResponseEnd { kind: Complete, method: GET, path: \"/\", status: Some(200), bytes: 0, \
+         elapsed: 0ns, .. }"
+    );
+}
+
 /// The table of the documentation of [`When`], where there is a head.
 #[tokio::test]
 async fn after_each_end_with_a_head() {

@@ -233,7 +233,8 @@ async fn a_refused_task_is_given_back() {
         .expect_err("the supervisor was shut down");
     assert_eq!(
         refused.to_string(),
-        "the task `late` was refused: its supervisor was shut down"
+        "the task `late` was refused: its supervisor was shut down; call `shutdown` after \
+         the server has stopped"
     );
     assert_eq!(
         (supervisor.stats().refused, supervisor.stats().added()),
