@@ -18,6 +18,6 @@ pub use self::{
     case::{Case, PATIENCE, run},
     client::{Client, Messages, Protocol},
     servers::{Running, SERVERS, Server},
-    table::{short_table, table},
+    table::{groups, short_table, table},
     target::{Io, Target},
 };

@@ -32,6 +32,15 @@ pub async fn table() -> String {
     markdown(&rows)
 }
 
+/// Returns the groups of servers with their protocols, as the main README names them.
+#[must_use]
+pub fn groups() -> Vec<String> {
+    SERVERS
+        .chunk_by(|a, b| a.group == b.group)
+        .map(|group| format!("{} ({})", group[0].group, protocols(group, |_| true)))
+        .collect()
+}
+
 /// Returns which cases run on which groups of servers, as a table.
 #[must_use]
 pub fn short_table() -> String {

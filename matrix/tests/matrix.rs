@@ -5,7 +5,7 @@
 use std::env;
 
 use tokio::task::JoinSet;
-use tower_background_matrix::{Case, SERVERS, Server, run, short_table};
+use tower_background_matrix::{Case, SERVERS, Server, groups, run, short_table};
 
 const README: &str = include_str!("../README.md");
 const MAIN_README: &str = include_str!("../../README.md");
@@ -49,10 +49,19 @@ async fn every_cell() {
 }
 
 #[test]
-fn the_short_table_is_in_the_main_readme() {
+fn the_short_table_is_in_the_readme() {
     let table = short_table();
     assert!(
-        MAIN_README.contains(&table),
+        README.contains(&table),
         "the README should have this table:\n{table}"
     );
+}
+
+#[test]
+fn the_main_readme_names_the_servers() {
+    let words: Vec<_> = MAIN_README.split_whitespace().collect();
+    let text = words.join(" ");
+    for group in groups() {
+        assert!(text.contains(&group), "the README should name {group}");
+    }
 }

@@ -207,7 +207,8 @@ async fn answer(seen: &Seen, answer: Answer, client: Client) {
 fn features(markdown: &str) -> Vec<String> {
     let rows = table(markdown, "feature");
     rows.iter()
-        .map(|row| row[0].trim_matches('`').to_owned())
+        .flat_map(|row| row[0].split(", "))
+        .map(|name| name.trim_matches('`').to_owned())
         .collect()
 }
 
