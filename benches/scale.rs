@@ -210,7 +210,7 @@ impl Run {
         for _ in 0..repeats {
             self.once(&mut service).await;
         }
-        (cpu_time() - before).as_secs_f64() * 1e9 / (repeats * self.number) as f64
+        cpu_time().saturating_sub(before).as_secs_f64() * 1e9 / (repeats * self.number) as f64
     }
 
     /// Lets all tasks wait at once, and then end.
