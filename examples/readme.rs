@@ -35,7 +35,7 @@ async fn main() -> Result<(), BoxError> {
         .with_graceful_shutdown(async { signal::ctrl_c().await.expect("no other handler") })
         .await?;
 
-    // The server has stopped. Give the tasks that are left 10 seconds.
+    // The server has stopped. Give the tasks that are left 10 seconds, and 1 more to cancel.
     println!("{}", supervisor.shutdown(Duration::from_secs(10)).await);
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::{
     report::{TaskInfo, TaskReport},
     reporter::RequestReporter,
     scope::TaskScope,
-    stats::Stats,
+    stats::{Counter, Stats},
     supervisor::Supervisor,
     table::{Entry, Key, Owner, Stop},
     task_state::TaskState,
@@ -259,7 +259,7 @@ impl TaskGuard {
         if is_awaited || metrics::is_wanted() || level(&outcome).is_wanted() {
             // Before the task is counted as ended: who waits for an idle supervisor expects that
             // everybody was told.
-            self.tell(outcome);
+            self.tell(outcome, counter);
         } else {
             outcome.discard();
         }
@@ -269,7 +269,7 @@ impl TaskGuard {
     }
 
     /// Tells metrics, logs, observers and the handle of the task how it ended.
-    fn tell(&mut self, outcome: Outcome) {
+    fn tell(&mut self, outcome: Outcome, counter: Counter) {
         let Some((task, since, _)) = self.supervisor.table().describe(self.key) else {
             return outcome.discard();
         };
@@ -303,7 +303,7 @@ impl TaskGuard {
             let _ = handle.send(original).map_err(Outcome::discard);
         }
         match extra.reporter.take() {
-            Some(reporter) => reporter.end(report, self.supervisor.observers()),
+            Some(reporter) => reporter.end(report, counter, self.supervisor.observers()),
             None => drop(report),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     observer::Observers,
     report::{RequestReport, TaskReport},
-    stats::Stats,
+    stats::{Counter, Stats},
 };
 use crate::{
     response::ResponseEnd,
@@ -42,11 +42,11 @@ impl RequestReporter {
     }
 
     /// Notes how a task ended, and reports if it was the last one.
-    pub(super) fn end(&self, report: TaskReport, observers: &Observers) {
+    pub(super) fn end(&self, report: TaskReport, count: Counter, observers: &Observers) {
         let mut discarded = None;
         let mut collected = lock(&self.0);
         collected.pending -= 1;
-        Stats::counter(&report.outcome)(&mut collected.stats);
+        count(&mut collected.stats);
         if report.outcome.is_failure() && collected.failures.len() < RequestReport::MAX_FAILURES {
             collected.failures.push(report);
         } else {

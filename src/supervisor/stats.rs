@@ -45,7 +45,8 @@ pub struct Stats {
     pub aborted: u64,
     /// Tasks that were taken back before they started.
     pub removed: u64,
-    /// Tasks that did not start, because their condition did not hold.
+    /// Tasks that did not start: their condition did not hold, another task had their key, or a task
+    /// before them failed.
     pub skipped: u64,
     /// How many of the skipped tasks had the [key](crate::Task::unique) of another task.
     pub duplicates: u64,

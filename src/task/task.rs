@@ -142,6 +142,9 @@ impl Task {
     /// Creates a task that runs a function on [tokio's threads for blocking
     /// work](tokio::task::spawn_blocking).
     ///
+    /// Nothing can stop a function that runs. A shutdown counts it as aborted, but the runtime, and
+    /// so the process, waits for it.
+    ///
     /// # Examples
     ///
     /// ```

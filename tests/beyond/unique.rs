@@ -1,5 +1,7 @@
 //! `Task::unique` allows only one task with a key to wait or run at a time.
 
+use std::sync::{Arc, Mutex};
+
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -8,7 +10,10 @@ use axum::{
 use http::Request;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
-use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor, Task, When};
+use tower_background::{
+    BackgroundLayer, BackgroundTasks, Observer, Stats, Supervisor, Task, When,
+    report::RequestReport,
+};
 
 use crate::common::{Call, Held, answered, output, settle, soon, until};
 
@@ -164,4 +169,32 @@ async fn the_example_refreshes_once() {
         output("unique", "axum").await,
         "refreshes: 1, duplicates: 99\n"
     );
+}
+
+/// The statistics of the last request whose tasks have ended.
+#[derive(Clone, Default)]
+struct Last(Arc<Mutex<Option<Stats>>>);
+
+impl Observer for Last {
+    fn on_request_done(&self, report: &RequestReport) {
+        *self.0.lock().unwrap() = Some(*report.stats());
+    }
+}
+
+#[tokio::test]
+async fn the_report_of_a_request_counts_duplicates() {
+    let last = Last::default();
+    let supervisor = Supervisor::builder().observer(last.clone()).build();
+    let (open, closed) = tokio::sync::oneshot::channel::<()>();
+    let first = supervisor.spawn(Task::new(async { drop(closed.await) }).unique("key"));
+    let first = first.expect("it is not refused");
+    let call = Call::new(&supervisor, "/");
+    call.tasks.add(Task::new(async {}).unique("key"));
+    tokio::task::yield_now().await;
+    call.finish().await;
+    until(async || supervisor.stats().duplicates == 1).await;
+    let stats = last.0.lock().unwrap().expect("the request is done");
+    assert_eq!((stats.skipped, stats.duplicates), (1, 1));
+    drop(open);
+    soon(first).await;
 }
