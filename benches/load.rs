@@ -79,9 +79,11 @@ fn main() {
             let requests = requests.parse().expect("a number");
             runtime().block_on(generate(server, address, requests));
         }
-        ["one", server, requests] => {
+        ["one", server, way, tasks, requests] => {
+            let way = WAYS.into_iter().find(|known| *known == way);
+            let tasks = tasks.parse().expect("a number");
             let requests = requests.parse().expect("a number");
-            let numbers = round(server, LAYER, 1, requests);
+            let numbers = round(server, way.expect("a way"), tasks, requests);
             println!("{}", numbers.map(|number| number.to_string()).join(" "));
         }
         ["beside", other, ..] => beside(other),
@@ -167,7 +169,7 @@ fn beside(other: &str) {
             // Each program is the first one of every second pair.
             for which in [number % 2, (number + 1) % 2] {
                 let output = std::process::Command::new(programs[which])
-                    .args(["one", server, &(requests / divisor).to_string()])
+                    .args(["one", server, LAYER, "1", &(requests / divisor).to_string()])
                     .stderr(Stdio::inherit())
                     .output()
                     .expect("the program runs");

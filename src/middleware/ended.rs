@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "sent")]
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -13,6 +14,10 @@ use crate::{
 };
 
 /// A response whose body is dropped. [`finish`](Self::finish) ends it and starts its tasks.
+#[cfg_attr(
+    not(feature = "sent"),
+    expect(dead_code, reason = "only a tracked connection finishes it")
+)]
 pub(crate) struct EndedResponse {
     state: Arc<RequestState>,
     body: BodyState,
@@ -34,24 +39,17 @@ impl EndedResponse {
             _open: open,
         }
     }
-
-    /// Ends the response.
-    pub(crate) fn finish(self, bytes_sent: Option<u64>) {
-        let now = Instant::now();
-        let details = self.body.into_details(self.judgement, bytes_sent, now);
-        self.state.finish(details, now);
-    }
-
-    pub(super) fn warn_of_untracked(&self) {
-        // The path is copied, because a subscriber may use the tasks of the request.
-        self.state
-            .supervisor()
-            .warn_of_untracked(&self.state.path());
-    }
 }
 
 #[cfg(feature = "sent")]
 impl EndedResponse {
+    /// Ends the response.
+    pub(crate) fn finish(mut self, bytes_sent: Option<u64>) {
+        let now = Instant::now();
+        let details = self.body.details(self.judgement, bytes_sent, now);
+        self.state.finish(details, now);
+    }
+
     /// Returns whether the server has all of the response.
     pub(crate) fn is_complete(&self) -> bool {
         self.judgement.0 == EndKind::Complete

@@ -222,13 +222,6 @@ impl ResponseTracker {
         }
     }
 
-    /// Ends the response.
-    fn end(&mut self) {
-        if let Some(tracked) = self.0.take() {
-            tracked.end();
-        }
-    }
-
     /// Notes that the body returned `None`, which ends the response. Returns a frame that goes out
     /// in place of the `None`.
     pub(super) fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
@@ -267,12 +260,15 @@ impl ResponseTracker {
 impl Drop for ResponseTracker {
     #[inline]
     fn drop(&mut self) {
-        if self
-            .0
-            .as_mut()
-            .is_some_and(|tracked| !tracked.is_unwatched())
-        {
-            self.end();
+        let Some(tracked) = &mut self.0 else { return };
+        match tracked.extra.take() {
+            None if tracked.is_watched() => tracked.end(None),
+            None => {}
+            Some(extra) => {
+                if let Some(tracked) = self.0.take() {
+                    tracked.end_or_hand_over(extra);
+                }
+            }
         }
     }
 }
@@ -343,7 +339,8 @@ impl Tracked {
                 );
             }
         } else if let Some(trailers) = frame.trailers_mut() {
-            self.body.note_trailers(trailers, self.is_watched());
+            let keep = self.is_watched();
+            self.body.note_trailers(trailers, keep);
             if let Some(delivery) = self.delivery() {
                 delivery.trailers(trailers, before);
             }
@@ -353,38 +350,36 @@ impl Tracked {
     }
 
     /// Returns whether anybody can ask how the response ends.
-    fn is_watched(&self) -> bool {
-        Arc::strong_count(&self.state) > 1 || self.state.is_watched()
+    fn is_watched(&mut self) -> bool {
+        Arc::get_mut(&mut self.state).is_none_or(RequestState::is_watched)
     }
 
-    /// Returns whether nobody can ask any more how the response ends.
-    fn is_unwatched(&mut self) -> bool {
-        self.extra.is_none()
-            && Arc::get_mut(&mut self.state).is_some_and(|state| !state.is_watched())
-    }
-
-    /// Ends the response. Only the drop of its tracker calls this.
-    fn end(mut self) {
-        let known = self.extra.as_ref().and_then(|extra| extra.judgement);
-        let judgement = known.unwrap_or_else(|| self.state.judge(&self.body));
-        let mut delivery = None;
-        if let Some(extra) = &mut self.extra {
-            if let Some(head_guard) = extra.head_guard.take() {
-                extra.judgement = Some(judgement);
-                return head_guard.give(ResponseTracker(Some(self)));
-            }
-            delivery = extra.delivery.take();
+    /// Ends the response. `known` is how it ends, if that is known.
+    fn end(&mut self, known: Option<Judgement>) {
+        if self.state.waits_for_last_byte() {
+            self.state.warn_of_untracked();
         }
+        let judgement = known.unwrap_or_else(|| self.state.judge(&self.body));
+        let now = Instant::now();
+        self.state
+            .finish(self.body.details(judgement, None, now), now);
+    }
+
+    /// Ends the response, or leaves that to what is dropped later.
+    fn end_or_hand_over(mut self, mut extra: Box<Extra>) {
+        let judgement = extra
+            .judgement
+            .unwrap_or_else(|| self.state.judge(&self.body));
         let waits_for_last_byte = self.state.waits_for_last_byte();
-        let response = EndedResponse::new(self.state, self.body, judgement, self.open);
-        match delivery {
-            Some(delivery) if waits_for_last_byte => delivery.wait(response),
-            _ => {
-                if waits_for_last_byte {
-                    response.warn_of_untracked();
-                }
-                response.finish(None);
-            }
+        if let Some(head_guard) = extra.head_guard.take() {
+            extra.judgement = Some(judgement);
+            self.extra = Some(extra);
+            head_guard.give(ResponseTracker(Some(self)));
+        } else if let Some(delivery) = extra.delivery.filter(|_| waits_for_last_byte) {
+            let response = EndedResponse::new(self.state, self.body, judgement, self.open);
+            delivery.wait(response);
+        } else {
+            self.end(Some(judgement));
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     task::{Order, Outcome, StartOn},
     util::{
         bounded,
-        sync::{Mutex, MutexGuard, lock},
+        sync::{Mutex, MutexGuard, get_mut, lock},
         trace::ids_are_wanted,
     },
 };
@@ -152,8 +152,8 @@ impl RequestState {
     }
 
     /// Returns whether tasks wait for the end of the response, or observers do.
-    pub(crate) fn is_watched(&self) -> bool {
-        !self.supervisor.observers().is_empty() || !self.lock().queue.is_empty()
+    pub(crate) fn is_watched(&mut self) -> bool {
+        !self.supervisor.observers().is_empty() || !get_mut(&mut self.inner).queue.is_empty()
     }
 
     /// Notes how much data the body has yielded.
@@ -210,6 +210,12 @@ impl RequestState {
             (None, Some(end)) => end.path().into(),
             (None, None) => Box::default(),
         }
+    }
+
+    /// Warns that tasks wait for the last byte, and that nothing tells when it is sent.
+    pub(crate) fn warn_of_untracked(&self) {
+        // The path is copied, because a subscriber may use the tasks of the request.
+        self.supervisor.warn_of_untracked(&self.path());
     }
 
     /// Returns the first line of the request. Only a response asks, so there is a request.

@@ -242,9 +242,9 @@ impl BodyState {
         }
     }
 
-    /// Turns what was seen into what a [`ResponseEnd`](super::ResponseEnd) says of the response.
-    pub(crate) fn into_details(
-        self,
+    /// Returns what a [`ResponseEnd`](super::ResponseEnd) says of the response. Takes the trailers.
+    pub(crate) fn details(
+        &mut self,
         (kind, error): Judgement,
         bytes_sent: Option<u64>,
         now: Instant,
@@ -254,7 +254,7 @@ impl BodyState {
             status: self.head.map(|head| head.status),
             bytes: self.bytes,
             bytes_sent,
-            trailers: self.trailers,
+            trailers: self.trailers.take(),
             is_grpc: self.is_grpc,
             grpc_status: self.grpc_status,
             head_at: self.head.map(|head| head.at),

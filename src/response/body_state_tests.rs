@@ -116,9 +116,9 @@ impl Case {
 
     /// Returns what is known at the end.
     fn details(&self, version: Version) -> EndDetails {
-        let state = self.state();
+        let mut state = self.state();
         let judgement = state.judge(&self.method, version);
-        state.into_details(judgement, None, Instant::now())
+        state.details(judgement, None, Instant::now())
     }
 }
 

@@ -5,6 +5,8 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The `content-length` of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ContentLength {
@@ -38,13 +40,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Reads `grpc-status` from a head or from trailers.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<i32> {
-    headers
-        .get("grpc-status")?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    let status = find(headers, &GRPC_STATUS)?;
+    status.to_str().ok()?.trim().parse().ok()
 }
 
 /// Up to so many headers, it is faster to compare each name than to hash the wanted one.
