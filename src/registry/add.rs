@@ -46,7 +46,6 @@ impl RequestState {
             has_request: self.has_request(),
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
-            end: inner.end.clone(),
             extra,
         };
         let waits = is_deferred || inner.order != Order::Concurrent;
@@ -58,7 +57,10 @@ impl RequestState {
                 return Err(self.refuse(task, gauge));
             }
         };
-        if let Some(reporter) = inner.reporter(&self.supervisor) {
+        if let Some(end) = inner.early_end.as_ref().filter(|_| !self.has_ended()) {
+            guard.set_early_end(Arc::clone(end));
+        }
+        if let Some(reporter) = self.reporter(&mut inner) {
             guard.set_reporter(reporter);
         }
         let fallback = if is_closed {
@@ -103,7 +105,7 @@ impl RequestState {
     fn start_late(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, mut queued: Queued) {
         let runtime = inner.runtime(&self.supervisor);
         drop(inner);
-        queued.acquire();
+        self.acquire(&mut queued);
         if let Some(runtime) = runtime {
             drop(self.spawn(&runtime, queued, false));
         }

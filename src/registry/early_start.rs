@@ -10,7 +10,7 @@ use super::{
     state::{Inner, RequestState},
 };
 use crate::{
-    response::RequestInfo,
+    response::{RequestInfo, ResponseEnd},
     supervisor::{Owner, Phase},
 };
 
@@ -35,7 +35,7 @@ impl RequestState {
     fn start_unfinished(self: &Arc<Self>) {
         if let Some(request) = self.request() {
             let end = Arc::new(self.unfinished_end(request));
-            self.start(self.lock(), end, Instant::now(), false);
+            self.start(self.lock(), Some(end), Instant::now(), false);
         }
     }
 
@@ -73,7 +73,7 @@ impl RequestState {
             // They waited for their turn in a sequence.
             let mut tasks = inner.take_queued(has_fallback);
             drop(inner);
-            tasks.iter_mut().for_each(Queued::acquire);
+            tasks.iter_mut().for_each(|queued| self.acquire(queued));
             return self.spawn_all(tasks, runtime, false);
         }
         let Some(request) = self.request_now(&inner) else {
@@ -85,7 +85,7 @@ impl RequestState {
             has_fallback(queued) && queued.task.condition().is_decided(&end)
         });
         drop(inner);
-        self.allow(&mut tasks, &end, Instant::now(), false);
+        self.allow(&mut tasks, Some(&end), Instant::now(), false);
         self.spawn_all(tasks, runtime, false);
     }
 }
@@ -93,6 +93,10 @@ impl RequestState {
 impl Owner for RequestState {
     fn request(&self) -> Option<RequestInfo> {
         self.request()
+    }
+
+    fn end(&self) -> Option<Arc<ResponseEnd>> {
+        self.end().cloned()
     }
 
     fn shut_down(self: Arc<Self>, phase: Phase) {

@@ -23,23 +23,4 @@ impl Queued {
             acquire: Acquire::UNLIMITED,
         }
     }
-
-    /// Takes a permit, or the last place in the queue for one.
-    ///
-    /// This is done when the task becomes ready, and not when it first runs, because the runtime
-    /// decides which task runs first.
-    #[inline]
-    pub(super) fn acquire(&mut self) {
-        let (supervisor, limit) = (self.guard.supervisor(), self.task.shared_limit());
-        if limit.is_none() && !supervisor.limits_tasks() {
-            return;
-        }
-        let falls_back = self.task.has_fallback() && supervisor.is_cancelled();
-        self.acquire = if falls_back || self.task.is_fallback() {
-            Acquire::UNLIMITED
-        } else {
-            let has_request = self.guard.end().is_some();
-            supervisor.acquire(limit, has_request, self.task.is_blocking())
-        };
-    }
 }

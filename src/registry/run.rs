@@ -15,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{current::enter_request, queued::Queued, state::RequestState};
 use crate::{
-    supervisor::Acquire,
+    response::ResponseEnd,
+    supervisor::{Acquire, TaskGuard},
     task::{BlockingFunction, Outcome, TaskContext, WorkResult},
     util::catch,
 };
@@ -76,7 +77,7 @@ impl Run {
     fn may_run(&mut self) -> Result<bool, String> {
         let Queued { task, guard, .. } = &mut self.queued;
         let when = task.condition();
-        let holds = match guard.end() {
+        let holds = match end_of(&self.state, guard) {
             None => true,
             Some(end) if when.calls_user_code() => {
                 let _entered = enter_request(&self.state);
@@ -119,8 +120,11 @@ impl Run {
     /// Returns the timeout of the task. A task without a request has no default timeout.
     fn timeout(&self) -> Option<Duration> {
         let Queued { task, guard, .. } = &self.queued;
-        task.time_limit()
-            .or(guard.end().and(guard.supervisor().config().task_timeout))
+        let of_requests = || {
+            let timeout = guard.supervisor().config().task_timeout;
+            timeout.filter(|_| self.state.has_request())
+        };
+        task.time_limit().or_else(of_requests)
     }
 
     /// Polls the work: inside the scope of the task, and as code of its request.
@@ -129,7 +133,7 @@ impl Run {
         let _entered = enter_request(&self.state);
         let context = |name| {
             let cancel = guard.supervisor().cancel_token().clone();
-            TaskContext::new(name, guard.end().cloned(), cancel)
+            TaskContext::new(name, end_of(&self.state, guard).cloned(), cancel)
         };
         match guard.in_scope(|| catch(|| task.poll(&context, cx))) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -149,7 +153,8 @@ impl Run {
         } = &mut self.queued;
         let cancel = guard.supervisor().cancel_token().child_token();
         let name = task.shared_name().cloned();
-        let context = TaskContext::new(name, guard.end().cloned(), cancel.clone());
+        let end = end_of(&self.state, guard).cloned();
+        let context = TaskContext::new(name, end, cancel.clone());
         // Tells the function to stop, if this future is dropped or the time is over.
         let _cancel = cancel.drop_guard();
         let (state, scope) = (Arc::clone(&self.state), guard.scope().cloned());
@@ -205,6 +210,12 @@ impl Run {
             Ok(outcome) | Err(outcome) => Some(outcome),
         }
     }
+}
+
+/// Returns how the response ended, as far as it was known when the task was allowed to run. `None`
+/// for a task without a request.
+fn end_of<'a>(state: &'a RequestState, guard: &'a TaskGuard) -> Option<&'a Arc<ResponseEnd>> {
+    guard.early_end().or(state.end())
 }
 
 fn outcome(result: Result<WorkResult, String>) -> Outcome {

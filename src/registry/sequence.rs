@@ -41,7 +41,7 @@ impl RequestState {
             state: Arc::clone(self),
             has_ended: false,
         };
-        first.acquire();
+        self.acquire(&mut first);
         if let Some(runtime) = runtime {
             drop(runtime.spawn(sequence.drive(first, runtime.clone(), after_write)));
         }
@@ -88,7 +88,7 @@ impl Sequence {
             after_write = false;
             next = self.state.next_in_sequence();
             if let Some(next) = &mut next {
-                next.acquire();
+                self.state.acquire(next);
             }
         }
         self.has_ended = true;

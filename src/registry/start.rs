@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     response::{EndDetails, ResponseEnd},
-    supervisor::TaskGuard,
+    supervisor::{Acquire, TaskGuard},
     task::Order,
     util::{
         metrics::{self, Gauge},
@@ -37,34 +37,34 @@ impl RequestState {
             return;
         };
         let end = Arc::new(ResponseEnd::new(request.to_info(self.head()), details));
+        let end = self.end.get_or_init(|| end);
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so tasks that start at once would
         // often come before the write.
         let after_write = end.version() >= Version::HTTP_2;
         let observers = self.supervisor.observers();
         if !observers.is_empty() {
-            inner.end = Some(Arc::clone(&end));
             drop(inner);
-            observers.notify(|observer| observer.on_response_end(&end));
+            observers.notify(|observer| observer.on_response_end(end));
             inner = self.lock();
         }
-        self.start(inner, end, now, after_write);
+        self.start(inner, None, now, after_write);
         drop(request);
     }
 
-    /// Starts the tasks, if they have not started before.
+    /// Starts the tasks, if they have not started before. `early_end` is what they know of the end
+    /// of the response, if that is open.
     pub(super) fn start(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
-        end: Arc<ResponseEnd>,
+        early_end: Option<Arc<ResponseEnd>>,
         now: Instant,
         after_write: bool,
     ) {
-        // Tasks that are added after an early start see the real end, once it is there.
-        inner.end = Some(Arc::clone(&end));
         if std::mem::replace(&mut inner.has_started, true) {
             return;
         }
+        inner.early_end.clone_from(&early_end);
         let (timer, reporter) = (inner.timer.take(), inner.existing_reporter());
         let runtime = inner.runtime(&self.supervisor);
         let mut tasks = std::mem::take(&mut inner.queue);
@@ -75,9 +75,10 @@ impl RequestState {
         if let Some(timer) = timer {
             timer.abort();
         }
-        self.allow(&mut tasks, &end, now, is_sequence);
+        self.allow(&mut tasks, early_end.as_ref(), now, is_sequence);
         if let Some(reporter) = reporter {
-            reporter.start(Some(end), self.supervisor.observers());
+            let end = early_end.or_else(|| self.end().cloned());
+            reporter.start(end, self.supervisor.observers());
         }
         if is_sequence {
             self.start_sequence(tasks, after_write);
@@ -87,19 +88,22 @@ impl RequestState {
     }
 
     /// Allows deferred tasks to run. Each takes its permits, or its place in the queue for them,
-    /// unless it waits for its turn in a sequence.
+    /// unless it waits for its turn in a sequence. `early_end` is what they know of the end of the
+    /// response, if that is open.
     pub(super) fn allow(
         &self,
         tasks: &mut VecDeque<Queued>,
-        end: &Arc<ResponseEnd>,
+        early_end: Option<&Arc<ResponseEnd>>,
         now: Instant,
         is_sequence: bool,
     ) {
         let tasks = tasks.make_contiguous();
         for queued in &mut *tasks {
-            queued.guard.set_end(Some(Arc::clone(end)));
+            if let Some(end) = early_end {
+                queued.guard.set_early_end(Arc::clone(end));
+            }
             if !is_sequence {
-                queued.acquire();
+                self.acquire(queued);
             }
         }
         let is_ready = |queued: &Queued| !is_sequence && queued.acquire.is_ready();
@@ -118,6 +122,25 @@ impl RequestState {
                 .map(|queued| (is_ready(queued), &mut queued.guard));
             TaskGuard::allow(&self.supervisor, guards, now);
         }
+    }
+
+    /// Takes a permit for a task, or the last place in the queue for one.
+    ///
+    /// This is done when the task becomes ready, and not when it first runs, because the runtime
+    /// decides which task runs first.
+    #[inline]
+    pub(super) fn acquire(&self, queued: &mut Queued) {
+        let (supervisor, task) = (&self.supervisor, &queued.task);
+        let limit = task.shared_limit();
+        if limit.is_none() && !supervisor.limits_tasks() {
+            return;
+        }
+        let falls_back = task.has_fallback() && supervisor.is_cancelled();
+        queued.acquire = if falls_back || task.is_fallback() {
+            Acquire::UNLIMITED
+        } else {
+            supervisor.acquire(limit, self.has_request(), task.is_blocking())
+        };
     }
 
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.

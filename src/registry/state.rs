@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -43,6 +43,8 @@ pub(crate) struct RequestState {
     /// Whether the tasks wait for the last byte. It is read for each frame, so it is not under the
     /// lock.
     waits_for_last_byte: AtomicBool,
+    /// How the response ended. It is set under the lock.
+    pub(super) end: OnceLock<Arc<ResponseEnd>>,
     inner: Mutex<Inner>,
 }
 
@@ -52,8 +54,8 @@ pub(super) struct Inner {
     pub(super) open: Option<OpenRequest>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
-    /// How the response ended, as far as it was known when the tasks started.
-    pub(super) end: Option<Arc<ResponseEnd>>,
+    /// What was known of the end of the response, if tasks started before it.
+    pub(super) early_end: Option<Arc<ResponseEnd>>,
     /// Tasks that wait for the start, or for their turn in a sequence.
     pub(super) queue: VecDeque<Queued>,
     pub(super) order: Order,
@@ -112,10 +114,11 @@ impl RequestState {
             outer,
             progress: Progress::default(),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
+            end: OnceLock::new(),
             inner: Mutex::new(Inner {
                 open,
                 has_started: false,
-                end: None,
+                early_end: None,
                 queue: VecDeque::new(),
                 order,
                 has_driver: false,
@@ -163,7 +166,17 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.head.is_some() && self.lock().open.is_none()
+        self.end.get().is_some()
+    }
+
+    /// Returns how the response ended, once it has.
+    pub(super) fn end(&self) -> Option<&Arc<ResponseEnd>> {
+        self.end.get()
+    }
+
+    /// Returns how the response ended, as far as that is known once tasks may start.
+    pub(super) fn known_end<'a>(&'a self, inner: &'a Inner) -> Option<&'a Arc<ResponseEnd>> {
+        self.end.get().or(inner.early_end.as_ref())
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -196,7 +209,7 @@ impl RequestState {
             let mut inner = self.lock();
             if let Some(request) = &mut inner.open {
                 request.note_id(headers);
-            } else if let Some(end) = &inner.end {
+            } else if let Some(end) = self.end.get() {
                 end.request().note_id(headers);
             }
         }
@@ -205,7 +218,7 @@ impl RequestState {
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
     pub(crate) fn path(&self) -> Box<str> {
         let inner = self.lock();
-        match (&inner.open, &inner.end) {
+        match (&inner.open, self.end.get()) {
             (Some(request), _) => bounded(request.path()),
             (None, Some(end)) => end.path().into(),
             (None, None) => Box::default(),
@@ -229,9 +242,9 @@ impl RequestState {
     }
 
     pub(super) fn request_now(&self, inner: &Inner) -> Option<RequestInfo> {
-        match (&inner.open, &inner.end) {
-            (Some(open), _) => Some(open.to_info(self.head())),
-            (None, end) => end.as_ref().map(|end| end.request().clone()),
+        match &inner.open {
+            Some(open) => Some(open.to_info(self.head())),
+            None => self.end.get().map(|end| end.request().clone()),
         }
     }
 
@@ -307,6 +320,21 @@ impl RequestState {
             .collect()
     }
 
+    /// Returns the reporter of the request, if the supervisor has observers.
+    #[inline]
+    pub(super) fn reporter(&self, inner: &mut Inner) -> Option<Arc<RequestReporter>> {
+        let observers = self.supervisor.observers();
+        if inner.reporter.is_none() && !observers.is_empty() {
+            let reporter = Arc::<RequestReporter>::default();
+            if inner.has_started {
+                // No task is counted yet, so there is nothing to report.
+                reporter.start(self.known_end(inner).cloned(), observers);
+            }
+            inner.reporter = Some(reporter);
+        }
+        inner.reporter.clone()
+    }
+
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
@@ -314,20 +342,6 @@ impl RequestState {
 }
 
 impl Inner {
-    /// Returns the reporter of the request, if the supervisor has observers.
-    #[inline]
-    pub(super) fn reporter(&mut self, supervisor: &Supervisor) -> Option<Arc<RequestReporter>> {
-        if self.reporter.is_none() && !supervisor.observers().is_empty() {
-            let reporter = Arc::<RequestReporter>::default();
-            if self.has_started {
-                // No task is counted yet, so there is nothing to report.
-                reporter.start(self.end.clone(), supervisor.observers());
-            }
-            self.reporter = Some(reporter);
-        }
-        self.reporter.clone()
-    }
-
     /// Returns the reporter, if the request has left tasks.
     pub(super) fn existing_reporter(&self) -> Option<Arc<RequestReporter>> {
         self.reporter.clone()

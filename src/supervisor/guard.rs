@@ -13,7 +13,7 @@ use super::{
     scope::TaskScope,
     stats::{Counter, Stats},
     supervisor::Supervisor,
-    table::{Entry, Key, Owner, Stop},
+    table::{Described, Entry, Key, Owner, Stop},
     task_state::TaskState,
     unique::UniqueKey,
 };
@@ -34,8 +34,6 @@ pub(crate) struct NewTask {
     pub(crate) since: Option<Instant>,
     /// Whether the request came before the supervisor was shut down.
     pub(crate) admitted: bool,
-    /// How the response ended, if it has.
-    pub(crate) end: Option<Arc<ResponseEnd>>,
     pub(crate) extra: Option<Box<Extra>>,
 }
 
@@ -46,7 +44,6 @@ pub(crate) struct NewTask {
 pub(crate) struct TaskGuard {
     supervisor: Supervisor,
     key: Key,
-    end: Option<Arc<ResponseEnd>>,
     /// Whether the table has the task as running. A task with its permits is there before it is
     /// first polled.
     is_running: bool,
@@ -63,6 +60,8 @@ pub(crate) struct Extra {
     reporter: Option<Arc<RequestReporter>>,
     outcome: Option<oneshot::Sender<Outcome>>,
     started: Option<Instant>,
+    /// What was known of the end of the response, if the task was allowed to run before it.
+    early_end: Option<Arc<ResponseEnd>>,
     /// The key of a unique task.
     unique: Option<UniqueKey>,
     /// Whether another task has the key of this one.
@@ -118,7 +117,6 @@ impl TaskGuard {
         let guard = Self {
             supervisor: supervisor.clone(),
             key,
-            end: new.end,
             is_running: false,
             has_started: false,
             has_ended: false,
@@ -141,14 +139,14 @@ impl TaskGuard {
         &self.supervisor
     }
 
-    /// Returns how the response ended. `None` for a task without a request.
-    pub(crate) const fn end(&self) -> Option<&Arc<ResponseEnd>> {
-        self.end.as_ref()
+    /// Returns what was known of the end of the response, if the task was allowed to run before it.
+    #[inline]
+    pub(crate) fn early_end(&self) -> Option<&Arc<ResponseEnd>> {
+        self.extra.as_ref()?.early_end.as_ref()
     }
 
-    #[inline]
-    pub(crate) fn set_end(&mut self, end: Option<Arc<ResponseEnd>>) {
-        self.end = end;
+    pub(crate) fn set_early_end(&mut self, end: Arc<ResponseEnd>) {
+        self.extra.get_or_insert_default().early_end = Some(end);
     }
 
     /// Returns what surrounds the code of the task.
@@ -229,8 +227,8 @@ impl TaskGuard {
             }
             let observers = self.supervisor.observers();
             if !observers.is_empty() {
-                if let Some((task, ..)) = self.supervisor.table().describe(self.key) {
-                    observers.notify(|observer| observer.on_task_start(&task));
+                if let Some(described) = self.supervisor.table().describe(self.key) {
+                    observers.notify(|observer| observer.on_task_start(&described.task));
                 }
             }
         }
@@ -270,9 +268,12 @@ impl TaskGuard {
 
     /// Tells metrics, logs, observers and the handle of the task how it ended.
     fn tell(&mut self, outcome: Outcome, counter: Counter) {
-        let Some((task, since, _)) = self.supervisor.table().describe(self.key) else {
+        let Some(described) = self.supervisor.table().describe(self.key) else {
             return outcome.discard();
         };
+        let Described {
+            task, since, end, ..
+        } = described;
         let Some(mut extra) = self.extra.take() else {
             log(&task, &outcome, None);
             return outcome.discard();
@@ -289,7 +290,7 @@ impl TaskGuard {
             outcome,
             waited,
             ran,
-            end: self.end.take(),
+            end: extra.early_end.take().or(end),
         };
         if extra.reporter.is_some() {
             self.supervisor
@@ -312,11 +313,8 @@ impl TaskGuard {
 impl Drop for TaskGuard {
     fn drop(&mut self) {
         if !self.has_ended {
-            let stop = self
-                .supervisor
-                .table()
-                .describe(self.key)
-                .and_then(|(_, _, stop)| stop);
+            let described = self.supervisor.table().describe(self.key);
+            let stop = described.and_then(|described| described.stop);
             self.end_with(if stop == Some(Stop::Remove) {
                 Outcome::Removed
             } else {

@@ -17,7 +17,7 @@ use super::{
     task_state::TaskState,
 };
 use crate::{
-    response::RequestInfo,
+    response::{RequestInfo, ResponseEnd},
     task::Name,
     util::sync::{Mutex, MutexGuard, Notify, lock},
 };
@@ -49,6 +49,9 @@ pub(super) enum Stop {
 pub(crate) trait Owner: Send + Sync {
     /// Returns what is known of the request. `None` for a task without a request.
     fn request(&self) -> Option<RequestInfo>;
+
+    /// Returns how the response ended, once it has.
+    fn end(&self) -> Option<Arc<ResponseEnd>>;
 
     /// A shutdown has come to this phase: `Cancelling` or `Sealed`.
     fn shut_down(self: Arc<Self>, phase: Phase);
@@ -99,6 +102,16 @@ pub(super) struct Entry {
     pub(super) is_fallback: bool,
     pub(super) stop: Option<Stop>,
     pub(super) abort: Option<AbortHandle>,
+}
+
+/// What the table and the request know of a task.
+pub(super) struct Described {
+    pub(super) task: TaskInfo,
+    /// When the task was allowed to run.
+    pub(super) since: Option<Instant>,
+    pub(super) stop: Option<Stop>,
+    /// How the response ended, if the task was allowed to run.
+    pub(super) end: Option<Arc<ResponseEnd>>,
 }
 
 impl TaskTable {
@@ -203,15 +216,21 @@ impl TaskTable {
         (stopped.len(), stopped.into_iter().flatten().collect())
     }
 
-    /// Describes a task, and says why it should stop.
-    pub(super) fn describe(&self, key: Key) -> Option<(TaskInfo, Option<Instant>, Option<Stop>)> {
+    /// Describes a task that has not ended.
+    pub(super) fn describe(&self, key: Key) -> Option<Described> {
         let (listed, stop) = {
             let mut inner = self.lock();
             let entry = inner.tasks.get_mut(key)?;
             (Listed::new(key, entry), entry.stop)
         };
-        let since = listed.since;
-        Some((listed.describe(Instant::now()), since, stop))
+        let owner = listed.owner.upgrade();
+        let is_allowed = listed.state != TaskState::Deferred;
+        Some(Described {
+            since: listed.since,
+            stop,
+            end: owner.filter(|_| is_allowed).and_then(|owner| owner.end()),
+            task: listed.describe(Instant::now()),
+        })
     }
 
     /// Removes a task and counts its outcome.
