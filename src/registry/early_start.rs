@@ -73,7 +73,9 @@ impl RequestState {
             // They waited for their turn in a sequence.
             let mut tasks = inner.take_queued(has_fallback);
             drop(inner);
-            tasks.iter_mut().for_each(|queued| self.acquire(queued));
+            for queued in &mut tasks {
+                self.acquire(queued);
+            }
             return self.spawn_all(tasks, runtime, false);
         }
         let Some(request) = self.request_now(&inner) else {
