@@ -34,7 +34,7 @@ use crate::{
 /// assert!(matches!(handle.await, Outcome::Aborted));
 /// # }
 /// ```
-#[must_use = "use `add` or drop the handle if you do not want to await or abort the task"]
+#[must_use = "drop the handle if you do not want to await or abort the task; `tasks.add(..)` returns no handle"]
 pub struct TaskHandle {
     state: Arc<RequestState>,
     key: Key,

@@ -325,10 +325,10 @@ impl Error for RequestReport {
 ///
 /// let report = Supervisor::new().shutdown(Duration::from_secs(10)).await;
 /// for task in report.abandoned() {
-///     eprintln!("{task} was dropped after {:?}", task.age());
+///     eprintln!("{task} was aborted after {:?}", task.age());
 /// }
 /// assert!(report.is_clean());
-/// assert_eq!(report.to_string(), "clean shutdown, finished tasks: 0");
+/// assert_eq!(report.to_string(), "clean shutdown, tasks finished in the grace: 0");
 /// # }
 /// ```
 #[derive(Debug, Clone)]
@@ -352,8 +352,8 @@ impl ShutdownReport {
         self.cancelled == 0 && self.abandoned.is_empty() && self.open_responses == 0
     }
 
-    /// Returns how many tasks ended within the grace, in whatever way. Tasks that
-    /// [fell back](Self::fell_back) are not among them.
+    /// Returns how many tasks ended within the grace, in whatever way. Tasks that ended before the
+    /// call of `shutdown` and tasks that [fell back](Self::fell_back) are not among them.
     #[must_use]
     pub const fn finished(&self) -> u64 {
         self.finished
@@ -373,8 +373,8 @@ impl ShutdownReport {
         self.cancelled
     }
 
-    /// Returns the tasks that were aborted, as they were then, the oldest first. A blocking
-    /// function among them may still run.
+    /// Returns the tasks that the shutdown aborted, in the state in which it found them, the oldest
+    /// first. A blocking function among them may still run.
     #[must_use]
     pub fn abandoned(&self) -> &[TaskInfo] {
         &self.abandoned
@@ -397,7 +397,7 @@ impl ShutdownReport {
         format!(
             "the grace was too short: {}, {}, {}{}",
             were(self.cancelled, "task", "cancelled"),
-            were(abandoned, "task", "dropped"),
+            were(abandoned, "task", "aborted"),
             were(responses, "response", "open"),
             First(": ", &self.abandoned),
         )
@@ -408,7 +408,11 @@ impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_clean = self.is_clean();
         let how = if is_clean { "clean" } else { "incomplete" };
-        write!(f, "{how} shutdown, finished tasks: {}", self.finished)?;
+        write!(
+            f,
+            "{how} shutdown, tasks finished in the grace: {}",
+            self.finished
+        )?;
         if self.fell_back > 0 {
             write!(f, ", tasks that fell back: {}", self.fell_back)?;
         }
@@ -417,7 +421,7 @@ impl fmt::Display for ShutdownReport {
         }
         write!(
             f,
-            ", cancelled tasks: {}, open responses: {}, dropped tasks: {}",
+            ", cancelled tasks: {}, open responses: {}, aborted tasks: {}",
             self.cancelled,
             self.open_responses,
             self.abandoned.len()

@@ -50,8 +50,8 @@ impl Supervisor {
     /// 3. Then the tasks that are left are aborted, and the report names them. A blocking function
     ///    cannot be aborted, so it may still run.
     ///
-    /// It returns as soon as no task and no open response is left. After that every task is
-    /// refused, with an ERROR event. It does not stop the server: stop the server first, or at the
+    /// It returns as soon as no task and no open response is left. After that every task without a
+    /// shutdown fallback is refused. It does not stop the server: stop the server first, or at the
     /// same time.
     ///
     /// You can call it from several places. All calls return the same report, and the shortest

@@ -41,7 +41,7 @@ pub struct Stats {
     pub panicked: u64,
     /// Tasks that ran longer than their timeout.
     pub timed_out: u64,
-    /// Tasks that were dropped before their end.
+    /// Tasks that were aborted: see [`Outcome::Aborted`](crate::Outcome::Aborted).
     pub aborted: u64,
     /// Tasks that were taken back before they started.
     pub removed: u64,

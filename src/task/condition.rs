@@ -18,6 +18,9 @@ use crate::response::ResponseEnd;
 /// A gRPC response that ended without its trailers is no success. A task whose condition does not
 /// hold is counted as [`Outcome::Skipped`](crate::Outcome::Skipped).
 ///
+/// `When` is not `Copy`, because [`Matches`](Self::Matches) owns a function. To use one condition
+/// for several tasks, clone it.
+///
 /// # Examples
 ///
 /// ```

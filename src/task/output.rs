@@ -31,7 +31,8 @@ use crate::error::BoxError;
     note = "a task returns `()` or `Result<(), E>`: for a `Result<T, E>`, write `async move {{ call().await.map(drop) }}`",
     note = "for a value that is no `Result`, end the block with `;`: on a `Result`, that would drop the error",
     note = "for a block that uses `?`, write `Task::fallible(async move {{ ..; Ok(()) }})`",
-    note = "a block that never ends, such as `async {{ loop {{ .. }} }}`, returns `!`: use `while` instead of `loop`; for a closure, write `|| -> () {{ .. }}`"
+    note = "a block that only panics, such as `async {{ todo!() }}`, returns `!`: write `Task::fallible(async {{ todo!() }})`, or use an `async fn`; for a closure, write `|| -> () {{ .. }}`",
+    note = "a block that never ends, such as `async {{ loop {{ .. }} }}`, returns `!`: use `while` instead of `loop`"
 )]
 pub trait TaskOutput {
     /// Converts the value to the result that the supervisor counts and logs.

@@ -339,7 +339,7 @@ async fn tasks_that_are_cut_off_are_warned_of() {
         (UNFINISHED.0, UNFINISHED.1, Some(span)),
         (
             Level::WARN,
-            "the grace was too short: 0 tasks were cancelled, 1 task was dropped, 0 responses were \
+            "the grace was too short: 0 tasks were cancelled, 1 task was aborted, 0 responses were \
              open: `mail` of GET /order, which runs",
             None,
         ),

@@ -215,8 +215,8 @@ async fn tasks_are_told_when_the_grace_is_over_and_not_before() {
     assert!(!report.is_clean());
     assert_eq!(
         report.to_string(),
-        "incomplete shutdown, finished tasks: 1, cancelled tasks: 1, open responses: 0, \
-         dropped tasks: 0"
+        "incomplete shutdown, tasks finished in the grace: 1, cancelled tasks: 1, open \
+         responses: 0, aborted tasks: 0"
     );
     let stats = supervisor.stats();
     assert_eq!(stats.to_string(), "1 succeeded, 1 failed");
@@ -238,7 +238,7 @@ async fn a_fallback_that_succeeds_leaves_the_shutdown_clean() {
     assert!(report.is_clean());
     assert_eq!(
         report.to_string(),
-        "clean shutdown, finished tasks: 0, tasks that fell back: 1"
+        "clean shutdown, tasks finished in the grace: 0, tasks that fell back: 1"
     );
 
     let supervisor = Supervisor::new();
@@ -278,9 +278,9 @@ async fn what_does_not_heed_it_is_dropped_and_reported() {
     assert_eq!(counts(&report), (0, 0, 3, 1), "{report:?}");
     assert_eq!(
         report.to_string(),
-        "incomplete shutdown, finished tasks: 0, cancelled tasks: 0, open responses: 1, \
-         dropped tasks: 3 (`runs` of GET /over, which runs; `waits` of GET /over, which waits to \
-         run; `deferred` of GET /open, whose response is open)"
+        "incomplete shutdown, tasks finished in the grace: 0, cancelled tasks: 0, open \
+         responses: 1, aborted tasks: 3 (`runs` of GET /over, which runs; `waits` of GET /over, \
+         which waits to run; `deferred` of GET /open, whose response is open)"
     );
     assert_eq!(
         names(report.abandoned()),
@@ -723,7 +723,7 @@ async fn refusals_and_what_was_left_are_logged() {
     );
 
     let left = events.with_message(
-        "the grace was too short: 0 tasks were cancelled, 1 task was dropped, 1 response was open: \
+        "the grace was too short: 0 tasks were cancelled, 1 task was aborted, 1 response was open: \
          a task without a name of GET /open, whose response is open",
     );
     let [Entry::Event { level, .. }] = &left[..] else {
