@@ -35,12 +35,12 @@
 //!
 //! # Guarantees
 //!
-//! - Each response has exactly one [`ResponseEnd`], and the tasks of its request start exactly
-//!   once, whatever happens.
-//! - Each task is a separate tokio task, and has exactly one [`Outcome`]. No task is dropped in
-//!   silence: see [`Stats`].
+//! - Each response has exactly one [`ResponseEnd`]. When the response is over, each task of its
+//!   request starts or is skipped. No task starts twice.
+//! - Each task is a separate tokio task, and has exactly one [`Outcome`], which [`Stats`] counts.
+//!   After a [shutdown](Supervisor::shutdown) a new task can be [`Refused`], which is counted too.
 //! - A task that fails, panics or never ends does not affect the connection, the response or
-//!   another task.
+//!   another task, unless you set a limit or an order.
 //! - The response passes through unchanged.
 //!
 //! A response is over when the server has all of it. The server writes the last bytes to the socket
@@ -62,9 +62,26 @@
 //!
 //! # Guides
 //!
-//! The module [`guide`] has a guide for each server, and for middleware, streams, tests, shutdown
-//! and observability. If something does not compile or does not run, see the section on problems in
-//! the [guide for axum](guide::axum#when-it-does-not-work).
+//! - Servers: [axum](guide::axum), [tonic](guide::tonic), [hyper](guide::hyper).
+//! - Responses and layers: [streams](guide::streams), [middleware](guide::middleware), [last
+//!   byte](guide::last_byte).
+//! - Operation: [shutdown](guide::shutdown), [observability](guide::observability),
+//!   [testing](guide::testing).
+//! - Tasks: [limits](guide::limits), [retries](guide::retries), [context](guide::context).
+//! - From `tokio::spawn`, FastAPI, Next.js, Laravel or Rack: [moving](guide::moving).
+//!
+//! If something does not compile or does not run, see [When it does not
+//! work](guide::axum#when-it-does-not-work).
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | cancelled | A shutdown asks the task to stop: [`TaskContext::cancelled`] returns. The task goes on until it returns, and keeps its outcome. |
+//! | aborted | The task was stopped before it returned. Its outcome is [`Outcome::Aborted`]. |
+//! | abandoned | [`ShutdownReport::abandoned`](report::ShutdownReport::abandoned) lists the tasks that a shutdown aborted. |
+//! | refused | The supervisor was shut down, and did not take the task. The task has no outcome. |
+//! | dropped | Said of a value, such as a future, a body or a handle. The future of an aborted task is dropped. |
 //!
 //! # Limitations
 //!

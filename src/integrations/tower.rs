@@ -4,7 +4,7 @@ use tower::{ServiceBuilder, layer::util::Stack};
 
 use crate::{middleware::BackgroundLayer, supervisor::Supervisor};
 
-/// Methods of [`tower::ServiceBuilder`] that add a [`BackgroundLayer`].
+/// Methods of `tower::ServiceBuilder` that add a [`BackgroundLayer`].
 ///
 /// Import it as `_` if another crate has a trait of the same name, as tower-http has.
 ///

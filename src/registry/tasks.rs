@@ -50,7 +50,7 @@ impl BackgroundTasks {
     /// Returns the tasks of the request whose code runs now: while the handler, the response body
     /// or a task of the request is polled.
     ///
-    /// Returns `None` elsewhere, also inside [`tokio::spawn`], on another thread, and while
+    /// Returns `None` elsewhere, also inside `tokio::spawn`, on another thread, and while
     /// something is dropped. Move a clone of `BackgroundTasks` there.
     ///
     /// # Examples

@@ -30,7 +30,7 @@ use super::{
 /// await it or call `with_graceful_shutdown`.
 ///
 /// Handlers can extract the `ConnectInfo` of the listener's address type: `SocketAddr` over TCP. To
-/// give handlers more than that, write a [`Listener`] with another address type.
+/// give handlers more than that, write an `axum::serve::Listener` with another address type.
 ///
 /// # Examples
 ///

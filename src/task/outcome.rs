@@ -28,8 +28,9 @@ pub enum Outcome {
     Panicked(String),
     /// The task ran longer than its timeout.
     TimedOut,
-    /// The task was dropped before its end: a shutdown or its [handle](crate::TaskHandle) aborted
-    /// it, or its runtime was shut down.
+    /// The task was stopped before it returned: by a [shutdown](crate::Supervisor::shutdown), by its
+    /// [handle](crate::TaskHandle), or because its runtime was shut down. Its future was dropped. A
+    /// blocking function may still run.
     Aborted,
     /// The task was [removed](crate::BackgroundTasks::remove) before it started.
     Removed,

@@ -207,7 +207,7 @@ impl Task {
     }
 
     /// Drops the task when it has run for this long. The time counts from the task's own start, as
-    /// with [`tokio::time::timeout`].
+    /// with `tokio::time::timeout`.
     ///
     /// A blocking function cannot be dropped: its context is cancelled, the task counts as timed
     /// out, and the function may still run.
