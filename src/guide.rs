@@ -39,7 +39,7 @@ guides! {
     tonic, "tonic.md", feature = "tonic";
     hyper, "hyper.md", all();
     streams, "streams.md", feature = "axum";
-    middleware, "middleware.md", all();
+    middleware, "middleware.md", feature = "axum";
     testing, "testing.md", feature = "axum";
     shutdown, "shutdown.md", feature = "axum";
     observability, "observability.md",
