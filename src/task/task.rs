@@ -206,10 +206,10 @@ impl Task {
         self
     }
 
-    /// Drops the task when it has run for this long. The time counts from the task's own start, as
-    /// with `tokio::time::timeout`.
+    /// Stops the task when it has run for this long: its future is dropped. The time counts from the
+    /// task's own start, as with `tokio::time::timeout`.
     ///
-    /// A blocking function cannot be dropped: its context is cancelled, the task counts as timed
+    /// A blocking function cannot be stopped: its context is cancelled, the task counts as timed
     /// out, and the function may still run.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.rare_mut().timeout = Some(timeout);
