@@ -1,5 +1,7 @@
 //! An HTTP/2 client with prior knowledge. The test decides about windows and resets.
 
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
 use bytes::Bytes;
 use h2::{
     RecvStream, SendStream,
@@ -47,14 +49,25 @@ impl Multiplexed {
             .await
             .expect("it speaks HTTP/2");
         let (windows, mut wanted) = mpsc::unbounded_channel();
-        let connection = tokio::spawn(async move {
+        let mut next = None;
+        let connection = tokio::spawn(poll_fn(move |cx| {
             loop {
-                tokio::select! {
-                    ended = &mut connection => return ended,
-                    Some(size) = wanted.recv() => connection.set_initial_window_size(size)?,
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                if next.is_none() {
+                    next = match wanted.poll_recv(cx) {
+                        Poll::Ready(wanted) => wanted,
+                        Poll::Pending => None,
+                    };
+                }
+                // A window waits until the server has accepted the one before.
+                match next.map(|size| connection.set_initial_window_size(size)) {
+                    Some(Ok(())) => next = None,
+                    _ => return Poll::Pending,
                 }
             }
-        });
+        }));
         Self {
             requests,
             windows,
