@@ -39,8 +39,8 @@ impl RequestState {
         let end = Arc::new(ResponseEnd::new(request.to_info(self.head()), details));
         let end = self.end.get_or_init(|| end);
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
-        // Over HTTP/2 the stream must wake the connection first, so tasks that start at once would
-        // often come before the write.
+        // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
+        // start at once would often come before the write.
         let after_write = end.version() >= Version::HTTP_2;
         let observers = self.supervisor.observers();
         if !observers.is_empty() {
@@ -67,6 +67,8 @@ impl RequestState {
         inner.early_end.clone_from(&early_end);
         let (timer, reporter) = (inner.timer.take(), inner.existing_reporter());
         let runtime = inner.runtime(&self.supervisor);
+        // A current-thread runtime polls the connection first, because it was woken first.
+        let after_write = after_write && !runtime.as_ref().is_some_and(is_current_thread);
         let mut tasks = std::mem::take(&mut inner.queue);
         let is_sequence = inner.order != Order::Concurrent && !tasks.is_empty();
         inner.has_driver = is_sequence;
@@ -153,8 +155,7 @@ impl RequestState {
         let Some(runtime) = runtime else { return };
         // On a current-thread runtime, nothing of what is spawned here runs before the caller is
         // done, so few tasks need no driver.
-        let is_current_thread = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
-        if is_current_thread && !after_write && tasks.len() <= BETWEEN_YIELDS {
+        if is_current_thread(&runtime) && tasks.len() <= BETWEEN_YIELDS {
             for queued in tasks {
                 drop(self.spawn(&runtime, queued, false));
             }
@@ -179,6 +180,10 @@ impl RequestState {
         TaskGuard::spawned(&self.supervisor, key, handle.abort_handle());
         handle
     }
+}
+
+fn is_current_thread(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
 }
 
 /// So many tasks are allowed to run under one lock.

@@ -1,19 +1,29 @@
 //! The order of the tasks of a request: concurrent, sequential or fail-fast, set by the supervisor
 //! or by the request, and with late tasks.
 
-use std::{convert::Infallible, error::Error, sync::Arc};
+use std::{
+    convert::Infallible,
+    error::Error,
+    sync::{Arc, Mutex},
+};
 
-use axum::{Router, routing::get};
-use http::{Request, Response, Version};
+use axum::{Router, extract::Path, routing::get};
+use http::{Method, Request, Response, Version};
 use http_body_util::BodyExt;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use tokio::sync::{Barrier, Notify, mpsc};
+use tokio_util::io::InspectWriter;
 use tower::{Layer, Service, service_fn};
 use tower_background::{
     BackgroundLayer, BackgroundTasks, BackgroundTasksExt, Observer, Order, Supervisor, Task, defer,
     report::RequestReport,
 };
 
-use crate::common::{Recorder, Script, Server, Step, soon, until};
+use crate::common::{Multiplexed, Recorder, Script, Server, Step, Witness, rest, soon, until};
 
 fn named(name: &'static str, result: Result<(), &'static str>) -> Task {
     Task::new(async move { result }).named(name)
@@ -313,9 +323,9 @@ async fn what_has_not_started_can_be_taken_back() {
     assert_eq!(recorder.lines_of("done"), ["done / succeeded=1,removed=2"]);
 }
 
-/// Takes some frames of a response, as a server does, drops its body, and spawns something. Returns
-/// which runs first: the task of the response, or what was spawned.
-async fn first_after(version: Version, body: Script, polls: usize) -> &'static str {
+/// Takes a frame of a response, wakes something else, and drops the body, as a server does. Returns
+/// what runs first: the task of the response, or what was woken.
+async fn first_after(version: Version, body: Script) -> &'static str {
     let mut body = Some(body);
     let (sender, mut first) = mpsc::unbounded_channel();
     let task = sender.clone();
@@ -332,27 +342,79 @@ async fn first_after(version: Version, body: Script, polls: usize) -> &'static s
         .version(version)
         .body(())
         .expect("a request");
-    let mut response = service.call(request).await.expect("it answers");
-    for _ in 0..polls {
+    let server = tokio::spawn(async move {
+        let mut response = service.call(request).await.expect("it answers");
         let _ = response.body_mut().frame().await;
-    }
-    drop(response);
-    tokio::spawn(async move { sender.send("spawned").expect("the test is there") });
+        tokio::spawn(async move { sender.send("woken").expect("the test is there") });
+        drop(response);
+    });
+    soon(server).await.expect("it does not panic");
     soon(first.recv()).await.expect("both send")
 }
 
-/// Over HTTP/2 the stream must wake the task that writes the end. Over HTTP/1 that task drops the
-/// body, so it writes first anyway.
-#[tokio::test]
-async fn tasks_yield_once_after_the_body_is_dropped_over_http2() {
-    let whole = || Script::new([Step::data("hello")]).sized(5).tells_end();
-    let stream = || Script::new([Step::data("hello")]);
-    for (version, first) in [(Version::HTTP_11, "task"), (Version::HTTP_2, "spawned")] {
-        assert_eq!(first_after(version, whole(), 1).await, first, "{version:?}");
-        assert_eq!(
-            first_after(version, stream(), 1).await,
-            first,
-            "{version:?}"
-        );
+/// A worker polls first what was woken last. Over HTTP/2 the stream has woken the task that writes
+/// the end. Over HTTP/1 the task that drops the body writes, so it writes first anyway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn on_a_worker_tasks_yield_once_after_the_body_is_dropped_over_http2() {
+    for (version, first) in [(Version::HTTP_11, "task"), (Version::HTTP_2, "woken")] {
+        let whole = Script::new([Step::data("hello")]).sized(5).tells_end();
+        let stream = Script::new([Step::data("hello")]);
+        for body in [whole, stream] {
+            assert_eq!(first_after(version, body).await, first, "{version:?}");
+        }
     }
+}
+
+/// On a current-thread runtime, the task that writes the end is woken before the tasks are spawned.
+#[tokio::test]
+async fn on_one_thread_every_task_starts_after_the_write_over_http2() {
+    const STREAMS: usize = 16;
+    let written = Arc::<Mutex<Vec<u8>>>::default();
+    let log = Arc::clone(&written);
+    let router = Router::new().route(
+        "/{marker}",
+        get(
+            async move |Path(marker): Path<String>, tasks: BackgroundTasks| {
+                let body = marker.clone();
+                tasks.add(Task::fallible(async move {
+                    let written = log.lock().expect("no thread panics").clone();
+                    let text = String::from_utf8_lossy(&written);
+                    assert!(text.contains(&marker), "{marker} is not written");
+                    Ok(())
+                }));
+                body
+            },
+        ),
+    );
+    let supervisor = Supervisor::new();
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(router);
+    let server = Server::each(supervisor, Witness::new(), move |stream| {
+        let written = Arc::clone(&written);
+        let stream = InspectWriter::new(stream, move |bytes: &[u8]| {
+            written.lock().expect("no thread panics").extend(bytes);
+        });
+        let service = TowerToHyperService::new(service.clone());
+        async move {
+            // The client of the test closes the connection.
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    let mut client = Multiplexed::connect(&server).await;
+    for round in 0..20 {
+        let mut responses = Vec::new();
+        for stream in 0..STREAMS {
+            let path = format!("/marker-{round}-{stream}.");
+            responses.push(client.send(Method::GET, &path).await.0);
+        }
+        for response in responses {
+            let mut response = soon(response).await.expect("it answers");
+            rest(response.body_mut()).await.expect("it is whole");
+        }
+    }
+    soon(server.supervisor.idle()).await;
+    let stats = server.supervisor.stats();
+    assert_eq!(stats.succeeded, 20 * STREAMS as u64, "{stats:?}");
 }
