@@ -3,7 +3,7 @@
 use http::{Extensions, HeaderMap, Method, Request, Uri, request::Parts};
 
 use super::tasks::BackgroundTasks;
-use crate::{error::MissingLayer, util::bounded};
+use crate::{error::MissingLayer, util::Text};
 
 /// Returns the [`BackgroundTasks`] of a request, of its parts or of its extensions.
 ///
@@ -63,5 +63,5 @@ pub(crate) fn background_tasks(
 }
 
 fn missing(method: &Method, uri: &Uri) -> MissingLayer {
-    MissingLayer::of_request(method.clone(), bounded(uri.path()))
+    MissingLayer::of_request(method.clone(), Box::from(&*Text::new(uri.path())))
 }

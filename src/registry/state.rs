@@ -23,7 +23,7 @@ use crate::{
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
-        bounded,
+        Text,
         sync::{Mutex, MutexGuard, get_mut, lock},
         trace::ids_are_wanted,
     },
@@ -216,12 +216,11 @@ impl RequestState {
     }
 
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
-    pub(crate) fn path(&self) -> Box<str> {
+    pub(crate) fn path(&self) -> Text {
         let inner = self.lock();
         match (&inner.open, self.end.get()) {
-            (Some(request), _) => bounded(request.path()),
-            (None, Some(end)) => end.path().into(),
-            (None, None) => Box::default(),
+            (Some(request), _) => Text::new(request.path()),
+            (None, end) => Text::new(end.map_or("", |end| end.path())),
         }
     }
 

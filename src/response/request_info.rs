@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use crate::util::{RequestFields, bounded};
+use crate::util::{RequestFields, Text};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -58,8 +58,8 @@ impl OpenRequest {
         let id = self.id.as_ref().and_then(|id| id.to_str().ok());
         RequestInfo {
             head: head.clone(),
-            path: bounded(self.path()),
-            id: id.map(bounded).map_or_else(OnceLock::new, OnceLock::from),
+            path: Text::new(self.path()),
+            id: id.map(Text::new).map_or_else(OnceLock::new, OnceLock::from),
         }
     }
 }
@@ -76,8 +76,8 @@ fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 #[derive(Debug, Clone)]
 pub(crate) struct RequestInfo {
     head: RequestHead,
-    path: Box<str>,
-    id: OnceLock<Box<str>>,
+    path: Text,
+    id: OnceLock<Text>,
 }
 
 impl RequestInfo {
@@ -100,7 +100,7 @@ impl RequestInfo {
     /// Notes the request id that a middleware has set after this copy was made.
     pub(crate) fn note_id(&self, headers: &HeaderMap) {
         if let Some(id) = request_id(headers).and_then(|id| id.to_str().ok()) {
-            self.id.get_or_init(|| bounded(id));
+            self.id.get_or_init(|| Text::new(id));
         }
     }
 

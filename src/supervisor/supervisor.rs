@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     task::Limit,
-    util::{bounded, trace},
+    util::{Text, trace},
 };
 
 /// Owns all tasks of a process: it limits, counts, lists, awaits and aborts them.
@@ -345,7 +345,7 @@ impl Supervisor {
             .warned_of_two_supervisors
             .swap(true, Ordering::Relaxed)
         {
-            trace::two_supervisors(&bounded(path));
+            trace::two_supervisors(&Text::new(path));
         }
     }
 

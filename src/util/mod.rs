@@ -15,6 +15,6 @@ pub(crate) use self::{
     panic::catch,
     request_fields::RequestFields,
     span::TaskSpan,
-    text::bounded,
+    text::Text,
     user_code::{catch_and_log, drop_and_log},
 };
