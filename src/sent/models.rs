@@ -145,7 +145,7 @@ fn a_response_is_dropped_while_the_connection_is_flushed() {
             drop(last);
             let state = Arc::clone(&case.connection.state);
             race(move || drop(response), move || state.note_flush());
-            case.connection.state.note_read_cycle(&cx());
+            case.connection.state.note_read_cycle();
             case.connection.state.note_flush();
             // Over HTTP/2 the frame was dropped outside of the task that serves the connection, so
             // it was not written.

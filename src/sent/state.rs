@@ -1,12 +1,7 @@
 //! [`ConnectionState`]: what the stream, the server and the layer share about one tracked
 //! connection.
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::Arc,
-    task::{Context, Waker},
-};
+use std::{cell::Cell, fmt, ptr, task::Waker};
 
 use tokio::task::{Id, try_id};
 
@@ -29,9 +24,12 @@ use crate::{
 const MAX_COPIED: u64 = 1_024;
 
 thread_local! {
-    /// The connection whose stream was last used on this thread, and the task that used it. A frame
+    /// The task that last used a stream on this thread, and the connection of that stream. A frame
     /// that this task drops is dropped by the server of this connection.
-    static LAST_USED: Cell<Option<(Id, Arc<ConnectionState>)>> = const { Cell::new(None) };
+    ///
+    /// The pointer is only compared. No other connection has the same address, because a frame
+    /// keeps its connection.
+    static LAST_USED: Cell<Option<(Id, *const ConnectionState)>> = const { Cell::new(None) };
 }
 
 /// See the module's documentation. Only the task that serves the connection calls the methods about
@@ -46,6 +44,9 @@ pub(super) struct ConnectionState {
     is_reading: AtomicBool,
     /// Whether `Locked::undecided` has frames. Most of the time it has none, and needs no lock.
     has_undecided: AtomicBool,
+    /// Whether a layer took the last frame of some response apart. Most connections have no such
+    /// layer, so their polls need no lock.
+    has_taken_apart: AtomicBool,
     progress: WriteProgress,
 }
 
@@ -85,7 +86,7 @@ impl PendingResponse {
 impl ConnectionState {
     /// The server is about to read. It discarded the frames that it dropped since it last used the
     /// stream.
-    pub(super) fn before_read(self: &Arc<Self>) {
+    pub(super) fn before_read(&self) {
         self.note_use();
         self.decide(Dropped::Discarded);
     }
@@ -97,28 +98,28 @@ impl ConnectionState {
 
     /// The server is about to write or to flush. The frames that it dropped since it last used the
     /// stream are in its write buffer.
-    pub(super) fn before_write(self: &Arc<Self>) {
+    pub(super) fn before_write(&self) {
         self.note_use();
         self.is_reading.store(false, Ordering::Relaxed);
         self.decide(Dropped::Written);
     }
 
-    /// The server has read all there was, so next it writes the frames in its queue.
-    pub(super) fn note_read_cycle(&self, cx: &Context<'_>) {
-        let mut locked = self.lock();
-        let mut replaced = None;
-        if !locked
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            replaced = locked.waker.replace(cx.waker().clone());
-        }
-        locked.pending.note_read_cycle();
-        self.publish(&locked);
-        drop(locked);
+    /// Another task serves the connection from now on.
+    pub(super) fn set_waker(&self, waker: Waker) {
+        let replaced = self.lock().waker.replace(waker);
         // Dropped after the lock, because the waker may hold the last reference to another task.
         drop(replaced);
+    }
+
+    /// The server has read all there was, so next it writes the frames in its queue. Call it after
+    /// [`set_waker`](Self::set_waker).
+    pub(super) fn note_read_cycle(&self) {
+        // A thread that adds a response later finds the waker, and wakes this task.
+        if self.is_waiting.load(Ordering::Acquire) {
+            let mut locked = self.lock();
+            locked.pending.note_read_cycle();
+            self.publish(&locked);
+        }
     }
 
     /// The server has flushed: the socket took all that was written.
@@ -178,30 +179,33 @@ impl ConnectionState {
     }
 
     pub(super) fn note_poll(&self, key: ResponseKey) {
-        self.lock().pending.note_poll(key);
+        // The layer that took a frame apart polls after that, so it sees the flag.
+        if self.has_taken_apart.load(Ordering::Relaxed) {
+            self.lock().pending.note_poll(key);
+        }
     }
 
     /// The server dropped a response. `is_whole` says whether it had all of it.
     pub(super) fn server_dropped(&self, key: ResponseKey, is_whole: bool) {
-        self.change(|pending, flushes| pending.server_dropped(key, is_whole, flushes));
+        self.change(|locked, flushes| locked.pending.server_dropped(key, is_whole, flushes));
     }
 
     /// The layer dropped a body. The response ends when it is sent or lost.
     pub(super) fn layer_dropped(&self, key: Option<ResponseKey>, response: PendingResponse) {
         let multiplexed = response.position.is_none();
-        self.change(|pending, flushes| pending.layer_dropped(key, response, multiplexed, flushes));
+        self.change(|locked, flushes| {
+            locked
+                .pending
+                .layer_dropped(key, response, multiplexed, flushes)
+        });
     }
 
     /// The guard of a frame was dropped. The frame had `length` bytes of data. When the frame was
     /// created, the connection had accepted `accepted_before` bytes.
-    pub(super) fn guard_dropped(
-        self: &Arc<Self>,
-        frame: GuardedFrame,
-        length: u64,
-        accepted_before: u64,
-    ) {
+    pub(super) fn guard_dropped(&self, frame: GuardedFrame, length: u64, accepted_before: u64) {
         let accepted = self.progress.accepted().wrapping_sub(accepted_before);
         if !self.is_served_here() {
+            self.has_taken_apart.store(true, Ordering::Relaxed);
             self.note_dropped(frame, Dropped::Unknown);
         } else if self.is_reading.load(Ordering::Relaxed)
             || accepted.saturating_add(MAX_COPIED) < length
@@ -227,61 +231,40 @@ impl ConnectionState {
 
 impl ConnectionState {
     /// Notes that the running task uses the stream.
-    fn note_use(self: &Arc<Self>) {
-        if let Some(task) = try_id().filter(|task| !self.was_last_used_by(*task)) {
-            // When the thread ends, its thread-locals are gone, and nobody reads them.
-            let _ = LAST_USED.try_with(|last| last.set(Some((task, Arc::clone(self)))));
-        }
+    fn note_use(&self) {
+        LAST_USED.set(try_id().map(|task| (task, ptr::from_ref(self))));
     }
 
     /// Returns whether the running task is the one that serves the connection.
-    fn is_served_here(self: &Arc<Self>) -> bool {
-        try_id().is_some_and(|task| self.was_last_used_by(task))
-    }
-
-    /// Returns whether this is the connection that was last used on this thread, and `task` used
-    /// it.
-    fn was_last_used_by(self: &Arc<Self>, task: Id) -> bool {
-        let was_last = LAST_USED.try_with(|cell| {
-            let last = cell.take();
-            let was_last = last
-                .as_ref()
-                .is_some_and(|(id, connection)| *id == task && Arc::ptr_eq(connection, self));
-            cell.set(last);
-            was_last
-        });
-        was_last.unwrap_or(false)
+    fn is_served_here(&self) -> bool {
+        let last = LAST_USED.get();
+        last.is_some_and(|(task, connection)| ptr::eq(connection, self) && try_id() == Some(task))
     }
 
     /// Decides how the undecided frames were dropped. Only the task that serves the connection adds
     /// such frames and calls this.
     fn decide(&self, dropped: Dropped) {
         while self.has_undecided.load(Ordering::Relaxed) {
-            let mut locked = self.lock();
-            let next = locked.undecided.pop();
-            self.has_undecided
-                .store(!locked.undecided.is_empty(), Ordering::Relaxed);
-            drop(locked);
-            if let Some(frame) = next {
-                self.note_dropped(frame, dropped);
-            }
+            self.change(|locked, flushes| {
+                let frame = locked.undecided.pop()?;
+                self.has_undecided
+                    .store(!locked.undecided.is_empty(), Ordering::Relaxed);
+                locked.pending.guard_dropped(frame, dropped, flushes)
+            });
         }
     }
 
     fn note_dropped(&self, frame: GuardedFrame, dropped: Dropped) {
-        self.change(|pending, flushes| pending.guard_dropped(frame, dropped, flushes));
+        self.change(|locked, flushes| locked.pending.guard_dropped(frame, dropped, flushes));
     }
 
     /// Changes the pending responses, and ends a response that is over then.
     fn change(
         &self,
-        change: impl FnOnce(
-            &mut PendingResponses<PendingResponse>,
-            u64,
-        ) -> Option<(PendingResponse, SendResult)>,
+        change: impl FnOnce(&mut Locked, u64) -> Option<(PendingResponse, SendResult)>,
     ) {
         let mut locked = self.lock();
-        let over = change(&mut locked.pending, self.progress.flushes());
+        let over = change(&mut locked, self.progress.flushes());
         self.publish(&locked);
         // A server with nothing to read or to write runs no read cycle unless it is woken.
         let needs_wake = locked.pending.needs_read_cycle();

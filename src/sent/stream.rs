@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use pin_project::{pin_project, pinned_drop};
@@ -36,6 +36,8 @@ pub struct SentStream<T> {
     #[pin]
     inner: T,
     connection: SentConnection,
+    /// The waker that the connection has.
+    waker: Option<Waker>,
 }
 
 impl<T> SentStream<T> {
@@ -44,6 +46,7 @@ impl<T> SentStream<T> {
         Self {
             inner,
             connection: SentConnection::new(),
+            waker: None,
         }
     }
 
@@ -98,7 +101,16 @@ impl<T: AsyncRead> AsyncRead for SentStream<T> {
         let read = this.inner.poll_read(cx, buffer);
         state.after_read(read.is_ready());
         if read.is_pending() {
-            state.note_read_cycle(cx);
+            let waker = cx.waker();
+            if !this
+                .waker
+                .as_ref()
+                .is_some_and(|known| known.will_wake(waker))
+            {
+                state.set_waker(waker.clone());
+                *this.waker = Some(waker.clone());
+            }
+            state.note_read_cycle();
         }
         read
     }
