@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Version};
+use http::{Extensions, HeaderMap};
 
 use super::ended::EndedResponse;
 
@@ -45,8 +45,8 @@ pub(crate) trait Delivery: fmt::Debug + Send + Sync {
 
 /// A tracked connection, as a request sees it.
 pub(crate) trait Connection: Send + Sync {
-    /// Starts to follow the response to a request of this version.
-    fn follow(&self, version: Version) -> Box<dyn Delivery>;
+    /// Starts to follow the response.
+    fn follow(self: Arc<Self>) -> Box<dyn Delivery>;
 }
 
 /// The tracked connection of a request, in its extensions.
@@ -55,9 +55,9 @@ pub(crate) struct TrackedConnection(pub(crate) Arc<dyn Connection>);
 
 impl TrackedConnection {
     /// Starts to follow the response, if the request came over a tracked connection.
-    pub(super) fn follow(extensions: &Extensions, version: Version) -> Option<Box<dyn Delivery>> {
+    pub(super) fn follow(extensions: &Extensions) -> Option<Box<dyn Delivery>> {
         extensions
             .get::<Self>()
-            .map(|connection| connection.0.follow(version))
+            .map(|connection| Arc::clone(&connection.0).follow())
     }
 }

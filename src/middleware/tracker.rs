@@ -111,7 +111,7 @@ impl ResponseTracker {
         let open = supervisor.open_response();
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
-        let delivery = TrackedConnection::follow(request.extensions(), request.version());
+        let delivery = TrackedConnection::follow(request.extensions());
         let extra = delivery.map(|delivery| {
             Box::new(Extra {
                 delivery: Some(delivery),

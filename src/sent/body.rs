@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{Method, Response};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
@@ -37,11 +37,8 @@ pub struct SentBody<B> {
 struct Followed {
     in_flight: InFlight,
     ending: Ending,
-    multiplexed: bool,
-    /// Over HTTP/1, how many bytes of data the server takes at most.
-    declared: Option<u64>,
-    /// How many bytes of data the body has yielded.
-    yielded: u64,
+    /// How many more bytes of data the server takes. `u64::MAX` if it takes all.
+    left: u64,
 }
 
 impl<B> SentBody<B> {
@@ -68,40 +65,29 @@ impl<B> SentBody<B> {
 
 impl<B: Body> SentBody<B> {
     /// Follows a response that tasks wait for.
-    pub(super) fn follow(
-        response: Response<B>,
-        in_flight: InFlight,
-        method: &Method,
-        multiplexed: bool,
-    ) -> Response<Self> {
-        let (mut parts, inner) = response.into_parts();
+    pub(super) fn follow(response: &mut Response<Self>, in_flight: InFlight) {
+        let inner = &response.body().inner;
         let mut ending = Ending::default();
         ending.note_last(inner.is_end_stream());
-        if ending.has_passed() && multiplexed {
-            guard_headers(&mut parts.headers, || in_flight.guard_last(0));
+        let mut left = u64::MAX;
+        if !in_flight.is_multiplexed() {
+            // Over HTTP/1 the server cuts off the data after the declared length.
+            let declared = inner.size_hint().exact();
+            let declared = declared.or_else(|| declared_length(response.headers()));
+            left = declared.unwrap_or(left);
+        } else if ending.has_passed() {
+            guard_headers(response.headers_mut(), || in_flight.guard_last(0));
         }
-        let declared = inner
-            .size_hint()
-            .exact()
-            .or_else(|| declared_length(&parts.headers));
-        let declared = declared.filter(|_| !multiplexed);
+        let can_have_body = can_have_body(in_flight.method(), response.status());
         let mut followed = Followed {
             in_flight,
             ending,
-            multiplexed,
-            declared,
-            yielded: 0,
+            left,
         };
         followed.note_whole();
         // The server does not poll the body of a response that can have none.
-        followed.in_flight.is_whole |= !can_have_body(method, parts.status);
-        Response::from_parts(
-            parts,
-            Self {
-                inner,
-                followed: Some(followed),
-            },
-        )
+        followed.in_flight.is_whole |= !can_have_body;
+        response.body_mut().followed = Some(followed);
     }
 }
 
@@ -149,19 +135,17 @@ impl<B: Body<Data: 'static>> Body for SentBody<B> {
 impl Followed {
     /// Notes whether the server has all of the response now.
     fn note_whole(&mut self) {
-        let is_declared = self
-            .declared
-            .is_some_and(|declared| self.yielded >= declared);
-        self.in_flight.is_whole = self.ending.has_passed() || is_declared;
+        self.in_flight.is_whole = self.ending.has_passed() || self.left == 0;
     }
 
     /// Notes a frame, and puts a guard into the last one.
     fn note_frame<D: Buf + 'static>(&mut self, mut frame: Frame<D>, at_end: bool) -> Frame<D> {
-        self.yielded += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+        let yielded = frame.data_ref().map_or(0, Buf::remaining);
+        self.left = self.left.saturating_sub(yielded as u64);
         let is_last = at_end || frame.is_trailers();
         self.ending.note_last(is_last);
         self.note_whole();
-        if !is_last || !self.multiplexed {
+        if !is_last || !self.in_flight.is_multiplexed() {
             return frame;
         }
         if let Some(data) = frame.data_mut() {
@@ -179,7 +163,7 @@ impl Followed {
     /// the `None`.
     fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
         self.in_flight.is_whole = true;
-        if self.ending.has_passed() || !self.multiplexed {
+        if self.ending.has_passed() || !self.in_flight.is_multiplexed() {
             return None;
         }
         let mut data = None::<D>;

@@ -12,45 +12,31 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::{Extensions, HeaderMap};
 
 use super::{
     frames::{Ending, guard_data, guard_headers},
-    guard::{FrameGuard, InFlight},
+    guard::{FrameGuard, TrackedResponse},
     pending::ResponseKey,
-    state::{ConnectionState, PendingResponse},
+    state::PendingResponse,
     write_progress::Position,
 };
 use crate::middleware::{Connection, Delivery, EndedResponse, TrackedConnection};
 
-/// The connection of a request, and the response in flight if the server has not dropped it.
-#[derive(Debug)]
-struct RequestConnection {
-    connection: Arc<ConnectionState>,
-    in_flight: Option<ResponseKey>,
+/// Tells the request which connection it came over.
+pub(super) fn track(extensions: &mut Extensions, response: Arc<TrackedResponse>) {
+    extensions.insert(TrackedConnection(response));
 }
 
-/// Returns the extension by which a request finds its connection.
-pub(super) fn tracked_connection(
-    connection: Arc<ConnectionState>,
-    in_flight: Option<&InFlight>,
-) -> TrackedConnection {
-    let in_flight = in_flight.map(InFlight::key);
-    TrackedConnection(Arc::new(RequestConnection {
-        connection,
-        in_flight,
-    }))
-}
-
-impl Connection for RequestConnection {
-    fn follow(&self, version: Version) -> Box<dyn Delivery> {
-        let progress = self.connection.progress();
-        let position = (version < Version::HTTP_2).then(|| progress.start_response());
+impl Connection for TrackedResponse {
+    fn follow(self: Arc<Self>) -> Box<dyn Delivery> {
+        let progress = self.connection().progress();
+        let position = (!self.is_multiplexed()).then(|| progress.start_response());
         Box::new(ResponseDelivery {
-            connection: Arc::clone(&self.connection),
+            response: self,
             position,
-            unclaimed: self.in_flight,
-            is_held: self.in_flight.is_some(),
+            has_claimed: false,
+            is_held: false,
             key: None,
             ending: Ending::default(),
         })
@@ -60,11 +46,11 @@ impl Connection for RequestConnection {
 /// See the module's documentation.
 #[derive(Debug)]
 struct ResponseDelivery {
-    connection: Arc<ConnectionState>,
+    response: Arc<TrackedResponse>,
     /// Where the response stands in the writes of its connection, over HTTP/1.
     position: Option<Position>,
-    /// The response in flight, until it is known that tasks wait for it.
-    unclaimed: Option<ResponseKey>,
+    /// Whether it is known that tasks wait for the response.
+    has_claimed: bool,
     /// Whether [`SentBody`](super::SentBody) sees the response, and guards its last frame.
     is_held: bool,
     /// The response, once tasks wait for it or it has a guard.
@@ -79,14 +65,14 @@ impl ResponseDelivery {
 
     /// Notes that tasks wait for the response.
     fn claim(&mut self) {
-        if let Some(key) = self.unclaimed.take() {
-            self.is_held = self.connection.claim(key);
-            self.key = self.is_held.then_some(key);
+        if !std::mem::replace(&mut self.has_claimed, true) {
+            self.key = self.response.claim();
+            self.is_held = self.key.is_some();
         }
     }
 
     fn guard(&mut self, length: usize, is_last: bool) -> Option<FrameGuard> {
-        FrameGuard::new(&self.connection, &mut self.key, length, is_last)
+        FrameGuard::new(self.response.connection(), &mut self.key, length, is_last)
     }
 }
 
@@ -107,7 +93,10 @@ impl Delivery for ResponseDelivery {
         self.claim();
         self.ending.note_last(is_last);
         if let Some(position) = &mut self.position {
-            self.connection.progress().bytes_sent(position, before);
+            self.response
+                .connection()
+                .progress()
+                .bytes_sent(position, before);
             return;
         }
         let needs_guard = if is_last { !self.is_held } else { length > 0 };
@@ -120,7 +109,10 @@ impl Delivery for ResponseDelivery {
         self.claim();
         self.ending.note_last(true);
         if let Some(position) = &mut self.position {
-            self.connection.progress().bytes_sent(position, before);
+            self.response
+                .connection()
+                .progress()
+                .bytes_sent(position, before);
         } else if !self.is_held {
             guard_headers(trailers, || self.guard(0, true));
         }
@@ -132,12 +124,12 @@ impl Delivery for ResponseDelivery {
             return None;
         }
         let Self {
-            connection,
+            response,
             key,
             ending,
             ..
         } = self;
-        ending.end_frame(|| FrameGuard::new(connection, key, 0, true))
+        ending.end_frame(|| FrameGuard::new(response.connection(), key, 0, true))
     }
 
     fn owes_end(&mut self) -> bool {
@@ -150,7 +142,7 @@ impl Delivery for ResponseDelivery {
 
     fn polled(&self) {
         if let Some(key) = self.key {
-            self.connection.note_poll(key);
+            self.response.connection().note_poll(key);
         }
     }
 
@@ -162,16 +154,17 @@ impl Delivery for ResponseDelivery {
                 response,
                 position: self.position,
             };
-            return self.connection.layer_dropped(key, response);
+            return self.response.connection().layer_dropped(key, response);
         }
         // A response that ended in any other way has nothing to wait for.
         let bytes_sent = match (&mut self.position, self.key) {
             (Some(position), _) => Some(
-                self.connection
+                self.response
+                    .connection()
                     .progress()
                     .bytes_sent(position, response.sendable()),
             ),
-            (None, Some(key)) => self.connection.flushed_data(key),
+            (None, Some(key)) => self.response.connection().flushed_data(key),
             (None, None) => (response.sendable() == 0).then_some(0),
         };
         response.finish(bytes_sent);
@@ -181,7 +174,7 @@ impl Delivery for ResponseDelivery {
 impl Drop for ResponseDelivery {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.connection.remove(key);
+            self.response.connection().remove(key);
         }
     }
 }

@@ -47,8 +47,6 @@ pub(super) struct Entry<T> {
     multiplexed: bool,
     /// Whether the server has the response, or will get it.
     in_flight: bool,
-    /// Whether tasks wait for it.
-    claimed: bool,
     guards: usize,
     /// How many of the guards are in a last frame.
     last_guards: usize,
@@ -69,7 +67,6 @@ impl<T> Entry<T> {
         Self {
             multiplexed,
             in_flight,
-            claimed: false,
             guards: 0,
             last_guards: 0,
             has_last: false,
@@ -82,18 +79,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Notes that tasks wait for the response. Returns `false` if that was known.
-    pub(super) const fn claim(&mut self) -> bool {
-        !std::mem::replace(&mut self.claimed, true)
-    }
-
-    pub(super) const fn is_claimed(&self) -> bool {
-        self.claimed
-    }
-
     /// Adds a guard for a frame, so the response waits for its drop.
     pub(super) fn add_guard(&mut self, is_last: bool) {
-        self.claimed = true;
         self.guards += 1;
         self.last_guards += usize::from(is_last);
         self.has_last |= is_last;
@@ -127,7 +114,6 @@ impl<T> Entry<T> {
 
     /// Notes that the layer dropped the body.
     pub(super) fn layer_dropped(&mut self, ended: T) {
-        self.claimed = true;
         // If the response is in flight, the server decides whether it is given up.
         self.lost |= self.is_given_up() && !self.in_flight;
         self.ended = Some(ended);
@@ -139,9 +125,14 @@ impl<T> Entry<T> {
         self.lost |= !is_whole || self.is_given_up();
     }
 
+    /// Notes that the connection is closed.
+    pub(super) const fn lose(&mut self) {
+        self.lost = true;
+    }
+
     /// Notes that the connection is closed. Returns the response if the layer has dropped the body.
     pub(super) fn close(&mut self, flushes: u64) -> Option<(T, SendResult)> {
-        self.lost = true;
+        self.lose();
         self.take_ended(flushes)
     }
 

@@ -1,7 +1,9 @@
 //! Guards that tell when the server drops a part of a response: a [`FrameGuard`] in a frame, and an
 //! [`InFlight`] guard beside the body.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use http::Method;
 
 use super::{
     pending::{GuardedFrame, ResponseKey},
@@ -51,53 +53,130 @@ impl Drop for FrameGuard {
     }
 }
 
+/// A response that the server will get. The server's side and the layers of this crate share it.
+#[derive(Debug)]
+pub(super) struct TrackedResponse {
+    connection: Arc<ConnectionState>,
+    method: Method,
+    /// Whether the connection sends several responses at once, from a queue.
+    multiplexed: bool,
+    /// The key of the response, once tasks wait for it. `Some(None)` if the server dropped the
+    /// response before. A response that no task waits for is not in the table of the connection.
+    claim: OnceLock<Option<ResponseKey>>,
+}
+
+impl TrackedResponse {
+    pub(super) const fn new(
+        connection: Arc<ConnectionState>,
+        method: Method,
+        multiplexed: bool,
+    ) -> Self {
+        Self {
+            connection,
+            method,
+            multiplexed,
+            claim: OnceLock::new(),
+        }
+    }
+
+    pub(super) const fn connection(&self) -> &Arc<ConnectionState> {
+        &self.connection
+    }
+
+    pub(super) const fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
+    /// Notes that tasks wait for the response. Returns `None` if another layer has noted that, or
+    /// the server has dropped the response.
+    pub(super) fn claim(&self) -> Option<ResponseKey> {
+        let mut claimed = None;
+        self.claim.get_or_init(|| {
+            claimed = Some(self.connection.open(self.multiplexed));
+            claimed
+        });
+        claimed
+    }
+}
+
 /// Stays beside the response outside of all layers, and tells the connection when the server drops
 /// the response.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    connection: Arc<ConnectionState>,
-    key: ResponseKey,
+    response: Arc<TrackedResponse>,
     /// Whether the server had all of the response.
     pub(super) is_whole: bool,
 }
 
 impl InFlight {
-    /// Creates a guard for a response that the server will get. Returns `None` if the connection is
-    /// closed.
-    pub(super) fn new(connection: &Arc<ConnectionState>, multiplexed: bool) -> Option<Self> {
-        let key = connection.open(multiplexed)?;
-        Some(Self {
-            connection: Arc::clone(connection),
-            key,
+    pub(super) const fn new(response: Arc<TrackedResponse>) -> Self {
+        Self {
+            response,
             is_whole: false,
-        })
+        }
     }
 
-    pub(super) const fn key(&self) -> ResponseKey {
-        self.key
+    pub(super) fn method(&self) -> &Method {
+        &self.response.method
+    }
+
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.response.multiplexed
     }
 
     /// Returns whether tasks wait for the response.
     pub(super) fn is_claimed(&self) -> bool {
-        self.connection.is_claimed(self.key)
+        self.key().is_some()
     }
 
     /// Notes that the server polls the body, so it has the frames before.
     pub(super) fn note_poll(&self) {
-        self.connection.note_poll(self.key);
+        if let Some(key) = self.key() {
+            self.response.connection.note_poll(key);
+        }
     }
 
     /// Creates a guard for the last frame, which has so many bytes of data. Layers may have changed
     /// the body, so the guard does not count these bytes as data of the body.
     pub(super) fn guard_last(&self, length: usize) -> Option<FrameGuard> {
-        let mut guard = FrameGuard::new(&self.connection, &mut Some(self.key), length, true)?;
+        let mut key = Some(self.key()?);
+        let mut guard = FrameGuard::new(&self.response.connection, &mut key, length, true)?;
         guard.frame.bytes = 0;
         Some(guard)
+    }
+
+    fn key(&self) -> Option<ResponseKey> {
+        self.response.claim.get().copied().flatten()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.connection.server_dropped(self.key, self.is_whole);
+        let TrackedResponse {
+            connection, claim, ..
+        } = &*self.response;
+        if let Some(key) = *claim.get_or_init(|| None) {
+            connection.server_dropped(key, self.is_whole);
+        }
+    }
+}
+
+#[cfg(all(test, not(background_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_layer_claims_a_response_before_the_server_drops_it() {
+        let open = || Arc::new(TrackedResponse::new(Arc::default(), Method::GET, true));
+        let response = open();
+        let in_flight = InFlight::new(Arc::clone(&response));
+        assert!(!in_flight.is_claimed());
+        assert!(response.claim().is_some());
+        assert!(in_flight.is_claimed());
+        assert_eq!(response.claim(), None, "another layer has claimed it");
+
+        let response = open();
+        drop(InFlight::new(Arc::clone(&response)));
+        assert_eq!(response.claim(), None, "the server has dropped it");
     }
 }

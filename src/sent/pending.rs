@@ -62,19 +62,14 @@ impl<T> Default for PendingResponses<T> {
 }
 
 impl<T> PendingResponses<T> {
-    /// Adds a response that is in flight. Returns `None` if the connection is closed.
-    pub(super) fn open(&mut self, multiplexed: bool) -> Option<ResponseKey> {
-        self.insert(Entry::new(multiplexed, true))
-    }
-
-    /// Notes that tasks wait for a response. Returns `false` if another layer has noted that, or
-    /// the response is gone.
-    pub(super) fn claim(&mut self, key: ResponseKey) -> bool {
-        self.get(key).is_some_and(Entry::claim)
-    }
-
-    pub(super) fn is_claimed(&mut self, key: ResponseKey) -> bool {
-        self.get(key).is_some_and(|entry| entry.is_claimed())
+    /// Adds a response that is in flight. On a closed connection it is lost when the layer and the
+    /// server drop it.
+    pub(super) fn open(&mut self, multiplexed: bool) -> ResponseKey {
+        let mut entry = Entry::new(multiplexed, true);
+        if self.closed {
+            entry.lose();
+        }
+        self.insert(entry)
     }
 
     /// Adds a guard for a frame. Without a key, it is the first frame of a new response. Returns
@@ -87,7 +82,7 @@ impl<T> PendingResponses<T> {
         if self.closed {
             return None;
         }
-        let key = key.or_else(|| self.insert(Entry::new(true, false)))?;
+        let key = key.unwrap_or_else(|| self.insert(Entry::new(true, false)));
         self.get(key)?.add_guard(is_last);
         Some(key)
     }
@@ -126,11 +121,11 @@ impl<T> PendingResponses<T> {
         flushes: u64,
     ) -> Option<(T, SendResult)> {
         let known = key.filter(|key| self.get(*key).is_some());
-        let key = known.or_else(|| self.insert(Entry::new(multiplexed, false)));
-        let Some((key, entry)) = key.and_then(|key| Some((key, self.get(key)?))) else {
+        if known.is_none() && self.closed {
             return Some((ended, SendResult::Lost(None)));
-        };
-        entry.layer_dropped(ended);
+        }
+        let key = known.unwrap_or_else(|| self.insert(Entry::new(multiplexed, false)));
+        self.get(key)?.layer_dropped(ended);
         self.advance(key, flushes)
     }
 
@@ -141,12 +136,7 @@ impl<T> PendingResponses<T> {
         is_whole: bool,
         flushes: u64,
     ) -> Option<(T, SendResult)> {
-        let entry = self.get(key)?;
-        if !entry.is_claimed() {
-            self.remove(key);
-            return None;
-        }
-        entry.server_dropped(is_whole);
+        self.get(key)?.server_dropped(is_whole);
         self.advance(key, flushes)
     }
 
@@ -228,15 +218,11 @@ impl<T> PendingResponses<T> {
         }
     }
 
-    /// Adds a response. Returns `None` if the connection is closed.
-    fn insert(&mut self, entry: Entry<T>) -> Option<ResponseKey> {
-        if self.closed {
-            return None;
-        }
+    fn insert(&mut self, entry: Entry<T>) -> ResponseKey {
         self.last_serial += 1;
         let serial = self.last_serial;
         let index = self.responses.insert((serial, entry));
-        Some(ResponseKey { index, serial })
+        ResponseKey { index, serial }
     }
 
     fn stage(&mut self, key: ResponseKey) -> Option<Stage> {

@@ -2,17 +2,21 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
-use http::{Method, Request, Response, Version};
+use http::{Request, Response, Version};
 use http_body::Body;
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    body::SentBody, connect_info::SentConnectInfo, connection::SentConnection,
-    delivery::tracked_connection, guard::InFlight,
+    body::SentBody,
+    connect_info::SentConnectInfo,
+    connection::SentConnection,
+    delivery::track,
+    guard::{InFlight, TrackedResponse},
 };
 
 /// Tells requests which tracked connection they came over, and sees the responses that the server
@@ -110,22 +114,20 @@ where
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let multiplexed = request.version() >= Version::HTTP_2;
-        let extensions = request.extensions_mut();
         let connection = self
             .connection
             .clone()
-            .or_else(|| SentConnectInfo::take(extensions));
-        let in_flight = connection.and_then(|connection| {
-            let in_flight = InFlight::new(&connection.state, multiplexed);
-            extensions.insert(tracked_connection(connection.state, in_flight.as_ref()));
-            in_flight
+            .or_else(|| SentConnectInfo::take(request.extensions_mut()));
+        let in_flight = connection.map(|connection| {
+            let method = request.method().clone();
+            let response = TrackedResponse::new(connection.state, method, multiplexed);
+            let response = Arc::new(response);
+            track(request.extensions_mut(), Arc::clone(&response));
+            InFlight::new(response)
         });
-        let method = request.method().clone();
         SentFuture {
             inner: self.inner.call(request),
             in_flight,
-            method,
-            multiplexed,
         }
     }
 }
@@ -140,8 +142,6 @@ pub struct SentFuture<F> {
     #[pin]
     inner: F,
     in_flight: Option<InFlight>,
-    method: Method,
-    multiplexed: bool,
 }
 
 impl<F, B, E> Future for SentFuture<F>
@@ -153,14 +153,16 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        Poll::Ready(Ok(
-            match this.in_flight.take().filter(InFlight::is_claimed) {
-                Some(in_flight) => {
-                    SentBody::follow(response, in_flight, this.method, *this.multiplexed)
-                }
-                None => response.map(SentBody::unfollowed),
-            },
-        ))
+        // A response is large to move, so its body gets the new type at once.
+        let mut polled = this
+            .inner
+            .poll(cx)
+            .map_ok(|response| response.map(SentBody::unfollowed));
+        if let Poll::Ready(Ok(response)) = &mut polled {
+            if let Some(in_flight) = this.in_flight.take().filter(InFlight::is_claimed) {
+                SentBody::follow(response, in_flight);
+            }
+        }
+        polled
     }
 }

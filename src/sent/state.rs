@@ -162,16 +162,8 @@ impl ConnectionState {
 
 /// What the layer and the server do with responses. See [`PendingResponses`].
 impl ConnectionState {
-    pub(super) fn open(&self, multiplexed: bool) -> Option<ResponseKey> {
+    pub(super) fn open(&self, multiplexed: bool) -> ResponseKey {
         self.lock().pending.open(multiplexed)
-    }
-
-    pub(super) fn claim(&self, key: ResponseKey) -> bool {
-        self.lock().pending.claim(key)
-    }
-
-    pub(super) fn is_claimed(&self, key: ResponseKey) -> bool {
-        self.lock().pending.is_claimed(key)
     }
 
     pub(super) fn add_guard(&self, key: Option<ResponseKey>, is_last: bool) -> Option<ResponseKey> {
