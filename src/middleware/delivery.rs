@@ -3,7 +3,7 @@
 //! The feature `sent` implements it. Without that feature no connection is tracked, and nothing
 //! follows a response.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap};
 use super::ended::EndedResponse;
 
 /// Follows one response on a tracked connection.
-pub(crate) trait Delivery: fmt::Debug + Send + Sync {
+pub(crate) trait Delivery: Send + Sync {
     /// Returns whether the server's side of the response is seen, whatever layers are in between.
     fn is_held(&self) -> bool;
 

@@ -35,21 +35,15 @@ struct Tracked {
     state: Arc<RequestState>,
     body: BodyState,
     is_head_request: bool,
-    /// Counts the response as open.
-    open: Option<TaskTrackerToken>,
-    /// What few responses have, so that the others stay small.
-    extra: Option<Box<Extra>>,
-}
-
-#[derive(Debug, Default)]
-struct Extra {
-    /// Takes the tracker over if the body is dropped before the head is sent.
-    head_guard: Option<HeadGuardLink<ResponseTracker>>,
-    /// How the response ends, if that is known before the tracker is dropped.
-    judgement: Option<Judgement>,
-    delivery: Option<Box<dyn Delivery>>,
     /// Whether the body has returned `None`, and only its drop is missing.
     is_over: bool,
+    /// How the response ends, if that is known before the tracker is dropped.
+    judgement: Option<Judgement>,
+    /// Counts the response as open.
+    open: Option<TaskTrackerToken>,
+    /// Takes the tracker over if the body is dropped before the head is sent.
+    head_guard: Option<HeadGuardLink<ResponseTracker>>,
+    delivery: Option<Box<dyn Delivery>>,
 }
 
 /// Code of the service or of the body runs. If this is dropped before the code has
@@ -112,12 +106,6 @@ impl ResponseTracker {
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
         let delivery = TrackedConnection::follow(request.extensions());
-        let extra = delivery.map(|delivery| {
-            Box::new(Extra {
-                delivery: Some(delivery),
-                ..Extra::default()
-            })
-        });
         let is_head_request = request.method() == Method::HEAD;
         request
             .extensions_mut()
@@ -126,8 +114,11 @@ impl ResponseTracker {
             state,
             body: BodyState::default(),
             is_head_request,
+            is_over: false,
+            judgement: None,
             open,
-            extra,
+            head_guard: None,
+            delivery,
         }))
     }
 
@@ -168,7 +159,7 @@ impl ResponseTracker {
     /// Ends the response, because the service returned an error.
     pub(super) fn service_failed(mut self) {
         if let Some(tracked) = &mut self.0 {
-            tracked.extra().judgement = Some((EndKind::ServiceError, None));
+            tracked.judgement = Some((EndKind::ServiceError, None));
         }
     }
 
@@ -178,16 +169,13 @@ impl ResponseTracker {
         let Some(tracked) = &mut self.0 else {
             return Resumed::Over;
         };
-        let Some(extra) = &mut tracked.extra else {
-            return Resumed::Open;
-        };
-        if let Some(delivery) = &mut extra.delivery {
+        if let Some(delivery) = &mut tracked.delivery {
             delivery.polled();
-            if extra.is_over && delivery.owes_end() {
+            if tracked.is_over && delivery.owes_end() {
                 return Resumed::OwesEnd;
             }
         }
-        if extra.is_over {
+        if tracked.is_over {
             Resumed::Over
         } else {
             Resumed::Open
@@ -229,31 +217,29 @@ impl ResponseTracker {
         tracked.body.note_end();
         if tracked.state.waits_for_last_byte() {
             let is_bytes = TypeId::of::<D>() == TypeId::of::<Bytes>();
-            let extra = tracked.extra();
-            extra.is_over = true;
+            tracked.is_over = true;
             let frame = if is_bytes {
-                extra.delivery.as_mut()?.end_frame()
+                tracked.delivery.as_mut()?.end_frame()
             } else {
                 None
             };
             return frame.and_then(from_bytes).map(Frame::data);
         }
-        if let Some(extra) = &mut tracked.extra {
-            extra.head_guard = None;
-        }
+        tracked.head_guard = None;
         *self = Self::none();
         None
     }
 
     /// Returns whether a frame in place of the body's `None` has told the end.
     pub(super) fn has_told_end(&self) -> bool {
-        let extra = self.0.as_ref().and_then(|tracked| tracked.extra.as_ref());
-        extra
-            .and_then(|extra| extra.delivery.as_ref())
-            .is_some_and(|delivery| {
-                delivery.polled();
-                delivery.has_told_end()
-            })
+        let delivery = self
+            .0
+            .as_ref()
+            .and_then(|tracked| tracked.delivery.as_ref());
+        delivery.is_some_and(|delivery| {
+            delivery.polled();
+            delivery.has_told_end()
+        })
     }
 }
 
@@ -261,23 +247,17 @@ impl Drop for ResponseTracker {
     #[inline]
     fn drop(&mut self) {
         let Some(tracked) = &mut self.0 else { return };
-        match tracked.extra.take() {
-            None if tracked.is_watched() => tracked.end(None),
-            None => {}
-            Some(extra) => {
-                if let Some(tracked) = self.0.take() {
-                    tracked.end_or_hand_over(extra);
-                }
+        if tracked.head_guard.is_some() || tracked.delivery.is_some() {
+            if let Some(tracked) = self.0.take() {
+                tracked.end_or_hand_over();
             }
+        } else if tracked.is_watched() {
+            tracked.end();
         }
     }
 }
 
 impl Tracked {
-    fn extra(&mut self) -> &mut Extra {
-        self.extra.get_or_insert_default()
-    }
-
     fn note_head<B>(&mut self, response: &mut Response<B>, exact_size: Option<u64>, at_end: bool) {
         let (status, at) = (response.status(), Instant::now());
         self.body.note_head(response, at, exact_size, at_end);
@@ -310,13 +290,13 @@ impl Tracked {
             return None;
         }
         let (guard, link) = HeadGuard::new();
-        self.extra().head_guard = Some(link);
+        self.head_guard = Some(link);
         Some(guard)
     }
 
     /// Returns what follows the response to the socket, if its tasks wait for that.
     fn delivery(&mut self) -> Option<&mut dyn Delivery> {
-        let delivery = self.extra.as_mut()?.delivery.as_deref_mut()?;
+        let delivery = self.delivery.as_deref_mut()?;
         if self.state.waits_for_last_byte() {
             Some(delivery)
         } else {
@@ -354,33 +334,38 @@ impl Tracked {
         Arc::get_mut(&mut self.state).is_none_or(RequestState::is_watched)
     }
 
-    /// Ends the response. `known` is how it ends, if that is known.
-    fn end(&mut self, known: Option<Judgement>) {
+    /// Ends the response.
+    fn end(&mut self) {
         if self.state.waits_for_last_byte() {
             self.state.warn_of_untracked();
         }
-        let judgement = known.unwrap_or_else(|| self.state.judge(&self.body));
+        let judgement = self.judge();
         let now = Instant::now();
         self.state
             .finish(self.body.details(judgement, None, now), now);
     }
 
     /// Ends the response, or leaves that to what is dropped later.
-    fn end_or_hand_over(mut self, mut extra: Box<Extra>) {
-        let judgement = extra
-            .judgement
-            .unwrap_or_else(|| self.state.judge(&self.body));
-        let waits_for_last_byte = self.state.waits_for_last_byte();
-        if let Some(head_guard) = extra.head_guard.take() {
-            extra.judgement = Some(judgement);
-            self.extra = Some(extra);
-            head_guard.give(ResponseTracker(Some(self)));
-        } else if let Some(delivery) = extra.delivery.filter(|_| waits_for_last_byte) {
-            let response = EndedResponse::new(self.state, self.body, judgement, self.open);
-            delivery.wait(response);
-        } else {
-            self.end(Some(judgement));
+    fn end_or_hand_over(mut self) {
+        let judgement = self.judge();
+        self.judgement = Some(judgement);
+        if let Some(head_guard) = self.head_guard.take() {
+            return head_guard.give(ResponseTracker(Some(self)));
         }
+        let waits_for_last_byte = self.state.waits_for_last_byte();
+        match self.delivery.take() {
+            Some(delivery) if waits_for_last_byte => {
+                let response = EndedResponse::new(self.state, self.body, judgement, self.open);
+                delivery.wait(response);
+            }
+            _ => self.end(),
+        }
+    }
+
+    /// Returns how the response ends if nothing more comes of it.
+    fn judge(&self) -> Judgement {
+        self.judgement
+            .unwrap_or_else(|| self.state.judge(&self.body))
     }
 }
 

@@ -15,10 +15,11 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 
 use super::{
+    entry::SendResult,
     frames::{Ending, guard_data, guard_headers},
     guard::{FrameGuard, TrackedResponse},
     pending::ResponseKey,
-    state::PendingResponse,
+    state::Pending,
     write_progress::Position,
 };
 use crate::middleware::{Connection, Delivery, EndedResponse, TrackedConnection};
@@ -39,12 +40,12 @@ impl Connection for TrackedResponse {
             is_held: false,
             key: None,
             ending: Ending::default(),
+            ended: None,
         })
     }
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 struct ResponseDelivery {
     response: Arc<TrackedResponse>,
     /// Where the response stands in the writes of its connection, over HTTP/1.
@@ -56,6 +57,8 @@ struct ResponseDelivery {
     /// The response, once tasks wait for it or it has a guard.
     key: Option<ResponseKey>,
     ending: Ending,
+    /// What the layer leaves of the response when it drops the body.
+    ended: Option<EndedResponse>,
 }
 
 impl ResponseDelivery {
@@ -150,11 +153,10 @@ impl Delivery for ResponseDelivery {
         if response.is_complete() {
             self.claim();
             let key = self.key.take();
-            let response = PendingResponse {
-                response,
-                position: self.position,
-            };
-            return self.response.connection().layer_dropped(key, response);
+            let multiplexed = self.is_multiplexed();
+            let connection = Arc::clone(self.response.connection());
+            self.ended = Some(response);
+            return connection.layer_dropped(key, self, multiplexed);
         }
         // A response that ended in any other way has nothing to wait for.
         let bytes_sent = match (&mut self.position, self.key) {
@@ -168,6 +170,24 @@ impl Delivery for ResponseDelivery {
             (None, None) => (response.sendable() == 0).then_some(0),
         };
         response.finish(bytes_sent);
+    }
+}
+
+impl Pending for ResponseDelivery {
+    fn finish(&mut self, result: SendResult) {
+        let Some(response) = self.ended.take() else {
+            return;
+        };
+        let sendable = response.sendable();
+        match (result, &mut self.position) {
+            (SendResult::Sent, _) => response.finish(Some(sendable)),
+            (SendResult::Queued, _) => response.finish(None),
+            (SendResult::Lost(_), Some(position)) => {
+                let progress = self.response.connection().progress();
+                response.interrupt(Some(progress.bytes_sent(position, sendable)));
+            }
+            (SendResult::Lost(bytes_sent), None) => response.interrupt(bytes_sent),
+        }
     }
 }
 

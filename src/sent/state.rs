@@ -8,15 +8,12 @@ use tokio::task::{Id, try_id};
 use super::{
     entry::{Dropped, SendResult},
     pending::{GuardedFrame, PendingResponses, ResponseKey},
-    write_progress::{Position, WriteProgress},
+    write_progress::WriteProgress,
 };
-use crate::{
-    middleware::EndedResponse,
-    util::sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-        lock,
-    },
+use crate::util::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering},
+    lock,
 };
 
 /// A server may copy up to so many bytes of the end of some data, and drop the data before it has
@@ -52,7 +49,7 @@ pub(super) struct ConnectionState {
 
 #[derive(Default)]
 struct Locked {
-    pending: PendingResponses<PendingResponse>,
+    pending: PendingResponses<Box<dyn Pending>>,
     /// Dropped frames. The next use of the stream shows whether the server had written them.
     undecided: Vec<GuardedFrame>,
     /// Wakes the task that serves the connection.
@@ -60,26 +57,9 @@ struct Locked {
 }
 
 /// A response whose body the layer has dropped, and that waits for its last byte.
-pub(super) struct PendingResponse {
-    pub(super) response: EndedResponse,
-    /// Where the response stands in the writes of its connection, over HTTP/1.
-    pub(super) position: Option<Position>,
-}
-
-impl PendingResponse {
+pub(super) trait Pending: Send {
     /// Ends the response.
-    fn finish(self, result: SendResult, progress: &WriteProgress) {
-        let Self { response, position } = self;
-        let sendable = response.sendable();
-        match (result, position) {
-            (SendResult::Sent, _) => response.finish(Some(sendable)),
-            (SendResult::Queued, _) => response.finish(None),
-            (SendResult::Lost(_), Some(mut position)) => {
-                response.interrupt(Some(progress.bytes_sent(&mut position, sendable)));
-            }
-            (SendResult::Lost(bytes_sent), None) => response.interrupt(bytes_sent),
-        }
-    }
+    fn finish(&mut self, result: SendResult);
 }
 
 /// What the stream reports.
@@ -133,7 +113,7 @@ impl ConnectionState {
             self.publish(&locked);
             drop(locked);
             match sent {
-                Some((response, result)) => response.finish(result, &self.progress),
+                Some((mut response, result)) => response.finish(result),
                 None => return,
             }
         }
@@ -149,7 +129,7 @@ impl ConnectionState {
             drop(locked);
             drop(waker);
             match lost {
-                Some((response, result)) => response.finish(result, &self.progress),
+                Some((mut response, result)) => response.finish(result),
                 None => return,
             }
         }
@@ -183,8 +163,12 @@ impl ConnectionState {
     }
 
     /// The layer dropped a body. The response ends when it is sent or lost.
-    pub(super) fn layer_dropped(&self, key: Option<ResponseKey>, response: PendingResponse) {
-        let multiplexed = response.position.is_none();
+    pub(super) fn layer_dropped(
+        &self,
+        key: Option<ResponseKey>,
+        response: Box<dyn Pending>,
+        multiplexed: bool,
+    ) {
         self.change(|locked, flushes| {
             locked
                 .pending
@@ -253,7 +237,7 @@ impl ConnectionState {
     /// Changes the pending responses, and ends a response that is over then.
     fn change(
         &self,
-        change: impl FnOnce(&mut Locked, u64) -> Option<(PendingResponse, SendResult)>,
+        change: impl FnOnce(&mut Locked, u64) -> Option<(Box<dyn Pending>, SendResult)>,
     ) {
         let mut locked = self.lock();
         let over = change(&mut locked, self.progress.flushes());
@@ -266,8 +250,8 @@ impl ConnectionState {
             None
         };
         drop(locked);
-        if let Some((response, result)) = over {
-            response.finish(result, &self.progress);
+        if let Some((mut response, result)) = over {
+            response.finish(result);
         }
         if let Some(waker) = waker {
             waker.wake();
