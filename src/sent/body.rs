@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
@@ -108,17 +108,18 @@ impl<B: Body<Data: 'static>> Body for SentBody<B> {
             return Poll::Ready(None);
         }
         followed.note_whole();
-        Poll::Ready(match ready!(this.inner.as_mut().poll_frame(cx)) {
-            Some(Ok(frame)) => {
+        // A frame is large to move, so it is changed in place.
+        let mut polled = this.inner.as_mut().poll_frame(cx);
+        match &mut polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
                 let at_end = frame.is_data() && this.inner.is_end_stream();
-                Some(Ok(followed.note_frame(frame, at_end)))
+                followed.note_frame(frame, at_end);
             }
-            Some(Err(error)) => {
-                followed.in_flight.is_whole = false;
-                Some(Err(error))
-            }
-            None => followed.note_end().map(Ok),
-        })
+            Poll::Ready(Some(Err(_))) => followed.in_flight.is_whole = false,
+            Poll::Ready(None) => return Poll::Ready(followed.note_end().map(Ok)),
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -139,14 +140,14 @@ impl Followed {
     }
 
     /// Notes a frame, and puts a guard into the last one.
-    fn note_frame<D: Buf + 'static>(&mut self, mut frame: Frame<D>, at_end: bool) -> Frame<D> {
+    fn note_frame<D: Buf + 'static>(&mut self, frame: &mut Frame<D>, at_end: bool) {
         let yielded = frame.data_ref().map_or(0, Buf::remaining);
         self.left = self.left.saturating_sub(yielded as u64);
         let is_last = at_end || frame.is_trailers();
         self.ending.note_last(is_last);
         self.note_whole();
         if !is_last || !self.in_flight.is_multiplexed() {
-            return frame;
+            return;
         }
         if let Some(data) = frame.data_mut() {
             if let Some(data) = (data as &mut dyn Any).downcast_mut::<Bytes>() {
@@ -156,7 +157,6 @@ impl Followed {
         } else if let Some(trailers) = frame.trailers_mut() {
             guard_headers(trailers, || self.in_flight.guard_last(0));
         }
-        frame
     }
 
     /// Notes that the body returned `None`. Returns an empty frame with a guard to send in place of

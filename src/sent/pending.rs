@@ -150,9 +150,9 @@ impl<T> PendingResponses<T> {
     /// Notes that the server has read all there was. It now writes what it had queued before.
     pub(super) fn note_read_cycle(&mut self) {
         while let Some(key) = self.read_cycle.pop() {
-            // A guard may have been added since the response began to wait.
-            if self.stage(key) == Some(Stage::ReadCycle) {
-                self.wait_for(key, Stage::Flush);
+            if let Some(entry) = self.get_at(key, Stage::ReadCycle) {
+                entry.set_stage(Stage::Flush);
+                self.flush.push(key);
             }
         }
     }
@@ -160,9 +160,8 @@ impl<T> PendingResponses<T> {
     /// Notes that the connection was flushed. Call it until it returns `None`.
     pub(super) fn note_flush(&mut self, flushes: u64) -> Option<(T, SendResult)> {
         while let Some(key) = self.flush.pop() {
-            // A guard may have been added since the response began to wait.
-            if self.stage(key) == Some(Stage::Flush) {
-                self.get(key)?.set_stage(Stage::Flushed);
+            if let Some(entry) = self.get_at(key, Stage::Flush) {
+                entry.set_stage(Stage::Flushed);
                 if let Some(over) = self.advance(key, flushes) {
                     return Some(over);
                 }
@@ -202,20 +201,14 @@ impl<T> PendingResponses<T> {
         if over.is_some() {
             self.responses.remove(key.index);
         } else if let Some(stage) = entry.next_stage() {
-            self.wait_for(key, stage);
+            entry.set_stage(stage);
+            match stage {
+                Stage::ReadCycle => self.read_cycle.push(key),
+                Stage::Flush => self.flush.push(key),
+                Stage::Drop | Stage::Flushed => {}
+            }
         }
         over
-    }
-
-    /// Lets a response wait for a read cycle or for a flush.
-    fn wait_for(&mut self, key: ResponseKey, stage: Stage) {
-        let Some(entry) = self.get(key) else { return };
-        entry.set_stage(stage);
-        match stage {
-            Stage::ReadCycle => self.read_cycle.push(key),
-            Stage::Flush => self.flush.push(key),
-            Stage::Drop | Stage::Flushed => {}
-        }
     }
 
     fn insert(&mut self, entry: Entry<T>) -> ResponseKey {
@@ -225,8 +218,10 @@ impl<T> PendingResponses<T> {
         ResponseKey { index, serial }
     }
 
-    fn stage(&mut self, key: ResponseKey) -> Option<Stage> {
-        self.get(key).map(|entry| entry.stage())
+    /// Returns a response if it still waits at this stage. A guard may have been added since it
+    /// began to wait.
+    fn get_at(&mut self, key: ResponseKey, stage: Stage) -> Option<&mut Entry<T>> {
+        self.get(key).filter(|entry| entry.stage() == stage)
     }
 
     fn get(&mut self, key: ResponseKey) -> Option<&mut Entry<T>> {

@@ -67,8 +67,7 @@ impl ConnectionState {
     /// The server is about to read. It discarded the frames that it dropped since it last used the
     /// stream.
     pub(super) fn before_read(&self) {
-        self.note_use();
-        self.decide(Dropped::Discarded);
+        self.note_use(Dropped::Discarded);
     }
 
     /// The server has read. If there was data, it handles that data until it uses the stream again.
@@ -79,9 +78,8 @@ impl ConnectionState {
     /// The server is about to write or to flush. The frames that it dropped since it last used the
     /// stream are in its write buffer.
     pub(super) fn before_write(&self) {
-        self.note_use();
         self.is_reading.store(false, Ordering::Relaxed);
-        self.decide(Dropped::Written);
+        self.note_use(Dropped::Written);
     }
 
     /// Another task serves the connection from now on.
@@ -150,11 +148,19 @@ impl ConnectionState {
         self.lock().pending.add_guard(key, is_last)
     }
 
+    #[inline]
     pub(super) fn note_poll(&self, key: ResponseKey) {
         // The layer that took a frame apart polls after that, so it sees the flag.
         if self.has_taken_apart.load(Ordering::Relaxed) {
-            self.lock().pending.note_poll(key);
+            self.note_poll_after_frame(key);
         }
+    }
+
+    /// Kept apart from [`note_poll`](Self::note_poll), which servers call several times for a
+    /// response.
+    #[cold]
+    fn note_poll_after_frame(&self, key: ResponseKey) {
+        self.lock().pending.note_poll(key);
     }
 
     /// The server dropped a response. `is_whole` says whether it had all of it.
@@ -206,9 +212,16 @@ impl ConnectionState {
 }
 
 impl ConnectionState {
-    /// Notes that the running task uses the stream.
-    fn note_use(&self) {
-        LAST_USED.set(try_id().map(|task| (task, ptr::from_ref(self))));
+    /// Notes that the running task uses the stream, and what became of the frames that it dropped
+    /// before.
+    fn note_use(&self, dropped: Dropped) {
+        // Over HTTP/1 no frame has a guard.
+        if !self.progress.serves_http1() {
+            LAST_USED.set(try_id().map(|task| (task, ptr::from_ref(self))));
+            if self.has_undecided.load(Ordering::Relaxed) {
+                self.decide(dropped);
+            }
+        }
     }
 
     /// Returns whether the running task is the one that serves the connection.
