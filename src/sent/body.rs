@@ -34,7 +34,7 @@ pub struct SentBody<B> {
 
 /// What was seen of a response that tasks wait for.
 #[derive(Debug)]
-struct Followed {
+pub(super) struct Followed {
     in_flight: InFlight,
     ending: Ending,
     /// How many more bytes of data the server takes. `u64::MAX` if it takes all.
@@ -42,12 +42,8 @@ struct Followed {
 }
 
 impl<B> SentBody<B> {
-    /// Creates a body for a response that nobody waits for.
-    pub(super) const fn unfollowed(inner: B) -> Self {
-        Self {
-            inner,
-            followed: None,
-        }
+    pub(super) const fn new(inner: B, followed: Option<Followed>) -> Self {
+        Self { inner, followed }
     }
 
     /// Returns the inner body if nobody waits for the response.
@@ -60,34 +56,6 @@ impl<B> SentBody<B> {
             } => Ok(inner),
             followed => Err(followed),
         }
-    }
-}
-
-impl<B: Body> SentBody<B> {
-    /// Follows a response that tasks wait for.
-    pub(super) fn follow(response: &mut Response<Self>, in_flight: InFlight) {
-        let inner = &response.body().inner;
-        let mut ending = Ending::default();
-        ending.note_last(inner.is_end_stream());
-        let mut left = u64::MAX;
-        if !in_flight.is_multiplexed() {
-            // Over HTTP/1 the server cuts off the data after the declared length.
-            let declared = inner.size_hint().exact();
-            let declared = declared.or_else(|| declared_length(response.headers()));
-            left = declared.unwrap_or(left);
-        } else if ending.has_passed() {
-            guard_headers(response.headers_mut(), || in_flight.guard_last(0));
-        }
-        let can_have_body = can_have_body(in_flight.method(), response.status());
-        let mut followed = Followed {
-            in_flight,
-            ending,
-            left,
-        };
-        followed.note_whole();
-        // The server does not poll the body of a response that can have none.
-        followed.in_flight.is_whole |= !can_have_body;
-        response.body_mut().followed = Some(followed);
     }
 }
 
@@ -134,6 +102,32 @@ impl<B: Body<Data: 'static>> Body for SentBody<B> {
 }
 
 impl Followed {
+    /// Follows a response that tasks wait for.
+    pub(super) fn new<B: Body>(response: &mut Response<B>, in_flight: InFlight) -> Self {
+        let body = response.body();
+        let mut ending = Ending::default();
+        ending.note_last(body.is_end_stream());
+        let mut left = u64::MAX;
+        if !in_flight.is_multiplexed() {
+            // Over HTTP/1 the server cuts off the data after the declared length.
+            let declared = body.size_hint().exact();
+            let declared = declared.or_else(|| declared_length(response.headers()));
+            left = declared.unwrap_or(left);
+        } else if ending.has_passed() {
+            guard_headers(response.headers_mut(), || in_flight.guard_last(0));
+        }
+        let can_have_body = can_have_body(in_flight.method(), response.status());
+        let mut followed = Self {
+            in_flight,
+            ending,
+            left,
+        };
+        followed.note_whole();
+        // The server does not poll the body of a response that can have none.
+        followed.in_flight.is_whole |= !can_have_body;
+        followed
+    }
+
     /// Notes whether the server has all of the response now.
     fn note_whole(&mut self) {
         self.in_flight.is_whole = self.ending.has_passed() || self.left == 0;

@@ -12,7 +12,7 @@ use pin_project::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    body::SentBody,
+    body::{Followed, SentBody},
     connect_info::SentConnectInfo,
     connection::SentConnection,
     delivery::track,
@@ -153,16 +153,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // A response is large to move, so its body gets the new type at once.
-        let mut polled = this
-            .inner
-            .poll(cx)
-            .map_ok(|response| response.map(SentBody::unfollowed));
+        // A response is large to move, so this only moves it into its new type.
+        let mut polled = this.inner.poll(cx);
+        let mut followed = None;
         if let Poll::Ready(Ok(response)) = &mut polled {
-            if let Some(in_flight) = this.in_flight.take().filter(InFlight::is_claimed) {
-                SentBody::follow(response, in_flight);
-            }
+            let in_flight = this.in_flight.take().filter(InFlight::is_claimed);
+            followed = in_flight.map(|in_flight| Followed::new(response, in_flight));
         }
-        polled
+        polled.map_ok(|response| response.map(|body| SentBody::new(body, followed)))
     }
 }
