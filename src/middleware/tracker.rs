@@ -247,12 +247,14 @@ impl Drop for ResponseTracker {
     #[inline]
     fn drop(&mut self) {
         let Some(tracked) = &mut self.0 else { return };
-        if tracked.head_guard.is_some() || tracked.delivery.is_some() {
-            if let Some(tracked) = self.0.take() {
-                tracked.end_or_hand_over();
-            }
-        } else if tracked.is_watched() {
+        // If the tasks wait for the last byte, so does the count of open responses.
+        if tracked.delivery().is_none() && !tracked.is_watched() {
+            return;
+        }
+        if tracked.head_guard.is_none() && tracked.delivery.is_none() {
             tracked.end();
+        } else if let Some(tracked) = self.0.take() {
+            tracked.end_or_hand_over();
         }
     }
 }
