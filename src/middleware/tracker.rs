@@ -247,8 +247,7 @@ impl Drop for ResponseTracker {
     #[inline]
     fn drop(&mut self) {
         let Some(tracked) = &mut self.0 else { return };
-        // If the tasks wait for the last byte, so does the count of open responses.
-        if tracked.delivery().is_none() && !tracked.is_watched() {
+        if !tracked.is_watched() {
             return;
         }
         if tracked.head_guard.is_none() && tracked.delivery.is_none() {

@@ -38,6 +38,9 @@
 //! - On a connection that is not tracked: the drop of the body, after the head was sent. The crate
 //!   logs a warning once for each supervisor (feature `tracing`).
 //!
+//! A response that leaves no task does not wait. It is over when the server drops its body, unless
+//! the supervisor has observers.
+//!
 //! Tasks start earlier only after [`start_within`](crate::SupervisorBuilder::start_within), or at
 //! the end of a shutdown's grace.
 //!

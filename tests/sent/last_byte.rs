@@ -9,15 +9,17 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
-use tower::{Layer, service_fn, util::MapResponseLayer};
+use tower::{Layer, ServiceExt, service_fn, util::MapResponseLayer};
 use tower_background::{
     BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor, middleware::ResponseBody,
+    sent::SentStream,
 };
 
 use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
@@ -492,4 +494,44 @@ async fn start_within_does_not_wait_for_a_stalled_client() {
     let mut client = Raw::narrow(server.address).await;
     client.get("/full").await;
     assert_ends(&server, EndKind::Unfinished).await;
+}
+
+/// What adds a task.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Adds {
+    Handler,
+    Body,
+    Nothing,
+}
+
+#[tokio::test]
+async fn a_response_waits_for_its_last_byte_if_it_leaves_a_task() {
+    for adds in [Adds::Handler, Adds::Body, Adds::Nothing] {
+        let supervisor = last_byte();
+        let service = service_fn(move |request: Request<()>| {
+            if adds == Adds::Handler {
+                let tasks = request.background_tasks().expect("the layer is there");
+                tasks.add(async {});
+            }
+            let body = StreamBody::new(futures_util::stream::once(async move {
+                if adds == Adds::Body {
+                    tower_background::defer(async {}).expect("the body is of a request");
+                }
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"hello")))
+            }));
+            std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+        });
+        let (stream, _client) = tokio::io::duplex(64);
+        let stream = SentStream::new(stream);
+        let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service);
+        let service = stream.connection().layer(service);
+        let response = service.oneshot(Request::new(())).await;
+        let body = response.expect("the service answers").into_body();
+        body.collect().await.expect("the body is whole");
+        let open = usize::from(adds != Adds::Nothing);
+        assert_eq!(supervisor.open_responses(), open, "{adds:?}");
+        // The connection dies before a flush.
+        drop(stream);
+        assert_eq!(supervisor.open_responses(), 0, "{adds:?}");
+    }
 }
