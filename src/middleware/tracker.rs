@@ -43,6 +43,7 @@ struct Tracked {
     open: Option<TaskTrackerToken>,
     /// Takes the tracker over if the body is dropped before the head is sent.
     head_guard: Option<HeadGuardLink<ResponseTracker>>,
+    /// Follows the response to the socket, on a tracked connection.
     delivery: Option<Box<dyn Delivery>>,
 }
 
