@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestState, enter_request},
-    response::{BodyState, EndKind, Judgement},
+    response::{BodyState, EndKind},
     supervisor::Supervisor,
 };
 
@@ -34,11 +34,6 @@ pub(super) struct ResponseTracker(Option<Tracked>);
 struct Tracked {
     state: Arc<RequestState>,
     body: BodyState,
-    is_head_request: bool,
-    /// Whether the body has returned `None`, and only its drop is missing.
-    is_over: bool,
-    /// How the response ends, if that is known before the tracker is dropped.
-    judgement: Option<Judgement>,
     /// Counts the response as open.
     open: Option<TaskTrackerToken>,
     /// Takes the tracker over if the body is dropped before the head is sent.
@@ -107,16 +102,12 @@ impl ResponseTracker {
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
         let delivery = TrackedConnection::follow(request.extensions());
-        let is_head_request = request.method() == Method::HEAD;
         request
             .extensions_mut()
             .insert(BackgroundTasks::new(Arc::clone(&state)));
         Self(Some(Tracked {
             state,
             body: BodyState::default(),
-            is_head_request,
-            is_over: false,
-            judgement: None,
             open,
             head_guard: None,
             delivery,
@@ -160,7 +151,7 @@ impl ResponseTracker {
     /// Ends the response, because the service returned an error.
     pub(super) fn service_failed(mut self) {
         if let Some(tracked) = &mut self.0 {
-            tracked.judgement = Some((EndKind::ServiceError, None));
+            tracked.body.note_service_error();
         }
     }
 
@@ -172,11 +163,11 @@ impl ResponseTracker {
         };
         if let Some(delivery) = &mut tracked.delivery {
             delivery.polled();
-            if tracked.is_over && delivery.owes_end() {
+            if tracked.body.is_over() && delivery.owes_end() {
                 return Resumed::OwesEnd;
             }
         }
-        if tracked.is_over {
+        if tracked.body.is_over() {
             Resumed::Over
         } else {
             Resumed::Open
@@ -218,7 +209,6 @@ impl ResponseTracker {
         tracked.body.note_end();
         if tracked.state.waits_for_last_byte() {
             let is_bytes = TypeId::of::<D>() == TypeId::of::<Bytes>();
-            tracked.is_over = true;
             let frame = if is_bytes {
                 tracked.delivery.as_mut()?.end_frame()
             } else {
@@ -268,7 +258,8 @@ impl Tracked {
             self.body.is_grpc(),
             at.saturating_duration_since(self.state.head().started),
         );
-        if self.is_head_request || self.body.has_grpc_status() || self.state.waits_for_last_byte() {
+        if self.is_head_request() || self.body.has_grpc_status() || self.state.waits_for_last_byte()
+        {
             if let Some(guard) = self.follow_head(response.headers_mut()) {
                 response.extensions_mut().insert(guard);
             }
@@ -279,13 +270,13 @@ impl Tracked {
     fn follow_head(&mut self, headers: &mut HeaderMap) -> Option<HeadGuard<ResponseTracker>> {
         // A layer farther out may replace the body of an answer to `HEAD`, so that only the head is
         // sent.
-        let is_last = self.body.has_ended() || self.is_head_request;
+        let is_last = self.body.has_ended() || self.is_head_request();
         let waits_for_last_byte = self.state.waits_for_last_byte();
         let is_held = self.delivery().is_some_and(|delivery| {
             delivery.head(headers, is_last);
             delivery.is_held()
         });
-        let may_lose_body = self.is_head_request
+        let may_lose_body = self.is_head_request()
             || self.body.has_grpc_status()
             || (waits_for_last_byte && !is_held);
         if !may_lose_body || !self.is_watched() {
@@ -294,6 +285,10 @@ impl Tracked {
         let (guard, link) = HeadGuard::new();
         self.head_guard = Some(link);
         Some(guard)
+    }
+
+    fn is_head_request(&self) -> bool {
+        self.state.head().method == Method::HEAD
     }
 
     /// Returns what follows the response to the socket, if its tasks wait for that.
@@ -341,7 +336,7 @@ impl Tracked {
         if self.state.waits_for_last_byte() {
             self.state.warn_of_untracked();
         }
-        let judgement = self.judge();
+        let judgement = self.state.judge(&self.body);
         let now = Instant::now();
         self.state
             .finish(self.body.details(judgement, None, now), now);
@@ -349,9 +344,12 @@ impl Tracked {
 
     /// Ends the response, or leaves that to what is dropped later.
     fn end_or_hand_over(mut self) {
-        let judgement = self.judge();
-        self.judgement = Some(judgement);
+        let judgement = self.state.judge(&self.body);
         if let Some(head_guard) = self.head_guard.take() {
+            if judgement.0 == EndKind::Panicked {
+                // The head may be dropped when the thread does not panic any more.
+                self.body.note_panic();
+            }
             return head_guard.give(ResponseTracker(Some(self)));
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
@@ -362,12 +360,6 @@ impl Tracked {
             }
             _ => self.end(),
         }
-    }
-
-    /// Returns how the response ends if nothing more comes of it.
-    fn judge(&self) -> Judgement {
-        self.judgement
-            .unwrap_or_else(|| self.state.judge(&self.body))
     }
 }
 

@@ -42,8 +42,12 @@ struct Head {
 pub(crate) struct BodyState {
     /// Whether code of the service or of the body has panicked.
     has_panicked: AtomicBool,
+    /// Whether the service returned an error.
+    service_failed: bool,
     /// Whether the end of the body was seen.
     has_ended: bool,
+    /// Whether the body returned `None`.
+    is_over: bool,
     /// Whether the body returned an error.
     has_failed: bool,
     was_polled: bool,
@@ -60,6 +64,11 @@ impl BodyState {
     /// Notes that code of the service or of the body has panicked.
     pub(crate) fn note_panic(&self) {
         self.has_panicked.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the service returned an error in place of a response.
+    pub(crate) const fn note_service_error(&mut self) {
+        self.service_failed = true;
     }
 
     /// Notes the head of the response, the exact size that its body states, and whether the body is
@@ -123,6 +132,7 @@ impl BodyState {
     pub(crate) const fn note_end(&mut self) {
         self.was_polled = true;
         self.has_ended = true;
+        self.is_over = true;
     }
 
     /// Returns whether the head says that this is a gRPC response.
@@ -138,6 +148,11 @@ impl BodyState {
     /// Returns whether the end of the body was seen.
     pub(crate) const fn has_ended(&self) -> bool {
         self.has_ended
+    }
+
+    /// Returns whether the body has returned `None`, and only its drop is missing.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Returns how many bytes of data the body has yielded.
@@ -157,6 +172,9 @@ impl BodyState {
 
     /// Judges how the response ends if its body is dropped now.
     pub(crate) fn judge(&self, method: &Method, version: Version) -> Judgement {
+        if self.service_failed {
+            return (EndKind::ServiceError, None);
+        }
         if self.has_panicked.load(Ordering::Relaxed) || std::thread::panicking() {
             return (EndKind::Panicked, None);
         }

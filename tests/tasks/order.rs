@@ -118,23 +118,20 @@ async fn fail_fast_skips_the_rest() {
 async fn a_panic_and_a_timeout_are_failures_too() {
     let router = Router::new().route(
         "/{how}",
-        get(
-            async |axum::extract::Path(how): axum::extract::Path<String>,
-                   tasks: BackgroundTasks| {
-                tasks.set_order(Order::FailFast);
-                if how == "panic" {
-                    tasks.add(Task::new(async { assert_eq!(1, 2) }).named("bad"));
-                } else {
-                    let timeout = std::time::Duration::from_millis(1);
-                    tasks.add(
-                        Task::new(std::future::pending::<()>())
-                            .timeout(timeout)
-                            .named("bad"),
-                    );
-                }
-                tasks.add(named("rest", Ok(())));
-            },
-        ),
+        get(async |Path(how): Path<String>, tasks: BackgroundTasks| {
+            tasks.set_order(Order::FailFast);
+            if how == "panic" {
+                tasks.add(Task::new(async { assert_eq!(1, 2) }).named("bad"));
+            } else {
+                let timeout = std::time::Duration::from_millis(1);
+                tasks.add(
+                    Task::new(std::future::pending::<()>())
+                        .timeout(timeout)
+                        .named("bad"),
+                );
+            }
+            tasks.add(named("rest", Ok(())));
+        }),
     );
     let (server, recorder) = serve(Order::Concurrent, router).await;
     server.get("/panic").await;
