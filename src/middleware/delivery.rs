@@ -1,7 +1,6 @@
 //! [`Delivery`]: what follows a response from its body to the socket.
 //!
-//! The feature `sent` implements it. Without that feature no connection is tracked, and nothing
-//! follows a response.
+//! The feature `sent` implements it.
 
 use std::sync::Arc;
 
@@ -53,11 +52,11 @@ pub(crate) trait Connection: Send + Sync {
 #[derive(Clone)]
 pub(crate) struct TrackedConnection(pub(crate) Arc<dyn Connection>);
 
-impl TrackedConnection {
-    /// Starts to follow the response, if the request came over a tracked connection.
-    pub(super) fn follow(extensions: &Extensions) -> Option<Box<dyn Delivery>> {
-        extensions
-            .get::<Self>()
-            .map(|connection| Arc::clone(&connection.0).follow())
-    }
+/// What follows one response.
+pub(super) type Followed = Box<dyn Delivery>;
+
+/// Starts to follow the response to a request, if that came over a tracked connection.
+pub(super) fn follow(extensions: &Extensions) -> Option<Followed> {
+    let connection = extensions.get::<TrackedConnection>()?;
+    Some(Arc::clone(&connection.0).follow())
 }

@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod body;
+#[cfg_attr(not(feature = "sent"), path = "delivery_disabled.rs")]
 mod delivery;
 mod ended;
 mod future;

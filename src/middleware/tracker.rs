@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    delivery::{Delivery, TrackedConnection},
+    delivery::{Followed, follow},
     ended::EndedResponse,
     head_guard::{HeadGuard, HeadGuardLink},
 };
@@ -39,7 +39,7 @@ struct Tracked {
     /// Takes the tracker over if the body is dropped before the head is sent.
     head_guard: Option<HeadGuardLink<ResponseTracker>>,
     /// Follows the response to the socket, on a tracked connection.
-    delivery: Option<Box<dyn Delivery>>,
+    delivery: Option<Followed>,
 }
 
 /// Code of the service or of the body runs. If this is dropped before the code has
@@ -101,7 +101,7 @@ impl ResponseTracker {
         let open = supervisor.open_response();
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
-        let delivery = TrackedConnection::follow(request.extensions());
+        let delivery = follow(request.extensions());
         request
             .extensions_mut()
             .insert(BackgroundTasks::new(Arc::clone(&state)));
@@ -292,8 +292,8 @@ impl Tracked {
     }
 
     /// Returns what follows the response to the socket, if its tasks wait for that.
-    fn delivery(&mut self) -> Option<&mut dyn Delivery> {
-        let delivery = self.delivery.as_deref_mut()?;
+    fn delivery(&mut self) -> Option<&mut Followed> {
+        let delivery = self.delivery.as_mut()?;
         if self.state.waits_for_last_byte() {
             Some(delivery)
         } else {
@@ -353,13 +353,12 @@ impl Tracked {
             return head_guard.give(ResponseTracker(Some(self)));
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
-        match self.delivery.take() {
-            Some(delivery) if waits_for_last_byte => {
-                let response = EndedResponse::new(self.state, self.body, judgement, self.open);
-                delivery.wait(response);
-            }
-            _ => self.end(),
-        }
+        let delivery = self.delivery.take().filter(|_| waits_for_last_byte);
+        let Some(delivery) = delivery else {
+            return self.end();
+        };
+        let response = EndedResponse::new(self.state, self.body, judgement, self.open);
+        delivery.wait(response);
     }
 }
 
