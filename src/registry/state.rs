@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -24,7 +24,7 @@ use crate::{
     task::{Order, Outcome, StartOn},
     util::{
         Text,
-        sync::{Mutex, MutexGuard, get_mut, lock},
+        sync::{Mutex, MutexGuard, lock},
         trace::ids_are_wanted,
     },
 };
@@ -156,7 +156,8 @@ impl RequestState {
 
     /// Returns whether tasks wait for the end of the response, or observers do.
     pub(crate) fn is_watched(&mut self) -> bool {
-        !self.supervisor.observers().is_empty() || !get_mut(&mut self.inner).queue.is_empty()
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        !self.supervisor.observers().is_empty() || !inner.queue.is_empty()
     }
 
     /// Notes how much data the body has yielded.

@@ -21,12 +21,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns what is in a mutex that nobody else has.
-#[inline]
-pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
-    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// loom has no `Notify`. Each call of tokio's `Notify` is one step here, and loom tries all orders
 /// of these steps.
 #[cfg(all(test, background_loom))]
