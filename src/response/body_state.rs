@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     end::{EndDetails, EndKind},
-    headers::{ContentLength, content_length, grpc_status, is_grpc},
+    headers::{ContentLength, content_length, grpc_status, is_grpc, is_grpc_ok},
     response_error::ResponseError,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct BodyState {
     has_failed: bool,
     was_polled: bool,
     is_grpc: bool,
+    /// Whether the trailers are those of [`GRPC_OK`](super::headers::GRPC_OK).
+    has_grpc_ok: bool,
     head: Option<Head>,
     content_length: Option<ContentLength>,
     /// How many bytes of data the body has yielded.
@@ -114,7 +116,10 @@ impl BodyState {
         self.was_polled = true;
         self.has_ended = true;
         self.grpc_status = grpc_status(trailers).or(self.grpc_status);
-        self.trailers = keep.then(|| Box::new(trailers.clone()));
+        self.has_grpc_ok = is_grpc_ok(trailers);
+        if keep && !self.has_grpc_ok {
+            self.trailers = Some(Box::new(trailers.clone()));
+        }
     }
 
     /// Notes that the body was polled, and yielded neither data nor trailers.
@@ -274,6 +279,7 @@ impl BodyState {
             bytes_sent,
             trailers: self.trailers.take(),
             is_grpc: self.is_grpc,
+            has_grpc_ok: self.has_grpc_ok,
             grpc_status: self.grpc_status,
             head_at: self.head.map(|head| head.at),
             ..EndDetails::new(kind, now)

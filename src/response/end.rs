@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::{request_info::RequestInfo, response_error::ResponseError};
+use super::{headers::GRPC_OK, request_info::RequestInfo, response_error::ResponseError};
 
 /// How a response ended, and what is known of the request and the response then.
 ///
@@ -103,6 +103,9 @@ impl ResponseEnd {
     /// Returns the trailers of the body, if it yielded any.
     #[must_use]
     pub fn trailers(&self) -> Option<&HeaderMap> {
+        if self.details.has_grpc_ok {
+            return Some(&GRPC_OK);
+        }
         self.details.trailers.as_deref()
     }
 
@@ -235,6 +238,8 @@ pub(crate) struct EndDetails {
     pub(super) bytes_sent: Option<u64>,
     pub(super) trailers: Option<Box<HeaderMap>>,
     pub(super) is_grpc: bool,
+    /// Whether the trailers are those of [`GRPC_OK`]. They are not copied then.
+    pub(super) has_grpc_ok: bool,
     pub(super) grpc_status: Option<i32>,
     /// When the response had its head.
     pub(super) head_at: Option<Instant>,
@@ -252,6 +257,7 @@ impl EndDetails {
             bytes_sent: None,
             trailers: None,
             is_grpc: false,
+            has_grpc_ok: false,
             grpc_status: None,
             head_at: None,
             ended_at,

@@ -1,5 +1,7 @@
 //! What the headers of a response say of its body, and the gRPC status of heads and trailers.
 
+use std::sync::LazyLock;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -42,6 +44,20 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<i32> {
     let status = find(headers, &GRPC_STATUS)?;
     status.to_str().ok()?.trim().parse().ok()
+}
+
+/// Trailers with nothing but `grpc-status: 0`, as most gRPC responses have them. One copy is enough
+/// for all responses.
+pub(super) static GRPC_OK: LazyLock<HeaderMap> =
+    LazyLock::new(|| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]));
+
+/// Returns whether trailers are equal to [`GRPC_OK`].
+pub(super) fn is_grpc_ok(trailers: &HeaderMap) -> bool {
+    let mut all = trailers.iter();
+    match (all.next(), all.next()) {
+        (Some((name, value)), None) => name == GRPC_STATUS && value == "0",
+        _ => false,
+    }
 }
 
 /// Up to so many headers, it is faster to compare each name than to hash the wanted one.
@@ -93,6 +109,29 @@ mod tests {
         for (value, expected) in [("6", Some(6)), ("x", None)] {
             let headers = headers([("content-length", value)]);
             assert_eq!(declared_length(&headers), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_equal_trailers_are_grpc_ok() {
+        let twice = [("grpc-status", "0"), ("grpc-status", "0")].map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        let mut appended = HeaderMap::new();
+        for (name, value) in twice {
+            appended.append(name, value);
+        }
+        for trailers in [
+            headers([("grpc-status", "0")]),
+            headers([("grpc-status", "13")]),
+            headers([("grpc-status", "0"), ("grpc-message", "")]),
+            appended,
+            HeaderMap::new(),
+        ] {
+            assert_eq!(is_grpc_ok(&trailers), trailers == *GRPC_OK, "{trailers:?}");
         }
     }
 
