@@ -238,6 +238,9 @@ impl Drop for ResponseTracker {
     #[inline]
     fn drop(&mut self) {
         let Some(tracked) = &mut self.0 else { return };
+        if tracked.delivery.is_none() && tracked.state.waits_for_last_byte() {
+            tracked.state.warn_of_untracked();
+        }
         if !tracked.is_watched() {
             return;
         }
@@ -333,9 +336,6 @@ impl Tracked {
 
     /// Ends the response.
     fn end(&mut self) {
-        if self.state.waits_for_last_byte() {
-            self.state.warn_of_untracked();
-        }
         let judgement = self.state.judge(&self.body);
         let now = Instant::now();
         self.state
