@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestState, enter_request},
-    response::{BodyState, EndKind},
+    response::BodyState,
     supervisor::Supervisor,
 };
 
@@ -344,9 +344,8 @@ impl Tracked {
 
     /// Ends the response, or leaves that to what is dropped later.
     fn end_or_hand_over(mut self) {
-        let judgement = self.state.judge(&self.body);
         if let Some(head_guard) = self.head_guard.take() {
-            if judgement.0 == EndKind::Panicked {
+            if std::thread::panicking() {
                 // The head may be dropped when the thread does not panic any more.
                 self.body.note_panic();
             }
@@ -357,6 +356,7 @@ impl Tracked {
         let Some(delivery) = delivery else {
             return self.end();
         };
+        let judgement = self.state.judge(&self.body);
         let response = EndedResponse::new(self.state, self.body, judgement, self.open);
         delivery.wait(response);
     }

@@ -176,7 +176,7 @@ impl RequestState {
     }
 
     /// Returns how the response ended, as far as that is known once tasks may start.
-    pub(super) fn known_end<'a>(&'a self, inner: &'a Inner) -> Option<&'a Arc<ResponseEnd>> {
+    fn known_end<'a>(&'a self, inner: &'a Inner) -> Option<&'a Arc<ResponseEnd>> {
         self.end.get().or(inner.early_end.as_ref())
     }
 
