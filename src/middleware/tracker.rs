@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestState, enter_request},
-    response::BodyState,
+    response::{BodyState, Judgement},
     supervisor::Supervisor,
 };
 
@@ -36,8 +36,8 @@ struct Tracked {
     body: BodyState,
     /// Counts the response as open.
     open: Option<TaskTrackerToken>,
-    /// Takes the tracker over if the body is dropped before the head is sent.
-    head_guard: Option<HeadGuardLink<ResponseTracker>>,
+    /// Ends the response if the body is dropped before the head is sent.
+    head_guard: Option<HeadGuardLink<UnsentHead>>,
     /// Follows the response to the socket, on a tracked connection.
     delivery: Option<Followed>,
 }
@@ -244,10 +244,11 @@ impl Drop for ResponseTracker {
         if !tracked.is_watched() {
             return;
         }
+        let judgement = tracked.state.judge(&tracked.body);
         if tracked.head_guard.is_none() && tracked.delivery.is_none() {
-            tracked.end();
+            tracked.end(judgement);
         } else if let Some(tracked) = self.0.take() {
-            tracked.end_or_hand_over();
+            tracked.end_or_hand_over(judgement);
         }
     }
 }
@@ -270,7 +271,7 @@ impl Tracked {
     }
 
     /// Follows a head that may be the last frame, or that may be sent after the body is dropped.
-    fn follow_head(&mut self, headers: &mut HeaderMap) -> Option<HeadGuard<ResponseTracker>> {
+    fn follow_head(&mut self, headers: &mut HeaderMap) -> Option<HeadGuard<UnsentHead>> {
         // A layer farther out may replace the body of an answer to `HEAD`, so that only the head is
         // sent.
         let is_last = self.body.has_ended() || self.is_head_request();
@@ -335,30 +336,43 @@ impl Tracked {
     }
 
     /// Ends the response.
-    fn end(&mut self) {
-        let judgement = self.state.judge(&self.body);
+    fn end(&mut self, judgement: Judgement) {
         let now = Instant::now();
         self.state
             .finish(self.body.details(judgement, None, now), now);
     }
 
     /// Ends the response, or leaves that to what is dropped later.
-    fn end_or_hand_over(mut self) {
+    fn end_or_hand_over(mut self, judgement: Judgement) {
         if let Some(head_guard) = self.head_guard.take() {
-            if std::thread::panicking() {
-                // The head may be dropped when the thread does not panic any more.
-                self.body.note_panic();
-            }
-            return head_guard.give(ResponseTracker(Some(self)));
+            return head_guard.give(UnsentHead {
+                tracked: Some(self),
+                judgement,
+            });
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
         let delivery = self.delivery.take().filter(|_| waits_for_last_byte);
         let Some(delivery) = delivery else {
-            return self.end();
+            return self.end(judgement);
         };
-        let judgement = self.state.judge(&self.body);
         let response = EndedResponse::new(self.state, self.body, judgement, self.open);
         delivery.wait(response);
+    }
+}
+
+/// A response whose body is dropped, and whose head is not sent. Its drop ends the response as it was
+/// judged when the body was dropped.
+#[derive(Debug)]
+struct UnsentHead {
+    tracked: Option<Tracked>,
+    judgement: Judgement,
+}
+
+impl Drop for UnsentHead {
+    fn drop(&mut self) {
+        if let Some(tracked) = self.tracked.take() {
+            tracked.end_or_hand_over(self.judgement);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::{Arc, Mutex},
@@ -20,7 +21,9 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Empty;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use tokio::sync::mpsc;
 use tower::{Layer, Service, service_fn};
 use tower_background::{
     BackgroundLayer, BackgroundTasksExt, EndKind, Observer, ResponseEnd, Supervisor, Task,
@@ -781,4 +784,34 @@ fn cases_come_to_every_end() {
         "ServiceError ",
     ];
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), all);
+}
+
+/// The body of an answer to `HEAD` is dropped before the head is sent. A panic that drops the head
+/// later is none of the service.
+#[tokio::test]
+async fn a_panic_that_drops_the_head_does_not_change_the_end() {
+    let (sender, mut kinds) = mpsc::unbounded_channel();
+    let mut service = BackgroundLayer::new().layer(service_fn(move |request: Request<()>| {
+        let sender = sender.clone();
+        let task = Task::with_context(|cx| async move {
+            let kind = cx.end().map(ResponseEnd::kind);
+            sender.send(kind).expect("the test is there");
+        });
+        request
+            .background_tasks()
+            .expect("the layer is there")
+            .add(task);
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    }));
+    let request = Request::head("/").body(()).expect("a request");
+    let response = service.call(request).await.expect("it answers");
+    let (head, body) = response.into_parts();
+    drop(body);
+    let panicked = catch_unwind(AssertUnwindSafe(move || {
+        let _head = head;
+        panic!("a layer farther out panics");
+    }));
+    assert!(panicked.is_err());
+    let kind = soon(kinds.recv()).await.expect("the task runs");
+    assert_eq!(kind, Some(EndKind::Complete));
 }
