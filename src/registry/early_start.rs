@@ -2,30 +2,26 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     queued::Queued,
     state::{Inner, RequestState},
 };
 use crate::{
-    response::{RequestInfo, ResponseEnd},
+    response::{RequestInfo, ResponseEnd, ResponseHead},
     supervisor::{Owner, Phase},
 };
 
 impl RequestState {
     /// Notes the head of the response. From now on tasks can start before the end.
-    pub(crate) fn note_head(
-        self: &Arc<Self>,
-        status: StatusCode,
-        is_grpc: bool,
-        time_to_head: Duration,
-    ) {
-        self.set_head(status, is_grpc, time_to_head);
+    pub(crate) fn note_head(self: &Arc<Self>, head: ResponseHead) {
+        let mut inner = self.lock();
+        inner.head = Some(head);
         if self.supervisor.config().start_within.is_some() {
-            self.arm_timer(&mut self.lock());
+            self.arm_timer(&mut inner);
         }
+        drop(inner);
         if self.supervisor.is_cancelled() {
             self.start_fallbacks();
         }
@@ -33,9 +29,9 @@ impl RequestState {
 
     /// Starts the tasks although the response is open.
     fn start_unfinished(self: &Arc<Self>) {
-        if let Some(request) = self.request() {
-            let end = Arc::new(self.unfinished_end(request));
-            self.start(self.lock(), Some(end), Instant::now(), false);
+        let inner = self.lock();
+        if let Some(end) = self.unfinished_end(&inner) {
+            self.start(inner, Some(end), Instant::now(), false);
         }
     }
 
@@ -44,7 +40,7 @@ impl RequestState {
         if inner.has_started || inner.queue.is_empty() || inner.timer.is_some() {
             return;
         }
-        let Some(deadline) = self.start_deadline() else {
+        let Some(deadline) = self.start_deadline(inner) else {
             return;
         };
         let Some(runtime) = inner.runtime(&self.supervisor) else {
@@ -78,10 +74,9 @@ impl RequestState {
             }
             return self.spawn_all(tasks, runtime, false);
         }
-        let Some(request) = self.request_now(&inner) else {
+        let Some(end) = self.unfinished_end(&inner) else {
             return;
         };
-        let end = Arc::new(self.unfinished_end(request));
         let mut tasks = inner.take_queued(|queued| {
             // A task whose condition cannot hold starts as well, to be skipped.
             has_fallback(queued) && queued.task.condition().is_decided(&end)

@@ -8,23 +8,20 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Request, StatusCode};
-use tokio::{
-    runtime::Handle,
-    task::AbortHandle,
-    time::{Duration, Instant},
-};
+use http::{HeaderMap, Request};
+use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
 use super::queued::Queued;
 use crate::{
     response::{
-        BodyState, Judgement, OpenRequest, Progress, RequestHead, RequestInfo, ResponseEnd,
+        BodyState, EndDetails, Judgement, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
+        ResponseHead,
     },
     supervisor::{RequestReporter, Supervisor},
     task::{Order, Outcome, StartOn},
     util::{
         Text,
-        sync::{Mutex, MutexGuard, lock},
+        sync::{Mutex, MutexGuard, atomic::AtomicU64, lock},
         trace::ids_are_wanted,
     },
 };
@@ -39,7 +36,8 @@ pub(crate) struct RequestState {
     /// The registry that this one has replaced in the extensions of the request. It belongs to
     /// another supervisor.
     outer: Option<Weak<Self>>,
-    progress: Progress,
+    /// How much data the body has yielded.
+    bytes: AtomicU64,
     /// Whether the tasks wait for the last byte. It is read for each frame, so it is not under the
     /// lock.
     waits_for_last_byte: AtomicBool,
@@ -52,6 +50,8 @@ pub(crate) struct RequestState {
 pub(super) struct Inner {
     /// The rest of the request, while its response is open.
     pub(super) open: Option<OpenRequest>,
+    /// The head of the response, once there is one.
+    pub(super) head: Option<ResponseHead>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// What was known of the end of the response, if tasks started before it.
@@ -112,11 +112,12 @@ impl RequestState {
             head,
             admitted,
             outer,
-            progress: Progress::default(),
+            bytes: AtomicU64::new(0),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             end: OnceLock::new(),
             inner: Mutex::new(Inner {
                 open,
+                head: None,
                 has_started: false,
                 early_end: None,
                 queue: VecDeque::new(),
@@ -162,7 +163,7 @@ impl RequestState {
 
     /// Notes how much data the body has yielded.
     pub(crate) fn note_bytes(&self, bytes: u64) {
-        self.progress.note_bytes(bytes);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Returns whether the response has ended.
@@ -260,23 +261,18 @@ impl RequestState {
         body.judge(method, *version)
     }
 
-    /// Returns how the response ended, if it ended now.
-    pub(super) fn unfinished_end(&self, request: RequestInfo) -> ResponseEnd {
-        self.progress.end_now(request)
-    }
-
-    pub(super) fn set_head(&self, status: StatusCode, is_grpc: bool, time_to_head: Duration) {
-        self.progress.note_head(status, is_grpc, time_to_head);
+    /// Returns what is known of the end while the response is open.
+    pub(super) fn unfinished_end(&self, inner: &Inner) -> Option<Arc<ResponseEnd>> {
+        let request = inner.open.as_ref()?.to_info(self.head());
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let details = EndDetails::unfinished(inner.head, bytes, Instant::now());
+        Some(Arc::new(ResponseEnd::new(request, details)))
     }
 
     /// Returns when `start_within` starts the tasks, if it is set and there is a head.
-    pub(super) fn start_deadline(&self) -> Option<Instant> {
+    pub(super) fn start_deadline(&self, inner: &Inner) -> Option<Instant> {
         let within = self.supervisor.config().start_within?;
-        let time_to_head = self.progress.time_to_head()?;
-        self.head()
-            .started
-            .checked_add(time_to_head)?
-            .checked_add(within)
+        inner.head?.at.checked_add(within)
     }
 
     /// Returns the next task of a sequence. After the last one, the next task that is added needs a

@@ -228,6 +228,15 @@ pub enum EndKind {
     Unfinished,
 }
 
+/// The head of a response that is open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
+    pub(crate) is_grpc: bool,
+    /// When there was a head.
+    pub(crate) at: Instant,
+}
+
 /// What a [`ResponseEnd`] says of the response.
 #[derive(Debug, Clone)]
 pub(crate) struct EndDetails {
@@ -261,6 +270,16 @@ impl EndDetails {
             grpc_status: None,
             head_at: None,
             ended_at,
+        }
+    }
+    /// Returns what is known now of a response that is open.
+    pub(crate) fn unfinished(head: Option<ResponseHead>, bytes: u64, now: Instant) -> Self {
+        Self {
+            status: head.map(|head| head.status),
+            bytes,
+            is_grpc: head.is_some_and(|head| head.is_grpc),
+            head_at: head.map(|head| head.at),
+            ..Self::new(EndKind::Unfinished, now)
         }
     }
 }

@@ -4,7 +4,6 @@
 mod body_state;
 mod end;
 mod headers;
-mod progress;
 mod request_info;
 mod response_error;
 
@@ -12,8 +11,7 @@ mod response_error;
 pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
     body_state::{BodyState, Judgement},
-    end::EndDetails,
-    progress::Progress,
+    end::{EndDetails, ResponseHead},
     request_info::{OpenRequest, RequestHead, RequestInfo},
 };
 pub use self::{
