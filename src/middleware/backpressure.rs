@@ -17,7 +17,15 @@ pub(super) struct Backpressure {
 
 impl Backpressure {
     /// Returns `Ready` when the supervisor has fewer tasks than `max_pending`.
+    #[inline]
     pub(super) fn poll(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
+        if supervisor.config().max_pending.is_none() {
+            return Poll::Ready(());
+        }
+        self.poll_limited(supervisor, cx)
+    }
+
+    fn poll_limited(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(next) = supervisor.wait_for_capacity() {
             if is_inside(supervisor) {
                 break;

@@ -333,9 +333,6 @@ impl TaskTable {
     /// Returns `None` if another request may come in, or else what waits until the next time that
     /// there is capacity.
     pub(super) fn wait_for_capacity(&self) -> Option<OwnedNotified> {
-        if !self.is_limited() {
-            return None;
-        }
         // Created before the numbers are read, so that no end of a task is missed.
         let capacity = Arc::clone(&self.capacity).notified_owned();
         let inner = self.lock();
