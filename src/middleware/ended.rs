@@ -46,7 +46,7 @@ impl EndedResponse {
     /// Ends the response.
     pub(crate) fn finish(mut self, bytes_sent: Option<u64>) {
         let now = Instant::now();
-        let details = self.body.details(self.judgement, bytes_sent, now);
+        let details = || self.body.details(self.judgement, bytes_sent, now);
         self.state.finish(details, now);
     }
 

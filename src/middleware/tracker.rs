@@ -338,8 +338,9 @@ impl Tracked {
     /// Ends the response.
     fn end(&mut self, judgement: Judgement) {
         let now = Instant::now();
+        let body = &mut self.body;
         self.state
-            .finish(self.body.details(judgement, None, now), now);
+            .finish(|| body.details(judgement, None, now), now);
     }
 
     /// Ends the response, or leaves that to what is dropped later.

@@ -93,7 +93,7 @@ impl Owner for RequestState {
     }
 
     fn end(&self) -> Option<Arc<ResponseEnd>> {
-        self.end().cloned()
+        self.shared_end()
     }
 
     fn shut_down(self: Arc<Self>, phase: Phase) {

@@ -31,7 +31,7 @@ fn request(supervisor: &Supervisor) -> Arc<RequestState> {
 
 fn finish(state: &Arc<RequestState>) {
     let details = EndDetails::new(EndKind::Complete, Instant::now());
-    state.finish(details, Instant::now());
+    state.finish(|| details, Instant::now());
 }
 
 fn add(state: &Arc<RequestState>) -> bool {

@@ -133,7 +133,7 @@ impl Run {
         let _entered = enter_request(&self.state);
         let context = |name| {
             let cancel = guard.supervisor().cancel_token().clone();
-            TaskContext::new(name, end_of(&self.state, guard).cloned(), cancel)
+            TaskContext::new(name, shared_end_of(&self.state, guard), cancel)
         };
         match guard.in_scope(|| catch(|| task.poll(&context, cx))) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -153,7 +153,7 @@ impl Run {
         } = &mut self.queued;
         let cancel = guard.supervisor().cancel_token().child_token();
         let name = task.shared_name().cloned();
-        let end = end_of(&self.state, guard).cloned();
+        let end = shared_end_of(&self.state, guard);
         let context = TaskContext::new(name, end, cancel.clone());
         // Tells the function to stop, if this future is dropped or the time is over.
         let _cancel = cancel.drop_guard();
@@ -214,8 +214,13 @@ impl Run {
 
 /// Returns how the response ended, as far as it was known when the task was allowed to run. `None`
 /// for a task without a request.
-fn end_of<'a>(state: &'a RequestState, guard: &'a TaskGuard) -> Option<&'a Arc<ResponseEnd>> {
-    guard.early_end().or(state.end())
+fn end_of<'a>(state: &'a RequestState, guard: &'a TaskGuard) -> Option<&'a ResponseEnd> {
+    guard.early_end().map(|end| &**end).or(state.end())
+}
+
+/// Returns the same for those who keep it.
+fn shared_end_of(state: &RequestState, guard: &TaskGuard) -> Option<Arc<ResponseEnd>> {
+    guard.early_end().cloned().or_else(|| state.shared_end())
 }
 
 fn outcome(result: Result<WorkResult, String>) -> Outcome {

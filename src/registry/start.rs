@@ -30,14 +30,15 @@ use crate::{
 
 impl RequestState {
     /// The response has ended. Its tasks start, if they have not started before.
-    pub(crate) fn finish(self: &Arc<Self>, details: EndDetails, now: Instant) {
+    pub(crate) fn finish(self: &Arc<Self>, details: impl FnOnce() -> EndDetails, now: Instant) {
         let mut inner = self.lock();
         // From now on the request does not hold the buffer of its connection.
         let Some(request) = inner.open.take() else {
             return;
         };
-        let end = Arc::new(ResponseEnd::new(request.to_info(self.head()), details));
-        let end = self.end.get_or_init(|| end);
+        let end = self
+            .end
+            .get_or_init(|| ResponseEnd::new(request.to_info(self.head()), details()));
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
         // start at once would often come before the write.
@@ -79,7 +80,7 @@ impl RequestState {
         }
         self.allow(&mut tasks, early_end.as_ref(), now, is_sequence);
         if let Some(reporter) = reporter {
-            let end = early_end.or_else(|| self.end().cloned());
+            let end = early_end.or_else(|| self.shared_end());
             reporter.start(end, self.supervisor.observers());
         }
         if is_sequence {

@@ -42,7 +42,9 @@ pub(crate) struct RequestState {
     /// lock.
     waits_for_last_byte: AtomicBool,
     /// How the response ended. It is set under the lock.
-    pub(super) end: OnceLock<Arc<ResponseEnd>>,
+    pub(super) end: OnceLock<ResponseEnd>,
+    /// A copy of `end` for those who keep it longer than this. Most tasks never ask.
+    shared_end: OnceLock<Arc<ResponseEnd>>,
     inner: Mutex<Inner>,
 }
 
@@ -115,6 +117,7 @@ impl RequestState {
             bytes: AtomicU64::new(0),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             end: OnceLock::new(),
+            shared_end: OnceLock::new(),
             inner: Mutex::new(Inner {
                 open,
                 head: None,
@@ -172,13 +175,15 @@ impl RequestState {
     }
 
     /// Returns how the response ended, once it has.
-    pub(super) fn end(&self) -> Option<&Arc<ResponseEnd>> {
+    pub(super) fn end(&self) -> Option<&ResponseEnd> {
         self.end.get()
     }
 
-    /// Returns how the response ended, as far as that is known once tasks may start.
-    fn known_end<'a>(&'a self, inner: &'a Inner) -> Option<&'a Arc<ResponseEnd>> {
-        self.end.get().or(inner.early_end.as_ref())
+    /// Returns how the response ended, once it has, for those who keep it.
+    pub(super) fn shared_end(&self) -> Option<Arc<ResponseEnd>> {
+        let end = self.end.get()?;
+        let shared = self.shared_end.get_or_init(|| Arc::new(end.clone()));
+        Some(Arc::clone(shared))
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -324,7 +329,8 @@ impl RequestState {
             let reporter = Arc::<RequestReporter>::default();
             if inner.has_started {
                 // No task is counted yet, so there is nothing to report.
-                reporter.start(self.known_end(inner).cloned(), observers);
+                let end = self.shared_end().or_else(|| inner.early_end.clone());
+                reporter.start(end, observers);
             }
             inner.reporter = Some(reporter);
         }

@@ -115,7 +115,7 @@ impl BackgroundTasks {
     pub async fn end_for_test(&self, kind: EndKind, status: StatusCode) -> Stats {
         let mut details = EndDetails::new(kind, Instant::now());
         details.status = Some(status);
-        self.0.finish(details, Instant::now());
+        self.0.finish(|| details, Instant::now());
         self.supervisor().idle().await;
         self.supervisor().stats()
     }
