@@ -15,7 +15,8 @@ use crate::{
 
 impl RequestState {
     /// Starts the tasks of a sequence.
-    pub(super) fn start_sequence(self: &Arc<Self>, mut tasks: VecDeque<Queued>, after_write: bool) {
+    pub(super) fn start_sequence(self: &Arc<Self>, tasks: Vec<Queued>, after_write: bool) {
+        let mut tasks = VecDeque::from(tasks);
         let mut inner = self.lock();
         // Tasks that were added meanwhile come after these.
         tasks.append(&mut inner.queue);

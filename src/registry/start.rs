@@ -4,7 +4,7 @@
 //! short tokio task, the driver, so that one tokio task sits in the worker's own slot, and not
 //! many. The driver ends when all are spawned.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use http::Version;
 use tokio::{
@@ -70,7 +70,7 @@ impl RequestState {
         let runtime = inner.runtime(&self.supervisor);
         // A current-thread runtime polls the connection first, because it was woken first.
         let after_write = after_write && !runtime.as_ref().is_some_and(is_current_thread);
-        let mut tasks = std::mem::take(&mut inner.queue);
+        let mut tasks = Vec::from(std::mem::take(&mut inner.queue));
         let is_sequence = inner.order != Order::Concurrent && !tasks.is_empty();
         inner.has_driver = is_sequence;
         drop(inner);
@@ -95,12 +95,11 @@ impl RequestState {
     /// response, if that is open.
     pub(super) fn allow(
         &self,
-        tasks: &mut VecDeque<Queued>,
+        tasks: &mut [Queued],
         early_end: Option<&Arc<ResponseEnd>>,
         now: Instant,
         is_sequence: bool,
     ) {
-        let tasks = tasks.make_contiguous();
         for queued in &mut *tasks {
             if let Some(end) = early_end {
                 queued.guard.set_early_end(Arc::clone(end));
@@ -149,7 +148,7 @@ impl RequestState {
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
     pub(super) fn spawn_all(
         self: &Arc<Self>,
-        mut tasks: VecDeque<Queued>,
+        mut tasks: Vec<Queued>,
         runtime: Option<Handle>,
         after_write: bool,
     ) {
@@ -163,7 +162,7 @@ impl RequestState {
         } else if tasks.len() > 1 {
             let driver = drive(Arc::clone(self), tasks, runtime.clone(), after_write);
             drop(runtime.spawn(driver));
-        } else if let Some(queued) = tasks.pop_front() {
+        } else if let Some(queued) = tasks.pop() {
             drop(self.spawn(&runtime, queued, after_write));
         }
     }
@@ -198,12 +197,7 @@ const BETWEEN_YIELDS: usize = 32;
 /// tokio wakes a task that yields after at most 61 other polls. The driver spawns fewer tasks than
 /// that in between, so that the queue of its worker never overflows. An overflow would move the
 /// tasks of others behind all of these.
-async fn drive(
-    state: Arc<RequestState>,
-    tasks: VecDeque<Queued>,
-    runtime: Handle,
-    after_write: bool,
-) {
+async fn drive(state: Arc<RequestState>, tasks: Vec<Queued>, runtime: Handle, after_write: bool) {
     if after_write {
         yield_now().await;
     }

@@ -290,7 +290,7 @@ impl RequestState {
     }
 
     /// Takes the tasks that wait and fulfil a condition.
-    pub(super) fn take_queued(&self, condition: impl Fn(&Queued) -> bool) -> VecDeque<Queued> {
+    pub(super) fn take_queued(&self, condition: impl Fn(&Queued) -> bool) -> Vec<Queued> {
         self.lock().take_queued(condition)
     }
 
@@ -350,11 +350,11 @@ impl Inner {
     }
 
     /// Takes the tasks that wait and fulfil a condition.
-    pub(super) fn take_queued(&mut self, condition: impl Fn(&Queued) -> bool) -> VecDeque<Queued> {
-        let (taken, kept) = std::mem::take(&mut self.queue)
+    pub(super) fn take_queued(&mut self, condition: impl Fn(&Queued) -> bool) -> Vec<Queued> {
+        let (taken, kept): (_, Vec<_>) = std::mem::take(&mut self.queue)
             .into_iter()
             .partition(condition);
-        self.queue = kept;
+        self.queue = kept.into();
         taken
     }
 
