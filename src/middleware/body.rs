@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http_body::{Body, Frame, SizeHint};
@@ -63,21 +63,21 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
             Resumed::OwesEnd => return Poll::Ready(None),
         }
         let user_code = this.tracker.enter();
-        let polled = this.inner.as_mut().poll_frame(cx);
+        let mut polled = this.inner.as_mut().poll_frame(cx);
         let is_data = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data());
         let at_end = is_data && this.inner.is_end_stream();
         user_code.returned();
-        if polled.is_pending() {
-            this.tracker.note_poll();
-        }
-        Poll::Ready(match ready!(polled) {
-            Some(Ok(frame)) => Some(Ok(this.tracker.note_frame(frame, at_end))),
-            Some(Err(error)) => {
-                this.tracker.note_error();
-                Some(Err(error))
+        match &mut polled {
+            Poll::Pending => this.tracker.note_poll(),
+            Poll::Ready(Some(Ok(frame))) => this.tracker.note_frame(frame, at_end),
+            Poll::Ready(Some(Err(_))) => this.tracker.note_error(),
+            Poll::Ready(None) => {
+                if let Some(frame) = this.tracker.note_end() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
             }
-            None => this.tracker.note_end().map(Ok),
-        })
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -183,15 +183,10 @@ impl ResponseTracker {
     }
 
     /// Notes a frame, and whether the body is at its end after it.
-    pub(super) fn note_frame<D: Buf + 'static>(
-        &mut self,
-        mut frame: Frame<D>,
-        at_end: bool,
-    ) -> Frame<D> {
+    pub(super) fn note_frame<D: Buf + 'static>(&mut self, frame: &mut Frame<D>, at_end: bool) {
         if let Some(tracked) = &mut self.0 {
-            tracked.note_frame(&mut frame, at_end);
+            tracked.note_frame(frame, at_end);
         }
-        frame
     }
 
     /// Notes that the body failed.

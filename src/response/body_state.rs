@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     end::{EndDetails, EndKind},
-    headers::{ContentLength, content_length, grpc_status, is_grpc, is_grpc_ok},
+    headers::{ContentLength, grpc_status, is_grpc_ok, length_and_is_grpc},
     response_error::ResponseError,
 };
 
@@ -93,8 +93,7 @@ impl BodyState {
         if headers.is_empty() {
             return;
         }
-        self.content_length = content_length(headers);
-        self.is_grpc = is_grpc(headers);
+        (self.content_length, self.is_grpc) = length_and_is_grpc(headers);
         // Only a response without a body has its gRPC status in the head.
         if at_end {
             if let Some(status) = grpc_status(headers) {
@@ -115,9 +114,13 @@ impl BodyState {
     pub(crate) fn note_trailers(&mut self, trailers: &HeaderMap, keep: bool) {
         self.was_polled = true;
         self.has_ended = true;
-        self.grpc_status = grpc_status(trailers).or(self.grpc_status);
         self.has_grpc_ok = is_grpc_ok(trailers);
-        if keep && !self.has_grpc_ok {
+        if self.has_grpc_ok {
+            self.grpc_status = Some(0);
+            return;
+        }
+        self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+        if keep {
             self.trailers = Some(Box::new(trailers.clone()));
         }
     }

@@ -16,34 +16,38 @@ pub(super) enum ContentLength {
     Invalid,
 }
 
-/// Reads the `content-length` of a head.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<ContentLength> {
-    find(headers, &CONTENT_LENGTH).map(|value| {
-        parse_digits(value.as_bytes()).map_or(ContentLength::Invalid, ContentLength::Bytes)
-    })
+/// Reads the `content-length` of a head, and whether its content type is gRPC. gRPC-Web is not: it
+/// sends its status in the body, where this crate does not see it.
+pub(super) fn length_and_is_grpc(headers: &HeaderMap) -> (Option<ContentLength>, bool) {
+    let [length, content_type] = find(headers, [&CONTENT_LENGTH, &CONTENT_TYPE]);
+    (
+        length.map(content_length),
+        content_type.is_some_and(is_grpc),
+    )
+}
+
+fn content_length(value: &HeaderValue) -> ContentLength {
+    parse_digits(value.as_bytes()).map_or(ContentLength::Invalid, ContentLength::Bytes)
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    matches!(rest, Some([] | [b'+' | b';', ..]))
 }
 
 /// Returns the length that a head declares, if its `content-length` is valid.
 #[cfg(feature = "sent")]
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    match content_length(headers)? {
+    match content_length(headers.get(CONTENT_LENGTH)?) {
         ContentLength::Bytes(bytes) => Some(bytes),
         ContentLength::Invalid => None,
     }
 }
 
-/// Returns whether the content type is gRPC. gRPC-Web is not: it sends its status in the body,
-/// where this crate does not see it.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let subtype = find(headers, &CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    subtype.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
-}
-
 /// Reads `grpc-status` from a head or from trailers.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<i32> {
-    let status = find(headers, &GRPC_STATUS)?;
-    status.to_str().ok()?.trim().parse().ok()
+    let [status] = find(headers, [&GRPC_STATUS]);
+    status?.to_str().ok()?.trim().parse().ok()
 }
 
 /// Trailers with nothing but `grpc-status: 0`, as most gRPC responses have them. One copy is enough
@@ -63,15 +67,23 @@ pub(super) fn is_grpc_ok(trailers: &HeaderMap) -> bool {
 /// Up to so many headers, it is faster to compare each name than to hash the wanted one.
 const FEW: usize = 4;
 
-fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+/// Returns the first value of each name.
+fn find<'a, const N: usize>(
+    headers: &'a HeaderMap,
+    names: [&HeaderName; N],
+) -> [Option<&'a HeaderValue>; N] {
     if headers.len() > FEW {
-        headers.get(name)
-    } else {
-        headers
-            .iter()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value)
+        return names.map(|name| headers.get(name));
     }
+    let mut found = [None; N];
+    for (name, value) in headers {
+        for (wanted, found) in names.iter().zip(&mut found) {
+            if found.is_none() && name == wanted {
+                *found = Some(value);
+            }
+        }
+    }
+    found
 }
 
 /// Parses a number. `str::parse` would accept a sign, which servers and clients do not.
@@ -144,8 +156,8 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            let headers = headers([("content-type", value)]);
-            assert_eq!(is_grpc(&headers), expected, "{value}");
+            let value = HeaderValue::from_static(value);
+            assert_eq!(is_grpc(&value), expected, "{value:?}");
         }
     }
 }
