@@ -24,11 +24,11 @@ impl RequestState {
     /// Adds a task. It waits for the start of the tasks, or starts now if that has been.
     pub(super) fn add(
         self: &Arc<Self>,
-        mut task: Task,
+        task: Task,
         outcome: Option<oneshot::Sender<Outcome>>,
     ) -> Result<Key, Refused> {
         // Code of the user, so it runs without a lock.
-        let extra = Extra::new(self.scope_of(&task), outcome);
+        let extra = self.extra_of(&task, outcome);
         let mut gauge = Gauge::Deferred;
         metrics::moved(None, Some(gauge), 1);
 
@@ -46,33 +46,23 @@ impl RequestState {
             has_request: self.has_request(),
             since: (!is_deferred).then(Instant::now),
             admitted: self.admitted,
-            extra,
         };
-        let waits = is_deferred || inner.order != Order::Concurrent;
-        let (mut guard, is_closed) = match TaskGuard::enter(&self.supervisor, &task, new) {
-            Ok(entered) => entered,
-            Err(extra) => {
-                drop(inner);
-                drop(extra);
-                return Err(self.refuse(task, gauge));
-            }
+        let Some((mut guard, is_closed)) = TaskGuard::enter(&self.supervisor, &task, new) else {
+            drop(inner);
+            drop(extra);
+            return Err(self.refuse(task, gauge));
         };
-        if let Some(end) = inner.early_end.as_ref().filter(|_| !self.has_ended()) {
-            guard.set_early_end(Arc::clone(end));
-        }
-        if let Some(reporter) = self.reporter(&mut inner) {
-            guard.set_reporter(reporter);
-        }
-        let fallback = if is_closed {
-            task.take_fallback()
+        guard.set_extra(extra);
+        let key = guard.key();
+        let mut queued = Queued::new(task, guard);
+        let replaced = if is_closed {
+            queued.replace_by_fallback()
         } else {
             None
         };
-        let replaced = fallback.map(|fallback| std::mem::replace(&mut task, fallback));
-        let key = guard.key();
+        self.connect(&mut inner, &mut queued.guard);
         inner.note_runtime(&self.supervisor);
-        let queued = Queued::new(task, guard);
-        if waits {
+        if is_deferred || inner.order != Order::Concurrent {
             self.enqueue(inner, queued);
         } else {
             self.start_late(inner, queued);
@@ -85,16 +75,23 @@ impl RequestState {
     }
 
     /// Adds a task that waits for the start of the tasks, or for its turn in a sequence.
+    #[inline]
     fn enqueue(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, queued: Queued) {
         inner.queue.push_back(queued);
+        if inner.has_started || self.supervisor.config().start_within.is_some() {
+            self.enqueued(inner);
+        }
+    }
+
+    /// Starts the driver or the timer that an added task needs.
+    #[cold]
+    fn enqueued(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let driver = if inner.has_started && !inner.has_driver {
             inner.start_driver(&self.supervisor)
         } else {
             None
         };
-        if self.supervisor.config().start_within.is_some() {
-            self.arm_timer(&mut inner);
-        }
+        self.arm_timer(&mut inner);
         drop(inner);
         if let Some((first, runtime)) = driver {
             self.spawn_driver(runtime, first, false);
@@ -111,13 +108,25 @@ impl RequestState {
         }
     }
 
-    /// Captures what surrounds the code that adds the task.
+    /// Returns what surrounds the code that adds the task, and who awaits its outcome.
     #[inline]
-    fn scope_of(&self, task: &Task) -> Option<TaskScope> {
-        let config = self.supervisor.config();
-        if config.captures.is_empty() && !TaskSpan::is_wanted() {
+    fn extra_of(
+        &self,
+        task: &Task,
+        outcome: Option<oneshot::Sender<Outcome>>,
+    ) -> Option<Box<Extra>> {
+        let has_scope = !self.supervisor.config().captures.is_empty() || TaskSpan::is_wanted();
+        if !has_scope && outcome.is_none() && !metrics::is_wanted() {
             return None;
         }
+        let scope = if has_scope { self.scope_of(task) } else { None };
+        Some(Box::new(Extra::new(scope, outcome)))
+    }
+
+    /// Captures what surrounds the code that adds the task.
+    #[cold]
+    fn scope_of(&self, task: &Task) -> Option<TaskScope> {
+        let config = self.supervisor.config();
         let mut captured = Vec::new();
         for capture in &config.captures {
             captured.extend(catch_and_log("the capture of a context", || {
@@ -134,6 +143,7 @@ impl RequestState {
         TaskScope::new(span, captured)
     }
 
+    #[cold]
     fn refuse(&self, task: Task, gauge: Gauge) -> Refused {
         metrics::moved(Some(gauge), None, 1);
         metrics::ended(task.name(), "refused", Duration::ZERO, None);

@@ -37,7 +37,8 @@ impl RequestState {
 
     /// Starts the timer of `start_within`, if there are deferred tasks and a head.
     pub(super) fn arm_timer(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.has_started || inner.queue.is_empty() || inner.timer.is_some() {
+        let has_timer = inner.rare.as_ref().is_some_and(|rare| rare.timer.is_some());
+        if inner.has_started || inner.queue.is_empty() || has_timer {
             return;
         }
         let Some(deadline) = self.start_deadline(inner) else {
@@ -53,7 +54,7 @@ impl RequestState {
                 state.start_unfinished();
             }
         });
-        inner.timer = Some(timer.abort_handle());
+        inner.rare.get_or_insert_default().timer = Some(timer.abort_handle());
     }
 
     /// Starts the shutdown fallbacks of tasks that wait, as far as their conditions can be judged.

@@ -23,4 +23,12 @@ impl Queued {
             acquire: Acquire::UNLIMITED,
         }
     }
+
+    /// Puts the fallback of the task in its place. Returns the task, to be dropped when no lock is
+    /// held.
+    #[cold]
+    pub(super) fn replace_by_fallback(&mut self) -> Option<Task> {
+        let fallback = self.task.take_fallback()?;
+        Some(std::mem::replace(&mut self.task, fallback))
+    }
 }

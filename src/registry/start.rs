@@ -62,11 +62,10 @@ impl RequestState {
         now: Instant,
         after_write: bool,
     ) {
-        if std::mem::replace(&mut inner.has_started, true) {
+        if inner.has_started {
             return;
         }
-        inner.early_end.clone_from(&early_end);
-        let (timer, reporter) = (inner.timer.take(), inner.existing_reporter());
+        let reporter = inner.note_start(early_end.as_ref());
         let runtime = inner.runtime(&self.supervisor);
         // A current-thread runtime polls the connection first, because it was woken first.
         let after_write = after_write && !runtime.as_ref().is_some_and(is_current_thread);
@@ -75,9 +74,6 @@ impl RequestState {
         inner.has_driver = is_sequence;
         drop(inner);
 
-        if let Some(timer) = timer {
-            timer.abort();
-        }
         self.allow(&mut tasks, early_end.as_ref(), now, is_sequence);
         if let Some(reporter) = reporter {
             let end = early_end.or_else(|| self.shared_end());
@@ -148,21 +144,20 @@ impl RequestState {
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
     pub(super) fn spawn_all(
         self: &Arc<Self>,
-        mut tasks: Vec<Queued>,
+        tasks: Vec<Queued>,
         runtime: Option<Handle>,
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
         // On a current-thread runtime, nothing of what is spawned here runs before the caller is
         // done, so few tasks need no driver.
-        if is_current_thread(&runtime) && tasks.len() <= BETWEEN_YIELDS {
-            for queued in tasks {
-                drop(self.spawn(&runtime, queued, false));
-            }
-        } else if tasks.len() > 1 {
+        let is_few = tasks.len() <= BETWEEN_YIELDS && is_current_thread(&runtime);
+        if tasks.len() > 1 && !is_few {
             let driver = drive(Arc::clone(self), tasks, runtime.clone(), after_write);
             drop(runtime.spawn(driver));
-        } else if let Some(queued) = tasks.pop() {
+            return;
+        }
+        for queued in tasks {
             drop(self.spawn(&runtime, queued, after_write));
         }
     }

@@ -17,7 +17,7 @@ use crate::{
         BodyState, EndDetails, Judgement, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
         ResponseHead,
     },
-    supervisor::{RequestReporter, Supervisor},
+    supervisor::{RequestReporter, Supervisor, TaskGuard},
     task::{Order, Outcome, StartOn},
     util::{
         Text,
@@ -56,8 +56,6 @@ pub(super) struct Inner {
     pub(super) head: Option<ResponseHead>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
-    /// What was known of the end of the response, if tasks started before it.
-    pub(super) early_end: Option<Arc<ResponseEnd>>,
     /// Tasks that wait for the start, or for their turn in a sequence.
     pub(super) queue: VecDeque<Queued>,
     pub(super) order: Order,
@@ -67,8 +65,17 @@ pub(super) struct Inner {
     pub(super) has_failed: bool,
     /// Where the tasks run.
     pub(super) runtime: Option<Handle>,
+    /// What few requests have, so that the others stay small.
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+pub(super) struct Rare {
+    /// What was known of the end of the response, if tasks started before it.
+    early_end: Option<Arc<ResponseEnd>>,
     /// Starts the tasks when `start_within` is over.
     pub(super) timer: Option<AbortHandle>,
+    /// Reports to observers.
     reporter: Option<Arc<RequestReporter>>,
 }
 
@@ -122,14 +129,12 @@ impl RequestState {
                 open,
                 head: None,
                 has_started: false,
-                early_end: None,
                 queue: VecDeque::new(),
                 order,
                 has_driver: false,
                 has_failed: false,
                 runtime: None,
-                timer: None,
-                reporter: None,
+                rare: None,
             }),
         })
     }
@@ -321,20 +326,39 @@ impl RequestState {
             .collect()
     }
 
-    /// Returns the reporter of the request, if the supervisor has observers.
+    /// Connects a task to the observers, and to what was known of the end if tasks started before
+    /// it.
     #[inline]
-    pub(super) fn reporter(&self, inner: &mut Inner) -> Option<Arc<RequestReporter>> {
+    pub(super) fn connect(&self, inner: &mut Inner, guard: &mut TaskGuard) {
+        if inner.rare.is_some() || !self.supervisor.observers().is_empty() {
+            self.connect_rare(inner, guard);
+        }
+    }
+
+    #[cold]
+    fn connect_rare(&self, inner: &mut Inner, guard: &mut TaskGuard) {
+        let Rare {
+            early_end,
+            reporter,
+            ..
+        } = &mut **inner.rare.get_or_insert_default();
+        if let Some(end) = early_end.as_ref().filter(|_| !self.has_ended()) {
+            guard.set_early_end(Arc::clone(end));
+        }
         let observers = self.supervisor.observers();
-        if inner.reporter.is_none() && !observers.is_empty() {
+        if observers.is_empty() {
+            return;
+        }
+        let reporter = reporter.get_or_insert_with(|| {
             let reporter = Arc::<RequestReporter>::default();
             if inner.has_started {
                 // No task is counted yet, so there is nothing to report.
-                let end = self.shared_end().or_else(|| inner.early_end.clone());
+                let end = self.shared_end().or_else(|| early_end.clone());
                 reporter.start(end, observers);
             }
-            inner.reporter = Some(reporter);
-        }
-        inner.reporter.clone()
+            reporter
+        });
+        guard.set_reporter(Arc::clone(reporter));
     }
 
     #[inline]
@@ -344,9 +368,32 @@ impl RequestState {
 }
 
 impl Inner {
+    /// The tasks start. `early_end` is what they know of the end of the response, if that is open.
     /// Returns the reporter, if the request has left tasks.
-    pub(super) fn existing_reporter(&self) -> Option<Arc<RequestReporter>> {
-        self.reporter.clone()
+    #[inline]
+    pub(super) fn note_start(
+        &mut self,
+        early_end: Option<&Arc<ResponseEnd>>,
+    ) -> Option<Arc<RequestReporter>> {
+        self.has_started = true;
+        if early_end.is_some() || self.rare.is_some() {
+            self.note_start_rare(early_end)
+        } else {
+            None
+        }
+    }
+
+    #[cold]
+    fn note_start_rare(
+        &mut self,
+        early_end: Option<&Arc<ResponseEnd>>,
+    ) -> Option<Arc<RequestReporter>> {
+        let rare = self.rare.get_or_insert_default();
+        rare.early_end = early_end.cloned();
+        if let Some(timer) = rare.timer.take() {
+            timer.abort();
+        }
+        rare.reporter.clone()
     }
 
     /// Takes the tasks that wait and fulfil a condition.

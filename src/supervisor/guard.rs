@@ -34,7 +34,6 @@ pub(crate) struct NewTask {
     pub(crate) since: Option<Instant>,
     /// Whether the request came before the supervisor was shut down.
     pub(crate) admitted: bool,
-    pub(crate) extra: Option<Box<Extra>>,
 }
 
 /// The entry of one task in the task table.
@@ -69,33 +68,25 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    /// Returns `None` if there is nothing to keep. `outcome` gets the outcome of the task.
-    pub(crate) fn new(
-        scope: Option<TaskScope>,
-        outcome: Option<oneshot::Sender<Outcome>>,
-    ) -> Option<Box<Self>> {
-        let is_wanted = metrics::is_wanted() || scope.is_some() || outcome.is_some();
-        is_wanted.then(|| {
-            Box::new(Self {
-                scope: scope.map(Arc::new),
-                outcome,
-                ..Self::default()
-            })
-        })
+    /// `outcome` gets the outcome of the task.
+    pub(crate) fn new(scope: Option<TaskScope>, outcome: Option<oneshot::Sender<Outcome>>) -> Self {
+        Self {
+            scope: scope.map(Arc::new),
+            outcome,
+            ..Self::default()
+        }
     }
 }
 
 impl TaskGuard {
     /// Adds a task to the table. Returns whether the supervisor is closed, so that the task must run
-    /// its fallback.
-    ///
-    /// If the supervisor takes no task, this returns what must be dropped when no lock is held.
+    /// its fallback. Returns `None` if the supervisor takes no task.
     #[inline]
     pub(crate) fn enter(
         supervisor: &Supervisor,
         task: &Task,
         new: NewTask,
-    ) -> Result<(Self, bool), Option<Box<Extra>>> {
+    ) -> Option<(Self, bool)> {
         let state = if new.since.is_some() {
             TaskState::Queued
         } else {
@@ -111,18 +102,20 @@ impl TaskGuard {
             stop: None,
             abort: None,
         };
-        let Ok((key, is_closed)) = supervisor.table().add(entry, new.admitted) else {
-            return Err(new.extra);
-        };
+        let (key, is_closed) = supervisor.table().add(entry, new.admitted)?;
         let guard = Self {
             supervisor: supervisor.clone(),
             key,
             is_running: false,
             has_started: false,
             has_ended: false,
-            extra: new.extra,
+            extra: None,
         };
-        Ok((guard, is_closed))
+        Some((guard, is_closed))
+    }
+
+    pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
+        self.extra = extra;
     }
 
     /// Reports the task to the observers.
@@ -247,26 +240,23 @@ impl TaskGuard {
     fn end_with(&mut self, outcome: Outcome) {
         self.has_ended = true;
         let mut counter = Stats::counter(&outcome);
-        let mut is_awaited = false;
-        if let Some(extra) = &self.extra {
-            is_awaited = extra.reporter.is_some() || extra.outcome.is_some();
-            if extra.is_duplicate {
-                counter = Stats::count_duplicate;
-            }
+        if self.extra.as_ref().is_some_and(|extra| extra.is_duplicate) {
+            counter = Stats::count_duplicate;
         }
-        if is_awaited || metrics::is_wanted() || level(&outcome).is_wanted() {
+        if self.extra.is_some() || metrics::is_wanted() || level(&outcome).is_wanted() {
             // Before the task is counted as ended: who waits for an idle supervisor expects that
             // everybody was told.
             self.tell(outcome, counter);
+            // Also before that, so that another task can take the unique key of this one then.
+            self.extra = None;
         } else {
             outcome.discard();
         }
-        // Before the task is counted as ended, so that another one can take its unique key then.
-        self.extra = None;
         self.supervisor.table().end(self.key, counter);
     }
 
     /// Tells metrics, logs, observers and the handle of the task how it ended.
+    #[cold]
     fn tell(&mut self, outcome: Outcome, counter: Counter) {
         let Some(described) = self.supervisor.table().describe(self.key) else {
             return outcome.discard();

@@ -129,19 +129,20 @@ impl TaskTable {
     }
 
     /// Adds a task. Returns whether the supervisor is closed, so that the task runs its fallback.
-    /// If the table takes no task, this returns the entry.
+    /// Returns `None` if the table takes no task.
     #[inline]
-    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Result<(Key, bool), Entry> {
+    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Option<(Key, bool)> {
         let mut inner = self.lock();
         let is_closed = inner.phase == Phase::Sealed || (inner.phase > Phase::Open && !admitted);
         if is_closed && !entry.is_fallback {
-            return Err(entry);
+            // The lock is released before the entry is dropped.
+            return None;
         }
         entry.is_fallback = is_closed;
         *inner.stats.of(entry.state) += 1;
         inner.without_request += u64::from(!entry.has_request);
         let key = inner.tasks.insert(entry);
-        Ok((key, is_closed))
+        Some((key, is_closed))
     }
 
     /// Counts a task that was not taken.
@@ -242,15 +243,12 @@ impl TaskTable {
         };
         let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
         *inner.stats.of(entry.state) -= 1;
+        inner.without_request -= u64::from(!entry.has_request);
         let fell_back = inner.stats.fell_back;
         outcome(&mut inner.stats);
-        let fell_back = inner.stats.fell_back > fell_back;
-        inner.without_request -= u64::from(!entry.has_request);
-        match inner.phase {
-            Phase::Open | Phase::Sealed => {}
-            Phase::Draining | Phase::Cancelling if fell_back => inner.shutdown.fell_back += 1,
-            Phase::Draining => inner.shutdown.finished += 1,
-            Phase::Cancelling => inner.shutdown.cancelled += 1,
+        if inner.phase != Phase::Open {
+            let fell_back = inner.stats.fell_back > fell_back;
+            inner.count_in_shutdown(fell_back);
         }
         let is_idle = inner.waiters > 0 && inner.stats.pending() == 0;
         let has_capacity = was_full && inner.pending_of_requests() < self.max_pending;
@@ -396,6 +394,16 @@ impl Inner {
         entry.since = since.or(entry.since);
         *self.stats.of(before) -= 1;
         *self.stats.of(state) += 1;
+    }
+
+    #[cold]
+    const fn count_in_shutdown(&mut self, fell_back: bool) {
+        match self.phase {
+            Phase::Open | Phase::Sealed => {}
+            Phase::Draining | Phase::Cancelling if fell_back => self.shutdown.fell_back += 1,
+            Phase::Draining => self.shutdown.finished += 1,
+            Phase::Cancelling => self.shutdown.cancelled += 1,
+        }
     }
 
     const fn pending_of_requests(&self) -> u64 {

@@ -92,6 +92,7 @@ impl Outcome {
     }
 
     /// Drops the error of the task, whose `Drop` may panic.
+    #[inline]
     pub(crate) fn discard(self) {
         if let Self::Failed(error) = self {
             drop_and_log("the error of a task", error);
