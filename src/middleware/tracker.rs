@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestState, enter_request},
-    response::{BodyState, Judgement, ResponseHead},
+    response::{BodyState, Judgement},
     supervisor::Supervisor,
 };
 
@@ -250,13 +250,9 @@ impl Drop for ResponseTracker {
 
 impl Tracked {
     fn note_head<B>(&mut self, response: &mut Response<B>, exact_size: Option<u64>, at_end: bool) {
-        let (status, at) = (response.status(), Instant::now());
-        self.body.note_head(response, at, exact_size, at_end);
-        self.state.note_head(ResponseHead {
-            status,
-            is_grpc: self.body.is_grpc(),
-            at,
-        });
+        let now = Instant::now();
+        let head = self.body.note_head(response, now, exact_size, at_end);
+        self.state.note_head(head);
         if self.is_head_request() || self.body.has_grpc_status() || self.state.waits_for_last_byte()
         {
             if let Some(guard) = self.follow_head(response.headers_mut()) {

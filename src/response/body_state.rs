@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::{
-    end::{EndDetails, EndKind},
+    end::{EndDetails, EndKind, ResponseHead},
     headers::{ContentLength, grpc_status, is_grpc_ok, length_and_is_grpc},
     response_error::ResponseError,
 };
@@ -81,7 +81,7 @@ impl BodyState {
         at: Instant,
         exact_size: Option<u64>,
         at_end: bool,
-    ) {
+    ) -> ResponseHead {
         self.has_ended = at_end;
         self.head = Some(Head {
             status: response.status(),
@@ -90,15 +90,17 @@ impl BodyState {
             at_end,
         });
         let headers = response.headers();
-        if headers.is_empty() {
-            return;
-        }
-        (self.content_length, self.is_grpc) = length_and_is_grpc(headers);
-        // Only a response without a body has its gRPC status in the head.
-        if at_end {
-            if let Some(status) = grpc_status(headers) {
-                self.grpc_status = Some(status);
+        if !headers.is_empty() {
+            (self.content_length, self.is_grpc) = length_and_is_grpc(headers);
+            // Only a response without a body has its gRPC status in the head.
+            if at_end {
+                self.grpc_status = grpc_status(headers);
             }
+        }
+        ResponseHead {
+            status: response.status(),
+            is_grpc: self.is_grpc,
+            at,
         }
     }
 
@@ -141,11 +143,6 @@ impl BodyState {
         self.was_polled = true;
         self.has_ended = true;
         self.is_over = true;
-    }
-
-    /// Returns whether the head says that this is a gRPC response.
-    pub(crate) const fn is_grpc(&self) -> bool {
-        self.is_grpc
     }
 
     /// Returns whether the head or the trailers had a gRPC status.

@@ -231,8 +231,8 @@ pub enum EndKind {
 /// The head of a response that is open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResponseHead {
-    pub(crate) status: StatusCode,
-    pub(crate) is_grpc: bool,
+    pub(super) status: StatusCode,
+    pub(super) is_grpc: bool,
     /// When there was a head.
     pub(crate) at: Instant,
 }
