@@ -6,7 +6,7 @@ use std::{fmt, ops::Deref, str};
 const MAX_LEN: usize = 1024;
 
 /// The longest text that needs no allocation, in bytes.
-const MAX_SHORT: usize = 22;
+const MAX_SHORT: usize = 46;
 
 /// A copy of at most [`MAX_LEN`] bytes of a text, without a part of a character at its end.
 ///
