@@ -48,20 +48,13 @@ pub(super) fn run(
             Ok(false) => Some(Outcome::Skipped),
             Err(panic) => Some(Outcome::Panicked(panic)),
         };
-        let Queued {
-            task,
-            guard,
-            acquire,
-        } = run.queued;
         // The work is dropped before the task is counted as ended, and then its permits are free.
-        drop(task);
-        let failed = match outcome {
-            Some(outcome) => guard.finish(outcome),
+        drop(run.queued.task);
+        match outcome {
+            Some(outcome) => run.queued.guard.finish(outcome),
             // The task was stopped. The drop of the guard counts that.
             None => false,
-        };
-        drop(acquire);
-        failed
+        }
     }
 }
 

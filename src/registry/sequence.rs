@@ -75,7 +75,9 @@ impl Sequence {
         while let Some(queued) = next.take() {
             consume_budget().await;
             if self.skips_rest() {
-                let Queued { task, guard, .. } = queued;
+                let Queued {
+                    task, mut guard, ..
+                } = queued;
                 drop(task);
                 guard.finish(Outcome::Skipped);
             } else if self

@@ -307,7 +307,10 @@ impl RequestState {
         let has_started = inner.has_started;
         drop(inner);
         let removed = waiting.len();
-        for Queued { task, guard, .. } in waiting {
+        for Queued {
+            task, mut guard, ..
+        } in waiting
+        {
             drop(task);
             guard.finish(Outcome::Removed);
         }

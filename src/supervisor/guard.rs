@@ -229,7 +229,7 @@ impl TaskGuard {
     }
 
     /// Ends the task. Returns whether it failed.
-    pub(crate) fn finish(mut self, outcome: Outcome) -> bool {
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> bool {
         let failed = outcome.is_failure();
         self.end_with(outcome);
         failed

@@ -95,9 +95,14 @@ impl Outcome {
     #[inline]
     pub(crate) fn discard(self) {
         if let Self::Failed(error) = self {
-            drop_and_log("the error of a task", error);
+            discard(error);
         }
     }
+}
+
+#[cold]
+fn discard(error: BoxError) {
+    drop_and_log("the error of a task", error);
 }
 
 impl fmt::Display for Outcome {
