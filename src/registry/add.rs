@@ -62,40 +62,22 @@ impl RequestState {
         };
         self.connect(&mut inner, &mut queued.guard);
         inner.note_runtime(&self.supervisor);
-        if is_deferred || inner.order != Order::Concurrent {
-            self.enqueue(inner, queued);
-        } else {
+        if is_deferred {
+            inner.deferred.push(queued);
+            if self.supervisor.config().start_within.is_some() {
+                self.arm_timer(&mut inner);
+            }
+            drop(inner);
+        } else if inner.order == Order::Concurrent {
             self.start_late(inner, queued);
+        } else {
+            self.add_to_sequence(inner, queued);
         }
         drop(replaced);
         if is_closed || self.supervisor.is_cancelled() {
             self.start_fallbacks();
         }
         Ok(key)
-    }
-
-    /// Adds a task that waits for the start of the tasks, or for its turn in a sequence.
-    #[inline]
-    fn enqueue(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, queued: Queued) {
-        inner.queue.push_back(queued);
-        if inner.has_started || self.supervisor.config().start_within.is_some() {
-            self.enqueued(inner);
-        }
-    }
-
-    /// Starts the driver or the timer that an added task needs.
-    #[cold]
-    fn enqueued(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
-        let driver = if inner.has_started && !inner.has_driver {
-            inner.start_driver(&self.supervisor)
-        } else {
-            None
-        };
-        self.arm_timer(&mut inner);
-        drop(inner);
-        if let Some((first, runtime)) = driver {
-            self.spawn_driver(runtime, first, false);
-        }
     }
 
     /// Starts a task that was added after the start of the tasks.

@@ -38,7 +38,7 @@ impl RequestState {
     /// Starts the timer of `start_within`, if there are deferred tasks and a head.
     pub(super) fn arm_timer(self: &Arc<Self>, inner: &mut Inner) {
         let has_timer = inner.rare.as_ref().is_some_and(|rare| rare.timer.is_some());
-        if inner.has_started || inner.queue.is_empty() || has_timer {
+        if inner.has_started || inner.deferred.is_empty() || has_timer {
             return;
         }
         let Some(deadline) = self.start_deadline(inner) else {
@@ -62,7 +62,7 @@ impl RequestState {
         let has_fallback =
             |queued: &Queued| queued.task.has_fallback() || queued.task.is_fallback();
         let mut inner = self.lock();
-        if !inner.queue.iter().any(has_fallback) {
+        if !inner.waiting().any(has_fallback) {
             return;
         }
         let runtime = inner.runtime(&self.supervisor);

@@ -6,11 +6,12 @@ use tokio::{runtime::Handle, task::coop::consume_budget};
 
 use super::{
     queued::Queued,
-    state::{Inner, RequestState},
+    state::{Inner, RequestState, SequenceState},
 };
 use crate::{
     supervisor::Supervisor,
     task::{Order, Outcome},
+    util::sync::MutexGuard,
 };
 
 impl RequestState {
@@ -19,8 +20,9 @@ impl RequestState {
         let mut tasks = VecDeque::from(tasks);
         let mut inner = self.lock();
         // Tasks that were added meanwhile come after these.
-        tasks.append(&mut inner.queue);
-        inner.queue = tasks;
+        let waiting = &mut inner.sequence().waiting;
+        tasks.append(waiting);
+        *waiting = tasks;
         let driver = inner.start_driver(&self.supervisor);
         drop(inner);
         if let Some((first, runtime)) = driver {
@@ -31,8 +33,28 @@ impl RequestState {
         }
     }
 
+    /// Adds a task to a sequence that has started.
+    #[cold]
+    pub(super) fn add_to_sequence(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+        queued: Queued,
+    ) {
+        let sequence = inner.sequence();
+        sequence.waiting.push_back(queued);
+        let driver = if sequence.has_driver {
+            None
+        } else {
+            inner.start_driver(&self.supervisor)
+        };
+        drop(inner);
+        if let Some((first, runtime)) = driver {
+            self.spawn_driver(runtime, first, false);
+        }
+    }
+
     /// Spawns the driver of a sequence.
-    pub(super) fn spawn_driver(
+    fn spawn_driver(
         self: &Arc<Self>,
         runtime: Option<Handle>,
         mut first: Queued,
@@ -51,13 +73,18 @@ impl RequestState {
 
 impl Inner {
     /// Returns the first task of a sequence, for a new driver on this runtime.
-    pub(super) fn start_driver(
-        &mut self,
-        supervisor: &Supervisor,
-    ) -> Option<(Queued, Option<Handle>)> {
-        let first = self.queue.pop_front();
-        self.has_driver = first.is_some();
-        first.map(|first| (first, self.runtime(supervisor)))
+    fn start_driver(&mut self, supervisor: &Supervisor) -> Option<(Queued, Option<Handle>)> {
+        let first = self.sequence().next()?;
+        Some((first, self.runtime(supervisor)))
+    }
+}
+
+impl SequenceState {
+    /// Returns the next task. After the last one, the next task that is added needs a new driver.
+    fn next(&mut self) -> Option<Queued> {
+        let next = self.waiting.pop_front();
+        self.has_driver = next.is_some();
+        next
     }
 }
 
@@ -86,10 +113,10 @@ impl Sequence {
                 .await
                 .unwrap_or(false)
             {
-                self.state.lock().has_failed = true;
+                self.state.lock().sequence().has_failed = true;
             }
             after_write = false;
-            next = self.state.next_in_sequence();
+            next = self.state.lock().sequence().next();
             if let Some(next) = &mut next {
                 self.state.acquire(next);
             }
@@ -98,8 +125,8 @@ impl Sequence {
     }
 
     fn skips_rest(&self) -> bool {
-        let inner = self.state.lock();
-        inner.order == Order::FailFast && inner.has_failed
+        let mut inner = self.state.lock();
+        inner.order == Order::FailFast && inner.sequence().has_failed
     }
 }
 
@@ -107,10 +134,11 @@ impl Drop for Sequence {
     fn drop(&mut self) {
         if !self.has_ended {
             let mut inner = self.state.lock();
-            inner.has_driver = false;
-            let tasks = std::mem::take(&mut inner.queue);
+            let sequence = inner.sequence();
+            sequence.has_driver = false;
+            let waiting = std::mem::take(&mut sequence.waiting);
             drop(inner);
-            drop(tasks);
+            drop(waiting);
         }
     }
 }

@@ -69,9 +69,12 @@ impl RequestState {
         let runtime = inner.runtime(&self.supervisor);
         // A current-thread runtime polls the connection first, because it was woken first.
         let after_write = after_write && !runtime.as_ref().is_some_and(is_current_thread);
-        let mut tasks = Vec::from(std::mem::take(&mut inner.queue));
+        let mut tasks = std::mem::take(&mut inner.deferred);
         let is_sequence = inner.order != Order::Concurrent && !tasks.is_empty();
-        inner.has_driver = is_sequence;
+        if is_sequence {
+            // A task that is added now waits behind these.
+            inner.sequence().has_driver = true;
+        }
         drop(inner);
 
         self.allow(&mut tasks, early_end.as_ref(), now, is_sequence);

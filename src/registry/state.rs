@@ -56,13 +56,9 @@ pub(super) struct Inner {
     pub(super) head: Option<ResponseHead>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
-    /// Tasks that wait for the start, or for their turn in a sequence.
-    pub(super) queue: VecDeque<Queued>,
+    /// Tasks that wait for the start.
+    pub(super) deferred: Vec<Queued>,
     pub(super) order: Order,
-    /// Whether a driver runs the tasks of a sequence.
-    pub(super) has_driver: bool,
-    /// Whether a task of a sequence has failed.
-    pub(super) has_failed: bool,
     /// Where the tasks run.
     pub(super) runtime: Option<Handle>,
     /// What few requests have, so that the others stay small.
@@ -77,6 +73,18 @@ pub(super) struct Rare {
     pub(super) timer: Option<AbortHandle>,
     /// Reports to observers.
     reporter: Option<Arc<RequestReporter>>,
+    sequence: SequenceState,
+}
+
+/// The tasks of a request that run one after the other.
+#[derive(Default)]
+pub(super) struct SequenceState {
+    /// Tasks that wait for their turn.
+    pub(super) waiting: VecDeque<Queued>,
+    /// Whether a driver runs the tasks.
+    pub(super) has_driver: bool,
+    /// Whether a task has failed.
+    pub(super) has_failed: bool,
 }
 
 impl RequestState {
@@ -129,10 +137,8 @@ impl RequestState {
                 open,
                 head: None,
                 has_started: false,
-                queue: VecDeque::new(),
+                deferred: Vec::new(),
                 order,
-                has_driver: false,
-                has_failed: false,
                 runtime: None,
                 rare: None,
             }),
@@ -166,7 +172,7 @@ impl RequestState {
     /// Returns whether tasks wait for the end of the response, or observers do.
     pub(crate) fn is_watched(&mut self) -> bool {
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        !self.supervisor.observers().is_empty() || !inner.queue.is_empty()
+        !self.supervisor.observers().is_empty() || inner.waiting().next().is_some()
     }
 
     /// Notes how much data the body has yielded.
@@ -285,15 +291,6 @@ impl RequestState {
         inner.head?.at.checked_add(within)
     }
 
-    /// Returns the next task of a sequence. After the last one, the next task that is added needs a
-    /// new driver.
-    pub(super) fn next_in_sequence(&self) -> Option<Queued> {
-        let mut inner = self.lock();
-        let next = inner.queue.pop_front();
-        inner.has_driver = next.is_some();
-        next
-    }
-
     /// Takes the tasks that wait and fulfil a condition.
     pub(super) fn take_queued(&self, condition: impl Fn(&Queued) -> bool) -> Vec<Queued> {
         self.lock().take_queued(condition)
@@ -323,8 +320,7 @@ impl RequestState {
 
     pub(super) fn names(&self) -> Vec<Option<String>> {
         self.lock()
-            .queue
-            .iter()
+            .waiting()
             .map(|queued| queued.task.name().map(str::to_owned))
             .collect()
     }
@@ -399,13 +395,30 @@ impl Inner {
         rare.reporter.clone()
     }
 
+    /// Returns the tasks that wait: for the start, or for their turn in a sequence.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Queued> {
+        let sequence = self.rare.iter().flat_map(|rare| &rare.sequence.waiting);
+        self.deferred.iter().chain(sequence)
+    }
+
     /// Takes the tasks that wait and fulfil a condition.
     pub(super) fn take_queued(&mut self, condition: impl Fn(&Queued) -> bool) -> Vec<Queued> {
-        let (taken, kept): (_, Vec<_>) = std::mem::take(&mut self.queue)
+        let (mut taken, kept): (Vec<_>, _) = std::mem::take(&mut self.deferred)
             .into_iter()
-            .partition(condition);
-        self.queue = kept.into();
+            .partition(&condition);
+        self.deferred = kept;
+        if let Some(rare) = &mut self.rare {
+            let waiting = &mut rare.sequence.waiting;
+            let (of_sequence, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(waiting).into_iter().partition(condition);
+            *waiting = kept.into();
+            taken.extend(of_sequence);
+        }
         taken
+    }
+
+    pub(super) fn sequence(&mut self) -> &mut SequenceState {
+        &mut self.rare.get_or_insert_default().sequence
     }
 
     /// Notes the runtime for the tasks: the configured one, or the one that is current when the
