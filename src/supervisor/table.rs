@@ -58,6 +58,10 @@ pub(crate) trait Owner: Send + Sync {
 }
 
 /// See the module's documentation.
+///
+/// It has cache lines of its own. All workers write to it, and what lies beside it is read for each
+/// request.
+#[repr(align(128))]
 pub(super) struct TaskTable {
     inner: Mutex<Inner>,
     /// Notifies those who wait until nothing is pending.
