@@ -55,12 +55,15 @@ impl OpenRequest {
 
     /// Copies what is kept after the response.
     pub(crate) fn to_info(&self, head: &RequestHead) -> RequestInfo {
-        let id = self.id.as_ref().and_then(|id| id.to_str().ok());
-        RequestInfo {
+        let info = RequestInfo {
             head: head.clone(),
             path: Text::new(self.path()),
-            id: id.map(Text::new).map_or_else(OnceLock::new, OnceLock::from),
+            id: OnceLock::new(),
+        };
+        if let Some(id) = &self.id {
+            info.set_id(id);
         }
+        info
     }
 }
 
@@ -99,7 +102,14 @@ impl RequestInfo {
 
     /// Notes the request id that a middleware has set after this copy was made.
     pub(crate) fn note_id(&self, headers: &HeaderMap) {
-        if let Some(id) = request_id(headers).and_then(|id| id.to_str().ok()) {
+        if let Some(id) = request_id(headers) {
+            self.set_id(id);
+        }
+    }
+
+    #[cold]
+    fn set_id(&self, id: &HeaderValue) {
+        if let Ok(id) = id.to_str() {
             self.id.get_or_init(|| Text::new(id));
         }
     }
