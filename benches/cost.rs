@@ -32,8 +32,8 @@ use ways::{
 /// hand-written layer with the same promises, each beyond the bare service. For the numbers of
 /// tasks in the order of [`Setting::tasks`].
 const BOUNDS: [(Setting, &[f64]); 2] = [
-    (CURRENT_THREAD[0], &[1.25, 1.42, 1.24, 1.19]),
-    (CURRENT_THREAD[1], &[1.37, 1.23, 1.17]),
+    (CURRENT_THREAD[0], &[1.18, 1.30, 1.19, 1.15]),
+    (CURRENT_THREAD[1], &[1.34, 1.19, 1.15]),
 ];
 
 /// The numbers of requests for instructions. The difference of two runs does not contain the costs

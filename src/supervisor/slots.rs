@@ -37,9 +37,10 @@ impl<T> Slots<T> {
         let index = self.free.unwrap_or_else(|| self.grow());
         let serial = self.serial;
         let slot = &mut self.segments[index / SEGMENT][index % SEGMENT];
-        let Slot::Free { next } = std::mem::replace(slot, Slot::Used { serial, value }) else {
+        let Slot::Free { next } = *slot else {
             unreachable!("the list of free slots has only free slots");
         };
+        *slot = Slot::Used { serial, value };
         self.free = next;
         self.serial += 1;
         self.len += 1;
