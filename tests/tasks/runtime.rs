@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -11,11 +11,14 @@ use std::{
 use axum::{Router, routing::get};
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::yield_now,
+};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
-    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Order, ResponseEnd, Supervisor,
-    SupervisorBuilder, Task, TaskContext, defer, middleware::ResponseBody,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Observer, Order, ResponseEnd,
+    Supervisor, SupervisorBuilder, Task, TaskContext, defer, middleware::ResponseBody,
 };
 
 use crate::common::{Recorder, Server, soon};
@@ -224,6 +227,62 @@ fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime(
     drop(open);
 }
 
+/// Stays in `on_response_end` until the test lets it go on.
+struct Waiting {
+    told: mpsc::Sender<()>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Observer for Waiting {
+    fn on_response_end(&self, _: &ResponseEnd) {
+        self.told.send(()).expect("the test waits");
+        let go_on = self.go_on.lock().expect("nothing panics with it");
+        go_on.recv().expect("the test sends");
+    }
+}
+
+#[test]
+fn a_response_that_has_ended_is_not_unfinished_if_its_time_runs_out_before_its_tasks_start() {
+    let other = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let ((told, is_told), (go_on, waits)) = (mpsc::channel(), mpsc::channel());
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .start_within(Duration::from_secs(1))
+        .observer(Waiting {
+            told,
+            go_on: Mutex::new(waits),
+        })
+        .build();
+    let (kinds, seen) = mpsc::channel();
+    let open = respond(&supervisor, |tasks| {
+        let kinds = kinds.clone();
+        tasks.add(Task::with_context(async move |cx: TaskContext| {
+            kinds
+                .send(cx.end().map(ResponseEnd::kind))
+                .expect("the test waits");
+        }));
+    });
+    let dropping = thread::spawn(move || drop(open));
+    is_told.recv().expect("the response ends");
+    other.block_on(async {
+        // The timer starts to wait, and its time is over.
+        yield_now().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    });
+    go_on.send(()).expect("the observer waits");
+    dropping.join().expect("it does not panic");
+    other.block_on(supervisor.idle());
+    let seen: Vec<_> = seen.try_iter().collect();
+    assert_eq!(seen, [Some(EndKind::Interrupted)], "nobody read the body");
+}
+
 /// A supervisor whose tasks' runtime has gone down.
 fn without_its_runtime(builder: SupervisorBuilder) -> Supervisor {
     let other = other_runtime();
@@ -352,7 +411,7 @@ fn a_runtime_that_goes_down_aborts_its_tasks() {
 #[test]
 fn nothing_keeps_a_supervisor_or_a_runtime_after_the_last_task() {
     struct Owned(#[expect(dead_code, reason = "it is dropped with the supervisor")] Arc<()>);
-    impl tower_background::Observer for Owned {}
+    impl Observer for Owned {}
     let (in_runtime, in_supervisor) = (Arc::new(()), Arc::new(()));
     let owned = Arc::clone(&in_runtime);
     let park = move || drop(Arc::clone(&owned));
