@@ -30,7 +30,7 @@ impl RequestState {
     /// Starts the tasks although the response is open.
     fn start_unfinished(self: &Arc<Self>) {
         let inner = self.lock();
-        if let Some(end) = self.unfinished_end(&inner) {
+        if let Some(end) = self.end_so_far(&inner) {
             self.start(inner, Some(end), Instant::now(), false);
         }
     }
@@ -75,7 +75,7 @@ impl RequestState {
             }
             return self.spawn_all(tasks, runtime, false);
         }
-        let Some(end) = self.unfinished_end(&inner) else {
+        let Some(end) = self.end_so_far(&inner) else {
             return;
         };
         let mut tasks = inner.take_queued(|queued| {

@@ -277,8 +277,13 @@ impl RequestState {
         body.judge(method, *version)
     }
 
-    /// Returns what is known of the end while the response is open.
-    pub(super) fn unfinished_end(&self, inner: &Inner) -> Option<Arc<ResponseEnd>> {
+    /// Returns how the response ended, or what is known of the end while it is open.
+    ///
+    /// Tasks can start early although the response has ended: while observers are told of the end.
+    pub(super) fn end_so_far(&self, inner: &Inner) -> Option<Arc<ResponseEnd>> {
+        if let Some(end) = self.shared_end() {
+            return Some(end);
+        }
         let request = inner.open.as_ref()?.to_info(self.head());
         let bytes = self.bytes.load(Ordering::Relaxed);
         let details = EndDetails::unfinished(inner.head, bytes, Instant::now());
@@ -352,8 +357,7 @@ impl RequestState {
             let reporter = Arc::<RequestReporter>::default();
             if inner.has_started {
                 // No task is counted yet, so there is nothing to report.
-                let end = self.shared_end().or_else(|| early_end.clone());
-                reporter.start(end, observers);
+                reporter.start(self.shared_end(), observers);
             }
             reporter
         });

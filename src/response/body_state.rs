@@ -74,7 +74,7 @@ impl BodyState {
     }
 
     /// Notes the head of the response, the exact size that its body states, and whether the body is
-    /// at its end already.
+    /// at its end already. Returns what tasks that start early learn of the head.
     pub(crate) fn note_head<B>(
         &mut self,
         response: &Response<B>,

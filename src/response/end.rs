@@ -272,6 +272,7 @@ impl EndDetails {
             ended_at,
         }
     }
+
     /// Returns what is known now of a response that is open.
     pub(crate) fn unfinished(head: Option<ResponseHead>, bytes: u64, now: Instant) -> Self {
         Self {

@@ -241,21 +241,34 @@ impl Observer for Waiting {
     }
 }
 
-#[test]
-fn a_response_that_has_ended_is_not_unfinished_if_its_time_runs_out_before_its_tasks_start() {
-    let other = Builder::new_current_thread()
+fn paused() -> Runtime {
+    Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .expect("a runtime");
-    let ((told, is_told), (go_on, waits)) = (mpsc::channel(), mpsc::channel());
+        .expect("a runtime")
+}
+
+impl Waiting {
+    /// Returns an observer, what it sends when it is told, and what lets it go on.
+    fn new() -> (Self, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let ((told, is_told), (go_on, waits)) = (mpsc::channel(), mpsc::channel());
+        let waiting = Self {
+            told,
+            go_on: Mutex::new(waits),
+        };
+        (waiting, is_told, go_on)
+    }
+}
+
+#[test]
+fn an_observer_that_blocks_does_not_hold_up_tasks_whose_time_is_over() {
+    let other = paused();
+    let (observer, is_told, go_on) = Waiting::new();
     let supervisor = Supervisor::builder()
         .runtime(other.handle().clone())
         .start_within(Duration::from_secs(1))
-        .observer(Waiting {
-            told,
-            go_on: Mutex::new(waits),
-        })
+        .observer(observer)
         .build();
     let (kinds, seen) = mpsc::channel();
     let open = respond(&supervisor, |tasks| {
@@ -276,11 +289,30 @@ fn a_response_that_has_ended_is_not_unfinished_if_its_time_runs_out_before_its_t
             yield_now().await;
         }
     });
+    // The response has ended, so its end is not `Unfinished`. Nobody read the body.
+    assert_eq!(seen.try_recv(), Ok(Some(EndKind::Interrupted)));
     go_on.send(()).expect("the observer waits");
     dropping.join().expect("it does not panic");
-    other.block_on(supervisor.idle());
-    let seen: Vec<_> = seen.try_iter().collect();
-    assert_eq!(seen, [Some(EndKind::Interrupted)], "nobody read the body");
+    assert_eq!(supervisor.stats().to_string(), "1 succeeded");
+}
+
+#[test]
+fn an_observer_that_blocks_does_not_hold_up_fallbacks_in_a_shutdown() {
+    let other = paused();
+    let (observer, is_told, go_on) = Waiting::new();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .observer(observer)
+        .build();
+    let open = respond(&supervisor, |tasks| {
+        tasks.add(Task::new(async {}).shutdown_fallback(async {}));
+    });
+    let dropping = thread::spawn(move || drop(open));
+    is_told.recv().expect("the response ends");
+    other.block_on(supervisor.shutdown(Duration::from_secs(1)));
+    assert_eq!(supervisor.stats().to_string(), "1 fell back");
+    go_on.send(()).expect("the observer waits");
+    dropping.join().expect("it does not panic");
 }
 
 /// A supervisor whose tasks' runtime has gone down.
