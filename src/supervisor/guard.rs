@@ -240,18 +240,22 @@ impl TaskGuard {
     fn end_with(&mut self, outcome: Outcome) {
         self.has_ended = true;
         let mut counter = Stats::counter(&outcome);
-        if self.extra.as_ref().is_some_and(|extra| extra.is_duplicate) {
-            counter = Stats::count_duplicate;
+        let mut is_awaited = false;
+        if let Some(extra) = &self.extra {
+            is_awaited = extra.reporter.is_some() || extra.outcome.is_some();
+            if extra.is_duplicate {
+                counter = Stats::count_duplicate;
+            }
         }
-        if self.extra.is_some() || metrics::is_wanted() || level(&outcome).is_wanted() {
+        if is_awaited || metrics::is_wanted() || level(&outcome).is_wanted() {
             // Before the task is counted as ended: who waits for an idle supervisor expects that
             // everybody was told.
             self.tell(outcome, counter);
-            // Also before that, so that another task can take the unique key of this one then.
-            self.extra = None;
         } else {
             outcome.discard();
         }
+        // Before the task is counted as ended, so that another one can take its unique key then.
+        self.extra = None;
         self.supervisor.table().end(self.key, counter);
     }
 
@@ -262,7 +266,7 @@ impl TaskGuard {
             return outcome.discard();
         };
         let Described {
-            task, since, end, ..
+            task, since, owner, ..
         } = described;
         let Some(mut extra) = self.extra.take() else {
             log(&task, &outcome, None);
@@ -275,12 +279,19 @@ impl TaskGuard {
         metrics::moved(Some(task.state().gauge()), None, 1);
         metrics::ended(task.name(), outcome.label(), waited, ran);
         log(&task, &outcome, extra.scope.as_deref());
+        // Only observers see the end.
+        let end = if extra.reporter.is_some() {
+            let early_end = extra.early_end.take();
+            early_end.or_else(|| owner.and_then(|owner| owner.end()))
+        } else {
+            None
+        };
         let mut report = TaskReport {
             name: task.name,
             outcome,
             waited,
             ran,
-            end: extra.early_end.take().or(end),
+            end,
         };
         if extra.reporter.is_some() {
             self.supervisor

@@ -114,8 +114,8 @@ pub(super) struct Described {
     /// When the task was allowed to run.
     pub(super) since: Option<Instant>,
     pub(super) stop: Option<Stop>,
-    /// How the response ended, if the task was allowed to run.
-    pub(super) end: Option<Arc<ResponseEnd>>,
+    /// The request of the task, if the task was allowed to run.
+    pub(super) owner: Option<Arc<dyn Owner>>,
 }
 
 impl TaskTable {
@@ -233,7 +233,7 @@ impl TaskTable {
         Some(Described {
             since: listed.since,
             stop,
-            end: owner.filter(|_| is_allowed).and_then(|owner| owner.end()),
+            owner: owner.filter(|_| is_allowed),
             task: listed.describe(Instant::now()),
         })
     }
