@@ -115,6 +115,26 @@ mod tests {
         .collect()
     }
 
+    #[test]
+    fn the_first_value_of_a_name_counts_among_few_headers_and_among_many() {
+        let (length, kind) = ("content-length", "content-type");
+        let twice = [
+            (length, "6"),
+            (kind, "application/grpc"),
+            (length, "7"),
+            (kind, "text/html"),
+        ];
+        let others = ["a", "b", "c", "d", "e"].map(|name| (name, "x"));
+        for count in [0, 5] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in twice.iter().chain(&others[..count]) {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let expected = (Some(ContentLength::Bytes(6)), true);
+            assert_eq!(length_and_is_grpc(&headers), expected, "{headers:?}");
+        }
+    }
+
     #[cfg(feature = "sent")]
     #[test]
     fn an_invalid_length_declares_nothing() {
