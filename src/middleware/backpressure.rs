@@ -19,7 +19,7 @@ impl Backpressure {
     /// Returns `Ready` when the supervisor has fewer tasks than `max_pending`.
     #[inline]
     pub(super) fn poll(&mut self, supervisor: &Supervisor, cx: &mut Context<'_>) -> Poll<()> {
-        if supervisor.config().max_pending.is_none() {
+        if !supervisor.limits_requests() {
             return Poll::Ready(());
         }
         self.poll_limited(supervisor, cx)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Frame;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -87,14 +87,17 @@ impl ResponseTracker {
     /// Returns an empty tracker if the request has an open registry of the same supervisor. A layer
     /// farther out tracks it.
     pub(super) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
-        let outer = match request.extensions().get::<BackgroundTasks>() {
-            Some(found) if is_tracked(found.state(), supervisor, request.uri()) => {
-                return Self::none();
-            }
-            found => found
-                .map(BackgroundTasks::state)
-                .filter(|found| !found.has_ended()),
-        };
+        let found = request
+            .extensions()
+            .get::<BackgroundTasks>()
+            .map(BackgroundTasks::state);
+        if found.is_some_and(|found| found.find_open(supervisor).is_some()) {
+            return Self::none();
+        }
+        let outer = found.filter(|found| !found.has_ended());
+        if outer.is_some() {
+            supervisor.warn_of_two_supervisors(request.uri().path());
+        }
         let open = supervisor.open_response();
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
@@ -371,17 +374,6 @@ impl fmt::Debug for Tracked {
             .field("body", &self.body)
             .finish_non_exhaustive()
     }
-}
-
-/// Returns whether a layer farther out tracks a response for this supervisor. Warns if one tracks it
-/// for another supervisor.
-#[cold]
-fn is_tracked(found: &Arc<RequestState>, supervisor: &Supervisor, uri: &Uri) -> bool {
-    let is_tracked = found.find_open(supervisor).is_some();
-    if !is_tracked && !found.has_ended() {
-        supervisor.warn_of_two_supervisors(uri.path());
-    }
-    is_tracked
 }
 
 /// Converts bytes to the data type of a body, if that is `Bytes`.

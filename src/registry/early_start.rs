@@ -27,8 +27,8 @@ impl RequestState {
         }
     }
 
-    /// Starts the tasks although the response is open.
-    fn start_unfinished(self: &Arc<Self>) {
+    /// Starts the tasks without waiting for the end of the response.
+    fn start_early(self: &Arc<Self>) {
         let inner = self.lock();
         if let Some(end) = self.end_so_far(&inner) {
             self.start(inner, Some(end), Instant::now(), false);
@@ -51,7 +51,7 @@ impl RequestState {
         let timer = runtime.spawn(async move {
             sleep_until(deadline).await;
             if let Some(state) = state.upgrade() {
-                state.start_unfinished();
+                state.start_early();
             }
         });
         inner.rare.get_or_insert_default().timer = Some(timer.abort_handle());

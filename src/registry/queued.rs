@@ -2,7 +2,7 @@
 
 use crate::{
     supervisor::{Acquire, TaskGuard},
-    task::Task,
+    task::{Outcome, Task},
 };
 
 /// A task that waits to run. The fields are dropped in this order: the guard counts the task when
@@ -22,6 +22,12 @@ impl Queued {
             guard,
             acquire: Acquire::UNLIMITED,
         }
+    }
+
+    /// Ends a task that has not run: drops the work, and then gives the task its outcome.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        drop(self.task);
+        self.guard.finish(outcome);
     }
 
     /// Puts the fallback of the task in its place. Returns the task, to be dropped when no lock is

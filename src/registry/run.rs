@@ -48,7 +48,8 @@ pub(super) fn run(
             Ok(false) => Some(Outcome::Skipped),
             Err(panic) => Some(Outcome::Panicked(panic)),
         };
-        // The work is dropped before the task is counted as ended, and then its permits are free.
+        // As `Queued::finish`, but in place: the work is dropped before the task is counted as ended,
+        // and then its permits are free.
         drop(run.queued.task);
         match outcome {
             Some(outcome) => run.queued.guard.finish(outcome),

@@ -102,11 +102,7 @@ impl Sequence {
         while let Some(queued) = next.take() {
             consume_budget().await;
             if self.skips_rest() {
-                let Queued {
-                    task, mut guard, ..
-                } = queued;
-                drop(task);
-                guard.finish(Outcome::Skipped);
+                queued.finish(Outcome::Skipped);
             } else if self
                 .state
                 .spawn(&runtime, queued, after_write)

@@ -54,7 +54,7 @@ impl RequestState {
     }
 
     /// Starts the tasks, if they have not started before. `early_end` is what they know of the end
-    /// of the response, if that is open.
+    /// of the response, if they start early.
     pub(super) fn start(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
@@ -91,7 +91,7 @@ impl RequestState {
 
     /// Allows deferred tasks to run. Each takes its permits, or its place in the queue for them,
     /// unless it waits for its turn in a sequence. `early_end` is what they know of the end of the
-    /// response, if that is open.
+    /// response, if they start early.
     pub(super) fn allow(
         &self,
         tasks: &mut [Queued],

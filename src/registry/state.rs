@@ -61,13 +61,14 @@ pub(super) struct Inner {
     pub(super) order: Order,
     /// Where the tasks run.
     pub(super) runtime: Option<Handle>,
-    /// What few requests have, so that the others stay small.
     pub(super) rare: Option<Box<Rare>>,
 }
 
+/// What few requests have. The code for it is apart too, in functions marked `cold`, because a
+/// server runs more code for a request than its cache of instructions holds.
 #[derive(Default)]
 pub(super) struct Rare {
-    /// What was known of the end of the response, if tasks started before it.
+    /// What was known of the end of the response, if tasks started early.
     early_end: Option<Arc<ResponseEnd>>,
     /// Starts the tasks when `start_within` is over.
     pub(super) timer: Option<AbortHandle>,
@@ -255,11 +256,7 @@ impl RequestState {
 
     /// Returns what is kept of the request. `None` for tasks without a request.
     pub(super) fn request(&self) -> Option<RequestInfo> {
-        self.request_now(&self.lock())
-    }
-
-    pub(super) fn request_now(&self, inner: &Inner) -> Option<RequestInfo> {
-        match &inner.open {
+        match &self.lock().open {
             Some(open) => Some(open.to_info(self.head())),
             None => self.end.get().map(|end| end.request().clone()),
         }
@@ -309,12 +306,8 @@ impl RequestState {
         let has_started = inner.has_started;
         drop(inner);
         let removed = waiting.len();
-        for Queued {
-            task, mut guard, ..
-        } in waiting
-        {
-            drop(task);
-            guard.finish(Outcome::Removed);
+        for queued in waiting {
+            queued.finish(Outcome::Removed);
         }
         if has_started {
             removed + self.supervisor.remove_queued(self, name)
@@ -330,8 +323,7 @@ impl RequestState {
             .collect()
     }
 
-    /// Connects a task to the observers, and to what was known of the end if tasks started before
-    /// it.
+    /// Connects a task to the observers, and to what was known of the end if tasks started early.
     #[inline]
     pub(super) fn connect(&self, inner: &mut Inner, guard: &mut TaskGuard) {
         if inner.rare.is_some() || !self.supervisor.observers().is_empty() {
@@ -371,8 +363,8 @@ impl RequestState {
 }
 
 impl Inner {
-    /// The tasks start. `early_end` is what they know of the end of the response, if that is open.
-    /// Returns the reporter, if the request has left tasks.
+    /// The tasks start. `early_end` is what they know of the end of the response, if they start
+    /// early. Returns the reporter, if there are observers and the request has left tasks.
     #[inline]
     pub(super) fn note_start(
         &mut self,
@@ -421,6 +413,7 @@ impl Inner {
         taken
     }
 
+    /// Returns the tasks that run one after the other. Requests with another order have none.
     pub(super) fn sequence(&mut self) -> &mut SequenceState {
         &mut self.rare.get_or_insert_default().sequence
     }

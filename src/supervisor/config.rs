@@ -11,7 +11,7 @@ use crate::task::{Order, StartOn};
 pub(crate) struct Config {
     pub(super) max_concurrent: Option<usize>,
     pub(super) max_blocking: Option<usize>,
-    pub(crate) max_pending: Option<usize>,
+    pub(super) max_pending: Option<usize>,
     pub(super) observers: Observers,
     pub(super) abort_after: Duration,
     pub(crate) captures: Vec<Box<dyn Capture>>,

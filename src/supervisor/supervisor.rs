@@ -311,6 +311,12 @@ impl Supervisor {
         &self.inner.unique_keys
     }
 
+    /// Returns whether requests wait while there are too many tasks.
+    #[inline]
+    pub(crate) fn limits_requests(&self) -> bool {
+        self.inner.table.is_limited()
+    }
+
     /// Returns `None` if another request may come in, or else what waits until the next time that
     /// there is capacity.
     pub(crate) fn wait_for_capacity(&self) -> Option<OwnedNotified> {

@@ -400,6 +400,7 @@ impl Inner {
         *self.stats.of(state) += 1;
     }
 
+    /// Counts a task that ended in a shutdown.
     #[cold]
     const fn count_in_shutdown(&mut self, fell_back: bool) {
         match self.phase {
