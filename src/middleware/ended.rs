@@ -1,7 +1,5 @@
 //! [`EndedResponse`]: a response whose body is dropped, and whose tasks have not started.
 
-use std::sync::Arc;
-
 #[cfg(feature = "sent")]
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -9,7 +7,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 #[cfg(feature = "sent")]
 use crate::response::EndKind;
 use crate::{
-    registry::RequestState,
+    registry::RequestScope,
     response::{BodyState, Judgement},
 };
 
@@ -19,7 +17,7 @@ use crate::{
     expect(dead_code, reason = "only a tracked connection finishes it")
 )]
 pub(crate) struct EndedResponse {
-    state: Arc<RequestState>,
+    state: RequestScope,
     body: BodyState,
     judgement: Judgement,
     _open: Option<TaskTrackerToken>,
@@ -27,7 +25,7 @@ pub(crate) struct EndedResponse {
 
 impl EndedResponse {
     pub(super) const fn new(
-        state: Arc<RequestState>,
+        state: RequestScope,
         body: BodyState,
         judgement: Judgement,
         open: Option<TaskTrackerToken>,

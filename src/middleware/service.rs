@@ -81,7 +81,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
-        let tracker = ResponseTracker::open(&self.supervisor, &mut request);
+        let mut tracker = ResponseTracker::open(&self.supervisor, &mut request);
         let user_code = tracker.enter();
         let inner = self.inner.call(request);
         user_code.returned();

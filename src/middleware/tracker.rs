@@ -22,7 +22,7 @@ use super::{
     head_guard::{HeadGuard, HeadGuardLink},
 };
 use crate::{
-    registry::{BackgroundTasks, Entered, RequestState, enter_request},
+    registry::{BackgroundTasks, Entered, RequestScope, RequestState},
     response::{BodyState, Judgement},
     supervisor::Supervisor,
 };
@@ -32,7 +32,7 @@ use crate::{
 pub(super) struct ResponseTracker(Option<Tracked>);
 
 struct Tracked {
-    state: Arc<RequestState>,
+    state: RequestScope,
     body: BodyState,
     /// Counts the response as open.
     open: Option<TaskTrackerToken>,
@@ -46,7 +46,7 @@ struct Tracked {
 /// [`returned`](Self::returned), the code has panicked.
 pub(super) struct UserCode<'a> {
     body: Option<&'a BodyState>,
-    _entered: Option<Entered>,
+    _entered: Option<Entered<'a>>,
 }
 
 impl UserCode<'_> {
@@ -106,7 +106,7 @@ impl ResponseTracker {
             .extensions_mut()
             .insert(BackgroundTasks::new(Arc::clone(&state)));
         Self(Some(Tracked {
-            state,
+            state: RequestScope::new(state),
             body: BodyState::default(),
             open,
             head_guard: None,
@@ -116,11 +116,16 @@ impl ResponseTracker {
 
     /// Enters code of the service or of the body, as code of the request.
     #[inline]
-    pub(super) fn enter(&self) -> UserCode<'_> {
-        let entered = self.0.as_ref().map(|tracked| enter_request(&tracked.state));
+    pub(super) fn enter(&mut self) -> UserCode<'_> {
+        let Some(Tracked { state, body, .. }) = &mut self.0 else {
+            return UserCode {
+                body: None,
+                _entered: None,
+            };
+        };
         UserCode {
-            body: self.0.as_ref().map(|tracked| &tracked.body),
-            _entered: entered,
+            body: Some(body),
+            _entered: Some(state.enter()),
         }
     }
 

@@ -1,6 +1,11 @@
 //! The request whose code runs on this thread.
 
-use std::{cell::Cell, marker::PhantomData, sync::Arc};
+use std::{
+    cell::Cell,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use super::state::RequestState;
 
@@ -8,30 +13,65 @@ thread_local! {
     static CURRENT: Cell<Option<Arc<RequestState>>> = const { Cell::new(None) };
 }
 
-/// Makes a request the current one until the guard is dropped, also by a panic.
+/// A request that can become the current one of a thread.
 ///
-/// It is meant for one poll or one call. `tokio::task_local!` does the same with a closure, which
-/// would move every request and every response several times.
+/// Its reference lies here, or in the thread-local variable while code of the request runs. A copy
+/// would have to be counted, with two locked instructions each time. `tokio::task_local!` does the
+/// same with a closure, which would move every request and every response several times.
+pub(crate) struct RequestScope(Option<Arc<RequestState>>);
+
+impl RequestScope {
+    pub(crate) const fn new(state: Arc<RequestState>) -> Self {
+        Self(Some(state))
+    }
+
+    /// Makes the request the current one until the guard is dropped, also by a panic. It is meant
+    /// for one poll or one call.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        let before = CURRENT.try_with(|current| current.replace(self.0.take()));
+        Entered {
+            before: before.ok().flatten(),
+            scope: self,
+            not_send: PhantomData,
+        }
+    }
+}
+
+impl Deref for RequestScope {
+    type Target = Arc<RequestState>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect(NOT_ENTERED)
+    }
+}
+
+impl DerefMut for RequestScope {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_mut().expect(NOT_ENTERED)
+    }
+}
+
+const NOT_ENTERED: &str = "the guard borrows the scope, and puts the reference back";
+
+/// See [`RequestScope::enter`].
 #[must_use = "the request is current until the guard is dropped"]
-pub(crate) struct Entered {
+pub(crate) struct Entered<'a> {
+    scope: &'a mut RequestScope,
     before: Option<Arc<RequestState>>,
     /// The guard must be dropped on its own thread.
     not_send: PhantomData<*const ()>,
 }
 
-/// Enters a request. See [`Entered`].
-#[inline]
-pub(crate) fn enter_request(state: &Arc<RequestState>) -> Entered {
-    Entered {
-        before: replace(Some(Arc::clone(state))),
-        not_send: PhantomData,
-    }
-}
-
-impl Drop for Entered {
+impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        drop(replace(self.before.take()));
+        // A thread that ends has no current request, so nothing was replaced.
+        if self.scope.0.is_none() {
+            self.scope.0 = replace(self.before.take());
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod tasks;
 #[cfg(feature = "tonic")]
 pub(crate) use self::ext::background_tasks;
 pub(crate) use self::{
-    current::{Entered, enter_request},
+    current::{Entered, RequestScope},
     state::RequestState,
 };
 pub use self::{

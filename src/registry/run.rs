@@ -13,7 +13,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{current::enter_request, queued::Queued, state::RequestState};
+use super::{
+    current::{RequestScope, current},
+    queued::Queued,
+    state::RequestState,
+};
 use crate::{
     response::ResponseEnd,
     supervisor::{Acquire, TaskGuard},
@@ -30,7 +34,10 @@ pub(super) fn run(
     state: Arc<RequestState>,
     after_write: bool,
 ) -> impl Future<Output = bool> + Send {
-    let mut run = Run { queued, state };
+    let mut run = Run {
+        queued,
+        state: RequestScope::new(state),
+    };
     async move {
         if after_write {
             // The server gets its worker back, and can write the end of the response.
@@ -62,7 +69,7 @@ pub(super) fn run(
 /// A task that runs. If the runtime drops it, the fields of [`Queued`] are dropped in their order.
 struct Run {
     queued: Queued,
-    state: Arc<RequestState>,
+    state: RequestScope,
 }
 
 impl Run {
@@ -74,7 +81,8 @@ impl Run {
         let holds = match end_of(&self.state, guard) {
             None => true,
             Some(end) if when.calls_user_code() => {
-                let _entered = enter_request(&self.state);
+                let mut scope = RequestScope::new(Arc::clone(&self.state));
+                let _entered = scope.enter();
                 guard.in_scope(|| catch(|| when.holds(end)))?
             }
             Some(end) => when.holds(end),
@@ -124,10 +132,11 @@ impl Run {
     /// Polls the work: inside the scope of the task, and as code of its request.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Queued { task, guard, .. } = &mut self.queued;
-        let _entered = enter_request(&self.state);
+        let _entered = self.state.enter();
         let context = |name| {
+            let end = current().and_then(|state| shared_end_of(&state, guard));
             let cancel = guard.supervisor().cancel_token().clone();
-            TaskContext::new(name, shared_end_of(&self.state, guard), cancel)
+            TaskContext::new(name, end, cancel)
         };
         match guard.in_scope(|| catch(|| task.poll(&context, cx))) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -151,10 +160,11 @@ impl Run {
         let context = TaskContext::new(name, end, cancel.clone());
         // Tells the function to stop, if this future is dropped or the time is over.
         let _cancel = cancel.drop_guard();
-        let (state, scope) = (Arc::clone(&self.state), guard.scope().cloned());
+        let mut state = RequestScope::new(Arc::clone(&self.state));
+        let scope = guard.scope().cloned();
         let permits = std::mem::replace(acquire, Acquire::UNLIMITED);
         let call = move || {
-            let _entered = enter_request(&state);
+            let _entered = state.enter();
             let call = || catch(|| function(context));
             let result = match &scope {
                 Some(scope) => scope.enter(call),
