@@ -106,7 +106,7 @@ impl ResponseTracker {
             .extensions_mut()
             .insert(BackgroundTasks::new(Arc::clone(&state)));
         Self(Some(Tracked {
-            state: RequestScope::new(state),
+            state: state.into(),
             body: BodyState::default(),
             open,
             head_guard: None,
@@ -244,7 +244,8 @@ impl Drop for ResponseTracker {
         if !tracked.is_watched() {
             return;
         }
-        let judgement = tracked.state.judge(&tracked.body);
+        let head = tracked.state.head();
+        let judgement = tracked.body.judge(&head.method, head.version);
         if tracked.head_guard.is_none() && tracked.delivery.is_none() {
             tracked.end(judgement);
         } else if let Some(tracked) = self.0.take() {

@@ -21,10 +21,6 @@ thread_local! {
 pub(crate) struct RequestScope(Option<Arc<RequestState>>);
 
 impl RequestScope {
-    pub(crate) const fn new(state: Arc<RequestState>) -> Self {
-        Self(Some(state))
-    }
-
     /// Makes the request the current one until the guard is dropped, also by a panic. It is meant
     /// for one poll or one call.
     #[inline]
@@ -35,6 +31,12 @@ impl RequestScope {
             scope: self,
             not_send: PhantomData,
         }
+    }
+}
+
+impl From<Arc<RequestState>> for RequestScope {
+    fn from(state: Arc<RequestState>) -> Self {
+        Self(Some(state))
     }
 }
 

@@ -29,8 +29,8 @@ impl RequestState {
 
     /// Starts the tasks without waiting for the end of the response.
     fn start_early(self: &Arc<Self>) {
-        let inner = self.lock();
-        if let Some(end) = self.end_so_far(&inner) {
+        let mut inner = self.lock();
+        if let Some(end) = self.end_so_far(&mut inner) {
             self.start(inner, Some(end), Instant::now(), false);
         }
     }
@@ -75,7 +75,7 @@ impl RequestState {
             }
             return self.spawn_all(tasks, runtime, false);
         }
-        let Some(end) = self.end_so_far(&inner) else {
+        let Some(end) = self.end_so_far(&mut inner) else {
             return;
         };
         let mut tasks = inner.take_queued(|queued| {

@@ -63,5 +63,5 @@ pub(crate) fn background_tasks(
 }
 
 fn missing(method: &Method, uri: &Uri) -> MissingLayer {
-    MissingLayer::of_request(method.clone(), Box::from(&*Text::new(uri.path())))
+    MissingLayer::of_request(method.clone(), Box::from(&*Text::from(uri.path())))
 }

@@ -36,7 +36,7 @@ pub(super) fn run(
 ) -> impl Future<Output = bool> + Send {
     let mut run = Run {
         queued,
-        state: RequestScope::new(state),
+        state: state.into(),
     };
     async move {
         if after_write {
@@ -78,16 +78,19 @@ impl Run {
     fn may_run(&mut self) -> Result<bool, String> {
         let Queued { task, guard, .. } = &mut self.queued;
         let when = task.condition();
-        let holds = match end_of(&self.state, guard) {
-            None => true,
-            Some(end) if when.calls_user_code() => {
-                let mut scope = RequestScope::new(Arc::clone(&self.state));
-                let _entered = scope.enter();
-                guard.in_scope(|| catch(|| when.holds(end)))?
+        let early_end = guard.early_end().map(|end| (&**end).into());
+        if !when.holds(early_end.unwrap_or_else(|| self.state.summary())) {
+            return Ok(false);
+        }
+        if let Some(function) = when.function() {
+            if let Some(end) = shared_end_of(&self.state, guard) {
+                let _entered = self.state.enter();
+                if !guard.in_scope(|| catch(|| function(&end)))? {
+                    return Ok(false);
+                }
             }
-            Some(end) => when.holds(end),
-        };
-        Ok(holds && task.unique_key().is_none_or(|unique| guard.claim(unique)))
+        }
+        Ok(task.unique_key().is_none_or(|unique| guard.claim(unique)))
     }
 
     /// Returns whether the task is a future that can run at once, without a timeout or a fallback.
@@ -160,7 +163,7 @@ impl Run {
         let context = TaskContext::new(name, end, cancel.clone());
         // Tells the function to stop, if this future is dropped or the time is over.
         let _cancel = cancel.drop_guard();
-        let mut state = RequestScope::new(Arc::clone(&self.state));
+        let mut state = RequestScope::from(Arc::clone(&self.state));
         let scope = guard.scope().cloned();
         let permits = std::mem::replace(acquire, Acquire::UNLIMITED);
         let call = move || {
@@ -218,11 +221,6 @@ impl Run {
 
 /// Returns how the response ended, as far as it was known when the task was allowed to run. `None`
 /// for a task without a request.
-fn end_of<'a>(state: &'a RequestState, guard: &'a TaskGuard) -> Option<&'a ResponseEnd> {
-    guard.early_end().map(|end| &**end).or(state.end())
-}
-
-/// Returns the same for those who keep it.
 fn shared_end_of(state: &RequestState, guard: &TaskGuard) -> Option<Arc<ResponseEnd>> {
     guard.early_end().cloned().or_else(|| state.shared_end())
 }

@@ -36,17 +36,18 @@ impl RequestState {
         let Some(request) = inner.open.take() else {
             return;
         };
-        let end = self
-            .end
-            .get_or_init(|| ResponseEnd::new(request.to_info(self.head()), details()));
+        self.note_end(&mut inner, request.to_info(self.head()), details());
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
         // start at once would often come before the write.
-        let after_write = end.version() >= Version::HTTP_2;
+        let after_write = self.head().version >= Version::HTTP_2;
         let observers = self.supervisor.observers();
         if !observers.is_empty() {
+            let end = inner.shared_end();
             drop(inner);
-            observers.notify(|observer| observer.on_response_end(end));
+            if let Some(end) = end {
+                observers.notify(|observer| observer.on_response_end(&end));
+            }
             inner = self.lock();
         }
         self.start(inner, None, now, after_write);

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, OnceLock, PoisonError, Weak,
+        Arc, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,14 +14,17 @@ use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use super::queued::Queued;
 use crate::{
     response::{
-        BodyState, EndDetails, Judgement, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
-        ResponseHead,
+        EndDetails, EndSummary, OpenRequest, RequestHead, RequestInfo, ResponseEnd, ResponseHead,
     },
     supervisor::{RequestReporter, Supervisor, TaskGuard},
     task::{Order, Outcome, StartOn},
     util::{
         Text,
-        sync::{Mutex, MutexGuard, atomic::AtomicU64, lock},
+        sync::{
+            Mutex, MutexGuard,
+            atomic::{AtomicU8, AtomicU64},
+            lock,
+        },
         trace::ids_are_wanted,
     },
 };
@@ -41,10 +44,8 @@ pub(crate) struct RequestState {
     /// Whether the tasks wait for the last byte. It is read for each frame, so it is not under the
     /// lock.
     waits_for_last_byte: AtomicBool,
-    /// How the response ended. It is set under the lock.
-    pub(super) end: OnceLock<ResponseEnd>,
-    /// A copy of `end` for those who keep it longer than this. Most tasks never ask.
-    shared_end: OnceLock<Arc<ResponseEnd>>,
+    /// An [`EndSummary`]. Each task asks for it, so it is not under the lock.
+    summary: AtomicU8,
     inner: Mutex<Inner>,
 }
 
@@ -54,6 +55,7 @@ pub(super) struct Inner {
     pub(super) open: Option<OpenRequest>,
     /// The head of the response, once there is one.
     pub(super) head: Option<ResponseHead>,
+    ended: Option<Ended>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// Tasks that wait for the start.
@@ -62,6 +64,14 @@ pub(super) struct Inner {
     /// Where the tasks run.
     pub(super) runtime: Option<Handle>,
     pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What is kept when the response has ended.
+struct Ended {
+    request: RequestInfo,
+    details: EndDetails,
+    /// All of it, for those who ask. Most tasks never do.
+    shared: Option<Arc<ResponseEnd>>,
 }
 
 /// What few requests have. The code for it is apart too, in functions marked `cold`, because a
@@ -125,6 +135,8 @@ impl RequestState {
     ) -> Arc<Self> {
         let config = supervisor.config();
         let (head, open) = request.unzip();
+        // Without a response, each condition holds.
+        let summary = if head.is_some() { 0 } else { u8::MAX };
         Arc::new(Self {
             supervisor: supervisor.clone(),
             head,
@@ -132,11 +144,11 @@ impl RequestState {
             outer,
             bytes: AtomicU64::new(0),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
-            end: OnceLock::new(),
-            shared_end: OnceLock::new(),
+            summary: AtomicU8::new(summary),
             inner: Mutex::new(Inner {
                 open,
                 head: None,
+                ended: None,
                 has_started: false,
                 deferred: Vec::new(),
                 order,
@@ -146,7 +158,7 @@ impl RequestState {
         })
     }
 
-    pub(crate) const fn supervisor(&self) -> &Supervisor {
+    pub(super) const fn supervisor(&self) -> &Supervisor {
         &self.supervisor
     }
 
@@ -183,19 +195,30 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.end.get().is_some()
+        self.lock().ended.is_some()
+    }
+
+    /// Returns what the conditions of tasks ask of the end.
+    #[inline]
+    pub(super) fn summary(&self) -> EndSummary {
+        self.summary.load(Ordering::Acquire).into()
+    }
+
+    /// Notes how the response ended.
+    #[inline]
+    pub(super) fn note_end(&self, inner: &mut Inner, request: RequestInfo, details: EndDetails) {
+        let summary = EndSummary::from(&details);
+        self.summary.store(summary.into(), Ordering::Release);
+        inner.ended = Some(Ended {
+            request,
+            details,
+            shared: None,
+        });
     }
 
     /// Returns how the response ended, once it has.
-    pub(super) fn end(&self) -> Option<&ResponseEnd> {
-        self.end.get()
-    }
-
-    /// Returns how the response ended, once it has, for those who keep it.
     pub(super) fn shared_end(&self) -> Option<Arc<ResponseEnd>> {
-        let end = self.end.get()?;
-        let shared = self.shared_end.get_or_init(|| Arc::new(end.clone()));
-        Some(Arc::clone(shared))
+        self.lock().shared_end()
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -228,19 +251,20 @@ impl RequestState {
             let mut inner = self.lock();
             if let Some(request) = &mut inner.open {
                 request.note_id(headers);
-            } else if let Some(end) = self.end.get() {
-                end.request().note_id(headers);
+            } else if let Some(ended) = &mut inner.ended {
+                ended.request.note_id(headers);
             }
         }
     }
 
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
-    pub(crate) fn path(&self) -> Text {
+    pub(super) fn path(&self) -> Text {
         let inner = self.lock();
-        match (&inner.open, self.end.get()) {
-            (Some(request), _) => Text::new(request.path()),
-            (None, end) => Text::new(end.map_or("", |end| end.path())),
-        }
+        Text::from(match (&inner.open, &inner.ended) {
+            (Some(request), _) => request.path(),
+            (None, Some(ended)) => ended.request.path(),
+            (None, None) => "",
+        })
     }
 
     /// Warns that tasks wait for the last byte, and that nothing tells when it is sent.
@@ -256,9 +280,10 @@ impl RequestState {
 
     /// Returns what is kept of the request. `None` for tasks without a request.
     pub(super) fn request(&self) -> Option<RequestInfo> {
-        match &self.lock().open {
+        let inner = self.lock();
+        match &inner.open {
             Some(open) => Some(open.to_info(self.head())),
-            None => self.end.get().map(|end| end.request().clone()),
+            None => inner.ended.as_ref().map(|ended| ended.request.clone()),
         }
     }
 
@@ -266,19 +291,11 @@ impl RequestState {
         self.head.is_some()
     }
 
-    /// Judges how the response ends if nothing more comes of it.
-    pub(crate) fn judge(&self, body: &BodyState) -> Judgement {
-        let RequestHead {
-            method, version, ..
-        } = self.head();
-        body.judge(method, *version)
-    }
-
     /// Returns how the response ended, or what is known of the end while it is open.
     ///
     /// Tasks can start early although the response has ended: while observers are told of the end.
-    pub(super) fn end_so_far(&self, inner: &Inner) -> Option<Arc<ResponseEnd>> {
-        if let Some(end) = self.shared_end() {
+    pub(super) fn end_so_far(&self, inner: &mut Inner) -> Option<Arc<ResponseEnd>> {
+        if let Some(end) = inner.shared_end() {
             return Some(end);
         }
         let request = inner.open.as_ref()?.to_info(self.head());
@@ -333,23 +350,24 @@ impl RequestState {
 
     #[cold]
     fn connect_rare(&self, inner: &mut Inner, guard: &mut TaskGuard) {
+        let observers = self.supervisor.observers();
+        let (has_started, end) = (inner.has_started, inner.shared_end());
         let Rare {
             early_end,
             reporter,
             ..
         } = &mut **inner.rare.get_or_insert_default();
-        if let Some(end) = early_end.as_ref().filter(|_| !self.has_ended()) {
+        if let Some(end) = early_end.as_ref().filter(|_| end.is_none()) {
             guard.set_early_end(Arc::clone(end));
         }
-        let observers = self.supervisor.observers();
         if observers.is_empty() {
             return;
         }
         let reporter = reporter.get_or_insert_with(|| {
             let reporter = Arc::<RequestReporter>::default();
-            if inner.has_started {
+            if has_started {
                 // No task is counted yet, so there is nothing to report.
-                reporter.start(self.shared_end(), observers);
+                reporter.start(end, observers);
             }
             reporter
         });
@@ -363,6 +381,18 @@ impl RequestState {
 }
 
 impl Inner {
+    /// Returns how the response ended, once it has.
+    pub(super) fn shared_end(&mut self) -> Option<Arc<ResponseEnd>> {
+        let Ended {
+            request,
+            details,
+            shared,
+        } = self.ended.as_mut()?;
+        let end = shared
+            .get_or_insert_with(|| Arc::new(ResponseEnd::new(request.clone(), details.clone())));
+        Some(Arc::clone(end))
+    }
+
     /// The tasks start. `early_end` is what they know of the end of the response, if they start
     /// early. Returns the reporter, if there are observers and the request has left tasks.
     #[inline]

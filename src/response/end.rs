@@ -38,11 +38,6 @@ impl ResponseEnd {
         Self { request, details }
     }
 
-    /// Returns what is kept of the request.
-    pub(crate) const fn request(&self) -> &RequestInfo {
-        &self.request
-    }
-
     /// Returns how the response ended.
     #[must_use]
     pub const fn kind(&self) -> EndKind {
@@ -147,22 +142,7 @@ impl ResponseEnd {
     /// [`EndKind::Panicked`].
     #[must_use]
     pub fn is_success(&self) -> bool {
-        let EndDetails {
-            kind,
-            status,
-            is_grpc,
-            grpc_status,
-            ..
-        } = self.details;
-        let is_intact = matches!(
-            kind,
-            EndKind::Complete | EndKind::Interrupted | EndKind::Unfinished
-        );
-        let grpc_is_ok = match grpc_status {
-            Some(status) => status == 0,
-            None => !is_grpc,
-        };
-        is_intact && grpc_is_ok && status.is_some_and(|status| status.as_u16() < 400)
+        self.details.is_success()
     }
 }
 
@@ -273,6 +253,18 @@ impl EndDetails {
         }
     }
 
+    fn is_success(&self) -> bool {
+        let is_intact = matches!(
+            self.kind,
+            EndKind::Complete | EndKind::Interrupted | EndKind::Unfinished
+        );
+        let grpc_is_ok = match self.grpc_status {
+            Some(status) => status == 0,
+            None => !self.is_grpc,
+        };
+        is_intact && grpc_is_ok && self.status.is_some_and(|status| status.as_u16() < 400)
+    }
+
     /// Returns what is known now of a response that is open.
     pub(crate) fn unfinished(head: Option<ResponseHead>, bytes: u64, now: Instant) -> Self {
         Self {
@@ -282,5 +274,53 @@ impl EndDetails {
             head_at: head.map(|head| head.at),
             ..Self::new(EndKind::Unfinished, now)
         }
+    }
+}
+
+/// What the conditions of tasks ask of an end, in the bits of one number. It can be in an atomic
+/// variable, so a task can ask without a lock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndSummary(u8);
+
+impl EndSummary {
+    /// The response has a head.
+    pub(crate) const HEAD: Self = Self(1);
+    /// The response is a success.
+    pub(crate) const SUCCESS: Self = Self(1 << 1);
+    /// The response is complete.
+    pub(crate) const COMPLETE: Self = Self(1 << 2);
+
+    /// Returns whether all of this is so.
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl From<&EndDetails> for EndSummary {
+    fn from(end: &EndDetails) -> Self {
+        let bit = |bit: Self, is_set| if is_set { bit.0 } else { 0 };
+        Self(
+            bit(Self::HEAD, end.status.is_some())
+                | bit(Self::SUCCESS, end.is_success())
+                | bit(Self::COMPLETE, end.kind == EndKind::Complete),
+        )
+    }
+}
+
+impl From<&ResponseEnd> for EndSummary {
+    fn from(end: &ResponseEnd) -> Self {
+        Self::from(&end.details)
+    }
+}
+
+impl From<u8> for EndSummary {
+    fn from(bits: u8) -> Self {
+        Self(bits)
+    }
+}
+
+impl From<EndSummary> for u8 {
+    fn from(summary: EndSummary) -> Self {
+        summary.0
     }
 }

@@ -11,7 +11,7 @@ mod response_error;
 pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
     body_state::{BodyState, Judgement},
-    end::{EndDetails, ResponseHead},
+    end::{EndDetails, EndSummary, ResponseHead},
     request_info::{OpenRequest, RequestHead, RequestInfo},
 };
 pub use self::{

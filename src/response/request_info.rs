@@ -1,7 +1,5 @@
 //! What is known of a request, while its response is open and after that.
 
-use std::sync::OnceLock;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
@@ -55,15 +53,11 @@ impl OpenRequest {
 
     /// Copies what is kept after the response.
     pub(crate) fn to_info(&self, head: &RequestHead) -> RequestInfo {
-        let info = RequestInfo {
+        RequestInfo {
             head: head.clone(),
-            path: Text::new(self.path()),
-            id: OnceLock::new(),
-        };
-        if let Some(id) = &self.id {
-            info.set_id(id);
+            path: Text::from(self.path()),
+            id: self.id.as_deref().and_then(copy_id),
         }
-        info
     }
 }
 
@@ -80,7 +74,7 @@ fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 pub(crate) struct RequestInfo {
     head: RequestHead,
     path: Text,
-    id: OnceLock<Text>,
+    id: Option<Box<Text>>,
 }
 
 impl RequestInfo {
@@ -101,24 +95,22 @@ impl RequestInfo {
     }
 
     /// Notes the request id that a middleware has set after this copy was made.
-    pub(crate) fn note_id(&self, headers: &HeaderMap) {
-        if let Some(id) = request_id(headers) {
-            self.set_id(id);
-        }
-    }
-
-    #[cold]
-    fn set_id(&self, id: &HeaderValue) {
-        if let Ok(id) = id.to_str() {
-            self.id.get_or_init(|| Text::new(id));
+    pub(crate) fn note_id(&mut self, headers: &HeaderMap) {
+        if self.id.is_none() {
+            self.id = request_id(headers).and_then(copy_id);
         }
     }
 
     /// Returns what events and spans say of a request, or of a task without one.
     pub(crate) fn fields(request: Option<&Self>) -> RequestFields<'_> {
         request.map_or_else(RequestFields::default, |request| {
-            let id = request.id.get().map(|id| &**id);
+            let id = request.id.as_deref().map(|id| &**id);
             RequestFields::new(request.head.method.as_str(), &request.path, id)
         })
     }
+}
+
+#[cold]
+fn copy_id(id: &HeaderValue) -> Option<Box<Text>> {
+    Some(Box::new(Text::from(id.to_str().ok()?)))
 }

@@ -351,7 +351,7 @@ impl Supervisor {
             .warned_of_two_supervisors
             .swap(true, Ordering::Relaxed)
         {
-            trace::two_supervisors(&Text::new(path));
+            trace::two_supervisors(&Text::from(path));
         }
     }
 

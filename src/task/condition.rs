@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::response::ResponseEnd;
+use crate::response::{EndSummary, ResponseEnd};
 
 /// The condition under which a task runs. It is judged when the tasks of the request start.
 ///
@@ -68,15 +68,24 @@ impl When {
         Self::Matches(Arc::new(condition))
     }
 
-    /// Judges the condition. This can call a function of the user, which may panic.
-    pub(crate) fn holds(&self, end: &ResponseEnd) -> bool {
+    /// Judges the condition, except a function.
+    pub(crate) const fn holds(&self, end: EndSummary) -> bool {
         match self {
-            Self::Responded => end.status().is_some(),
-            Self::Success => end.is_success(),
-            Self::Complete => end.is_complete(),
-            Self::Delivered => end.is_complete() && end.is_success(),
-            Self::Always => true,
-            Self::Matches(condition) => condition(end),
+            Self::Responded => end.contains(EndSummary::HEAD),
+            Self::Success => end.contains(EndSummary::SUCCESS),
+            Self::Complete => end.contains(EndSummary::COMPLETE),
+            Self::Delivered => {
+                end.contains(EndSummary::COMPLETE) && end.contains(EndSummary::SUCCESS)
+            }
+            Self::Always | Self::Matches(_) => true,
+        }
+    }
+
+    /// Returns the function that judges the condition. It may panic.
+    pub(crate) fn function(&self) -> Option<&(dyn Fn(&ResponseEnd) -> bool + Send + Sync)> {
+        match self {
+            Self::Matches(function) => Some(&**function),
+            _ => None,
         }
     }
 
@@ -84,16 +93,11 @@ impl When {
     /// holds by the head, or it cannot hold at the end.
     pub(crate) fn is_decided(&self, unfinished: &ResponseEnd) -> bool {
         match self {
-            Self::Responded | Self::Always => self.holds(unfinished),
-            Self::Success => self.holds(unfinished) || has_error_status(unfinished),
+            Self::Responded | Self::Always => self.holds(unfinished.into()),
+            Self::Success => self.holds(unfinished.into()) || has_error_status(unfinished),
             Self::Delivered => has_error_status(unfinished),
             Self::Complete | Self::Matches(_) => false,
         }
-    }
-
-    /// Returns whether [`holds`](Self::holds) calls a function of the user.
-    pub(crate) const fn calls_user_code(&self) -> bool {
-        matches!(self, Self::Matches(_))
     }
 }
 

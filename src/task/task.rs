@@ -399,7 +399,7 @@ impl Drop for Task {
         // user is dropped on its own.
         self.clear();
         let options = self.options_mut();
-        if options.when.calls_user_code() {
+        if options.when.function().is_some() {
             drop_and_log("the condition of a task", std::mem::take(&mut options.when));
         }
     }

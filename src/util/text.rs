@@ -21,8 +21,8 @@ enum Copied {
     Long(Box<str>),
 }
 
-impl Text {
-    pub(crate) fn new(text: &str) -> Self {
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
         let mut bytes = [0; MAX_SHORT];
         if let (Some(short), Ok(len)) = (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
             short.copy_from_slice(text.as_bytes());
@@ -67,14 +67,14 @@ mod tests {
             &"a".repeat(MAX_SHORT),
             &"a".repeat(MAX_SHORT + 1),
         ] {
-            assert_eq!(&*Text::new(text), text);
+            assert_eq!(&*Text::from(text), text);
         }
     }
 
     #[test]
     fn long_text_is_cut_between_characters() {
         let text = format!("{}é", "a".repeat(MAX_LEN - 1));
-        assert_eq!(Text::new(&text).len(), MAX_LEN - 1);
-        assert_eq!(Text::new(&"a".repeat(5_000)).len(), MAX_LEN);
+        assert_eq!(Text::from(text.as_str()).len(), MAX_LEN - 1);
+        assert_eq!(Text::from("a".repeat(5_000).as_str()).len(), MAX_LEN);
     }
 }
