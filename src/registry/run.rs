@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -25,6 +26,9 @@ use crate::{
     util::catch,
 };
 
+/// A future that the tokio task of a task runs first.
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Runs a task, and returns whether it failed.
 ///
 /// tokio moves this future several times when it spawns the task, so it is kept small: what few
@@ -32,6 +36,7 @@ use crate::{
 pub(super) fn run(
     queued: Queued,
     state: Arc<RequestState>,
+    first: Option<BoxFuture>,
     after_write: bool,
 ) -> impl Future<Output = bool> + Send {
     let mut run = Run {
@@ -43,17 +48,20 @@ pub(super) fn run(
             // The server gets its worker back, and can write the end of the response.
             yield_now().await;
         }
-        let outcome = match run.may_run() {
-            Ok(true) if run.is_simple() => {
-                if run.queued.guard.start() {
-                    Some(poll_fn(|cx| run.poll(cx)).await)
-                } else {
-                    None
-                }
+        if let Some(first) = first {
+            first.await;
+        }
+        let outcome = 'outcome: {
+            if let Err(outcome) = run.may_run() {
+                break 'outcome Some(outcome);
             }
-            Ok(true) => Box::pin(run.attempt_or_fall_back()).await,
-            Ok(false) => Some(Outcome::Skipped),
-            Err(panic) => Some(Outcome::Panicked(panic)),
+            if !run.is_simple() {
+                break 'outcome Box::pin(run.attempt_or_fall_back()).await;
+            }
+            if !run.queued.guard.start() {
+                break 'outcome None;
+            }
+            Some(poll_fn(|cx| run.poll(cx)).await)
         };
         // As `Queued::finish`, but in place: the work is dropped before the task is counted as ended,
         // and then its permits are free.
@@ -73,24 +81,29 @@ struct Run {
 }
 
 impl Run {
-    /// Judges the condition of the task, and takes its unique key. A task without a request has no
-    /// condition.
-    fn may_run(&mut self) -> Result<bool, String> {
+    /// Judges the condition of the task, and takes its unique key. Returns the outcome of a task that
+    /// may not run.
+    fn may_run(&mut self) -> Result<(), Outcome> {
         let Queued { task, guard, .. } = &mut self.queued;
         let when = task.condition();
         let early_end = guard.early_end().map(|end| (&**end).into());
         if !when.holds(early_end.unwrap_or_else(|| self.state.summary())) {
-            return Ok(false);
+            return Err(Outcome::Skipped);
         }
         if let Some(function) = when.function() {
             if let Some(end) = shared_end_of(&self.state, guard) {
                 let _entered = self.state.enter();
-                if !guard.in_scope(|| catch(|| function(&end)))? {
-                    return Ok(false);
+                match guard.in_scope(|| catch(|| function(&end))) {
+                    Ok(true) => {}
+                    Ok(false) => return Err(Outcome::Skipped),
+                    Err(panic) => return Err(Outcome::Panicked(panic)),
                 }
             }
         }
-        Ok(task.unique_key().is_none_or(|unique| guard.claim(unique)))
+        match task.unique_key() {
+            Some(unique) if !guard.claim(unique) => Err(Outcome::Skipped),
+            _ => Ok(()),
+        }
     }
 
     /// Returns whether the task is a future that can run at once, without a timeout or a fallback.
@@ -156,6 +169,7 @@ impl Run {
             task,
             guard,
             acquire,
+            ..
         } = &mut self.queued;
         let cancel = guard.supervisor().cancel_token().child_token();
         let name = task.shared_name().cloned();

@@ -1,10 +1,10 @@
 //! Starts the tasks of a request: the one place that spawns tasks.
 //!
-//! Each task becomes a separate tokio task. Several tasks that start together are spawned by a
-//! short tokio task, the driver, so that one tokio task sits in the worker's own slot, and not
-//! many. The driver ends when all are spawned.
+//! Each task becomes a separate tokio task. Of several tasks that start together, the last one is
+//! spawned alone, and spawns the others before it runs. So one tokio task sits in the worker's own
+//! slot, and not many, until the server has its worker back.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, task::Poll, vec};
 
 use http::Version;
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     queued::Queued,
-    run::run,
+    run::{BoxFuture, run},
     state::{Inner, RequestState},
 };
 use crate::{
@@ -148,22 +148,30 @@ impl RequestState {
     /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
     pub(super) fn spawn_all(
         self: &Arc<Self>,
-        tasks: Vec<Queued>,
+        mut tasks: Vec<Queued>,
         runtime: Option<Handle>,
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
         // On a current-thread runtime, nothing of what is spawned here runs before the caller is
-        // done, so few tasks need no driver.
-        let is_few = tasks.len() <= BETWEEN_YIELDS && is_current_thread(&runtime);
-        if tasks.len() > 1 && !is_few {
-            let driver = drive(Arc::clone(self), tasks, runtime.clone(), after_write);
-            drop(runtime.spawn(driver));
+        // done, so few tasks can be spawned at once.
+        if tasks.len() <= BETWEEN_YIELDS && is_current_thread(&runtime) {
+            for queued in tasks {
+                drop(self.spawn(&runtime, queued, after_write));
+            }
             return;
         }
-        for queued in tasks {
-            drop(self.spawn(&runtime, queued, after_write));
+        let Some(last) = tasks.pop() else { return };
+        let mut first = None;
+        if !tasks.is_empty() {
+            let others = Others {
+                state: Arc::clone(self),
+                runtime: runtime.clone(),
+                tasks: tasks.into_iter(),
+            };
+            first = Some(Box::pin(others.spawn()) as BoxFuture);
         }
+        drop(self.spawn_after(first, &runtime, last, after_write));
     }
 
     /// Spawns one task, and keeps its handle for a shutdown.
@@ -174,8 +182,19 @@ impl RequestState {
         queued: Queued,
         after_write: bool,
     ) -> JoinHandle<bool> {
+        self.spawn_after(None, runtime, queued, after_write)
+    }
+
+    /// Spawns one task as [`spawn`](Self::spawn) does. Its tokio task runs another future first.
+    fn spawn_after(
+        self: &Arc<Self>,
+        first: Option<BoxFuture>,
+        runtime: &Handle,
+        queued: Queued,
+        after_write: bool,
+    ) -> JoinHandle<bool> {
         let key = queued.guard.key();
-        let handle = runtime.spawn(run(queued, Arc::clone(self), after_write));
+        let handle = runtime.spawn(run(queued, Arc::clone(self), first, after_write));
         TaskGuard::spawned(&self.supervisor, key, handle.abort_handle());
         handle
     }
@@ -191,19 +210,50 @@ const BATCH: usize = 1024;
 /// So many tasks are spawned without a yield.
 const BETWEEN_YIELDS: usize = 32;
 
-/// Spawns tasks that start together, without keeping others from the worker.
-///
-/// tokio wakes a task that yields after at most 61 other polls. The driver spawns fewer tasks than
-/// that in between, so that the queue of its worker never overflows. An overflow would move the
-/// tasks of others behind all of these.
-async fn drive(state: Arc<RequestState>, tasks: Vec<Queued>, runtime: Handle, after_write: bool) {
-    if after_write {
-        yield_now().await;
-    }
-    for (index, queued) in tasks.into_iter().enumerate() {
-        if index > 0 && index % BETWEEN_YIELDS == 0 {
+/// Tasks that start together with another one, which spawns them before it runs.
+struct Others {
+    state: Arc<RequestState>,
+    runtime: Handle,
+    tasks: vec::IntoIter<Queued>,
+}
+
+impl Others {
+    /// Spawns the tasks without keeping others from the worker.
+    ///
+    /// tokio wakes a task that yields after at most 61 other polls. This spawns fewer tasks than
+    /// that in between, so that the queue of the worker never overflows. An overflow would move the
+    /// tasks of others behind all of these.
+    async fn spawn(mut self) {
+        loop {
+            self.spawn_some(BETWEEN_YIELDS);
+            if self.tasks.len() == 0 {
+                break;
+            }
             yield_now().await;
         }
-        drop(state.spawn(&runtime, queued, false));
+        // The task that was spawned last is in the worker's own slot, from which no other worker
+        // takes it. So it goes first.
+        let mut has_yielded = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn spawn_some(&mut self, count: usize) {
+        for queued in self.tasks.by_ref().take(count) {
+            drop(self.state.spawn(&self.runtime, queued, false));
+        }
+    }
+}
+
+/// The task that spawns these can be aborted before it does. They start then, too.
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.spawn_some(usize::MAX);
     }
 }

@@ -455,7 +455,7 @@ async fn span_closes_before_tasks_run(kind: Kind, http2: bool, outside: bool) {
     let ours = || BackgroundLayer::with_supervisor(supervisor.clone());
     let handler = service_fn(move |_: Request<Incoming>| async move {
         defer(async { tracing::info!("in the task") })?;
-        // A second task, so that a driver spawns them.
+        // A second task, which starts together with it.
         defer(async {})?;
         Ok::<_, NotInRequest>(respond(kind))
     });

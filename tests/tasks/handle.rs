@@ -159,7 +159,7 @@ async fn a_task_that_waits_is_aborted() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_not_spawned_yet_is_aborted() {
+async fn a_task_that_was_not_polled_yet_is_aborted() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
     let (task, left) = idle_task();
@@ -168,7 +168,7 @@ async fn a_task_that_is_not_spawned_yet_is_aborted() {
         .tasks
         .try_add(async {})
         .expect("the supervisor is open");
-    // Two tasks have a driver, which has not run.
+    // Both are spawned, and neither has run.
     drop(call.answer().await);
     assert_aborts(&supervisor, handle).await;
     assert!(left.upgrade().is_none());

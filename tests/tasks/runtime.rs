@@ -3,7 +3,12 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex, mpsc},
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -15,7 +20,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
     BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Observer, Order, ResponseEnd,
-    Supervisor, SupervisorBuilder, Task, TaskContext, defer, middleware::ResponseBody,
+    Supervisor, SupervisorBuilder, Task, TaskContext, defer,
+    middleware::ResponseBody,
+    report::{TaskInfo, TaskReport, TaskState},
 };
 
 use crate::common::{Recorder, Server, soon};
@@ -407,7 +414,7 @@ fn a_runtime_that_goes_down_aborts_its_tasks() {
     let supervisor = Supervisor::new();
     let runtime = current_thread();
     let open = runtime.block_on(async {
-        // The first two tasks are spawned or have a driver. Nothing runs after this.
+        // The first task is spawned, and the next two have a driver. Nothing runs after this.
         drop(respond(&supervisor, |tasks| tasks.add(async {})));
         drop(respond(&supervisor, |tasks| {
             tasks.set_order(Order::Sequential);
@@ -432,6 +439,115 @@ fn a_runtime_that_goes_down_aborts_its_tasks() {
         (supervisor.stats().aborted, supervisor.stats().pending()),
         (4, 0)
     );
+}
+
+/// Runs on a runtime with one worker, whose worker waits until the returned sender is dropped.
+fn with_blocked_worker() -> (Runtime, mpsc::Sender<()>) {
+    let runtime = other_runtime();
+    let (release, released) = mpsc::channel::<()>();
+    let (starts, started) = mpsc::channel();
+    runtime.spawn(async move {
+        starts.send(()).expect("the test waits");
+        // It ends when the sender is dropped.
+        let _ = released.recv();
+    });
+    started.recv().expect("the worker starts");
+    (runtime, release)
+}
+
+#[test]
+fn tasks_that_start_together_do_not_share_an_abort() {
+    for aborted in 0..3 {
+        let (runtime, release) = with_blocked_worker();
+        let supervisor = Supervisor::builder()
+            .runtime(runtime.handle().clone())
+            .build();
+        let handles = Mutex::new(Vec::new());
+        let response = respond(&supervisor, |tasks| {
+            let task = |_| tasks.try_add(async {}).expect("the supervisor is open");
+            handles
+                .lock()
+                .expect("nothing panics with it")
+                .extend((0..3).map(task));
+        });
+        // All three start, and none is polled.
+        drop(response);
+        assert_eq!(supervisor.stats().running, 3);
+        let handles = handles.into_inner().expect("nothing panics with it");
+        handles[aborted].abort();
+        drop(release);
+        runtime.block_on(async {
+            for (which, handle) in handles.into_iter().enumerate() {
+                let expected = if which == aborted {
+                    "aborted"
+                } else {
+                    "succeeded"
+                };
+                assert_eq!(soon(handle).await.label(), expected, "task {which}");
+            }
+        });
+        current_thread().block_on(soon(supervisor.idle()));
+    }
+}
+
+#[test]
+fn tasks_that_start_together_are_aborted_together_if_the_runtime_goes_down() {
+    let (runtime, release) = with_blocked_worker();
+    let supervisor = Supervisor::builder()
+        .runtime(runtime.handle().clone())
+        .build();
+    drop(respond(&supervisor, |tasks| {
+        for _ in 0..100 {
+            tasks.add(pending::<()>());
+        }
+    }));
+    assert_eq!(supervisor.stats().running, 100);
+    runtime.shutdown_background();
+    drop(release);
+    current_thread().block_on(soon(supervisor.idle()));
+    assert_eq!(supervisor.stats().aborted, 100);
+}
+
+/// Counts reports of tasks that are told wrongly.
+#[derive(Default)]
+struct Wrong(AtomicUsize);
+
+impl Observer for Wrong {
+    fn on_task_start(&self, task: &TaskInfo) {
+        if task.state() != TaskState::Running {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn on_task_end(&self, report: &TaskReport) {
+        if report.end().is_none() {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[test]
+fn a_task_of_a_runtime_on_another_thread_counts_as_running_before_it_runs() {
+    const RESPONSES: u64 = 5_000;
+    let runtime = current_thread();
+    let wrong = Arc::new(Wrong::default());
+    let supervisor = Supervisor::builder()
+        .runtime(runtime.handle().clone())
+        .observer(Arc::clone(&wrong))
+        .build();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let other = thread::spawn(move || runtime.block_on(stopped));
+    for _ in 0..RESPONSES {
+        drop(respond(&supervisor, |tasks| tasks.add(async {})));
+    }
+    current_thread().block_on(soon(supervisor.idle()));
+    assert_eq!(supervisor.stats().succeeded, RESPONSES);
+    assert_eq!(wrong.0.load(SeqCst), 0);
+    stop.send(()).expect("the other thread waits");
+    other
+        .join()
+        .expect("it does not panic")
+        .expect("it is told to stop");
 }
 
 #[test]
