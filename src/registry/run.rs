@@ -14,11 +14,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{
-    current::{RequestScope, current},
-    queued::Queued,
-    state::RequestState,
-};
+use super::{current::RequestScope, queued::Queued, state::RequestState};
 use crate::{
     response::ResponseEnd,
     supervisor::{Acquire, TaskGuard},
@@ -26,17 +22,19 @@ use crate::{
     util::catch,
 };
 
-/// A future that the tokio task of a task runs first.
+/// Spawns the tasks that start together with another one.
 pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs a task, and returns whether it failed.
+/// Runs a task, and returns whether it failed. Before that, the worker goes back to the server, if
+/// the task starts `after_write`, and then `others` spawns the tasks that start together with this
+/// one.
 ///
 /// tokio moves this future several times when it spawns the task, so it is kept small: what few
 /// tasks need is in boxed futures.
 pub(super) fn run(
     queued: Queued,
     state: Arc<RequestState>,
-    first: Option<BoxFuture>,
+    others: Option<BoxFuture>,
     after_write: bool,
 ) -> impl Future<Output = bool> + Send {
     let mut run = Run {
@@ -48,8 +46,8 @@ pub(super) fn run(
             // The server gets its worker back, and can write the end of the response.
             yield_now().await;
         }
-        if let Some(first) = first {
-            first.await;
+        if let Some(others) = others {
+            others.await;
         }
         let outcome = 'outcome: {
             if let Err(outcome) = run.may_run() {
@@ -148,13 +146,15 @@ impl Run {
     /// Polls the work: inside the scope of the task, and as code of its request.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Queued { task, guard, .. } = &mut self.queued;
-        let _entered = self.state.enter();
-        let context = |name| {
-            let end = current().and_then(|state| shared_end_of(&state, guard));
+        let mut context = None;
+        if task.wants_context() {
+            let name = task.shared_name().cloned();
+            let end = shared_end_of(&self.state, guard);
             let cancel = guard.supervisor().cancel_token().clone();
-            TaskContext::new(name, end, cancel)
-        };
-        match guard.in_scope(|| catch(|| task.poll(&context, cx))) {
+            context = Some(TaskContext::new(name, end, cancel));
+        }
+        let _entered = self.state.enter();
+        match guard.in_scope(|| catch(|| task.poll(&mut context, cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => Poll::Ready(outcome(Ok(result))),
             Err(panic) => Poll::Ready(Outcome::Panicked(panic)),

@@ -298,11 +298,11 @@ impl EndSummary {
 
 impl From<&EndDetails> for EndSummary {
     fn from(end: &EndDetails) -> Self {
-        let bit = |bit: Self, is_set| if is_set { bit.0 } else { 0 };
+        let set = |bit: Self, is_set| if is_set { bit.0 } else { 0 };
         Self(
-            bit(Self::HEAD, end.status.is_some())
-                | bit(Self::SUCCESS, end.is_success())
-                | bit(Self::COMPLETE, end.kind == EndKind::Complete),
+            set(Self::HEAD, end.status.is_some())
+                | set(Self::SUCCESS, end.is_success())
+                | set(Self::COMPLETE, end.kind == EndKind::Complete),
         )
     }
 }

@@ -58,6 +58,8 @@ struct Entry<W: ?Sized> {
 struct Options {
     name: Option<Name>,
     when: When,
+    /// Whether the work takes a context when it is first polled.
+    wants_context: bool,
     /// What few tasks have, so that the others stay small.
     rare: Option<Box<Rare>>,
 }
@@ -136,7 +138,9 @@ impl Task {
         F: FnOnce(TaskContext) -> Fut + Send + 'static,
         Fut: Future<Output: TaskOutput> + Send + 'static,
     {
-        Self::from_work(FunctionWork::new(function))
+        let mut task = Self::from_work(FunctionWork::new(function));
+        task.options_mut().wants_context = true;
+        task
     }
 
     /// Creates a task that runs a function on [tokio's threads for blocking
@@ -367,15 +371,20 @@ impl Task {
         Some(fallback)
     }
 
-    /// Polls the work. The first poll may call `context`. Code of the user runs, and may panic.
+    /// Returns whether the next poll needs a context. It does so once.
+    #[inline]
+    pub(crate) fn wants_context(&mut self) -> bool {
+        std::mem::take(&mut self.options_mut().wants_context)
+    }
+
+    /// Polls the work. Code of the user runs, and may panic.
     #[inline]
     pub(crate) fn poll(
         &mut self,
-        context: &dyn Fn(Option<Name>) -> TaskContext,
+        context: &mut Option<TaskContext>,
         cx: &mut Context<'_>,
     ) -> Poll<WorkResult> {
-        let entry = self.entry.as_mut().project();
-        entry.work.poll(&|| context(entry.options.name.clone()), cx)
+        self.entry.as_mut().project().work.poll(context, cx)
     }
 
     /// Takes the function of a blocking task.

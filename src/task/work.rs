@@ -16,10 +16,10 @@ pub(crate) type BlockingFunction = Box<dyn FnOnce(TaskContext) -> WorkResult + S
 
 /// The work of a task.
 pub(super) trait Work: Send {
-    /// Polls the work. The first poll may call `context`.
+    /// Polls the work. The first poll of a [`FunctionWork`] takes the context.
     fn poll(
         self: Pin<&mut Self>,
-        context: &dyn Fn() -> TaskContext,
+        context: &mut Option<TaskContext>,
         cx: &mut Context<'_>,
     ) -> Poll<WorkResult>;
 
@@ -52,7 +52,7 @@ where
 {
     fn poll(
         self: Pin<&mut Self>,
-        _context: &dyn Fn() -> TaskContext,
+        _context: &mut Option<TaskContext>,
         cx: &mut Context<'_>,
     ) -> Poll<WorkResult> {
         match self.project().0.as_pin_mut() {
@@ -86,13 +86,15 @@ where
 {
     fn poll(
         mut self: Pin<&mut Self>,
-        context: &dyn Fn() -> TaskContext,
+        context: &mut Option<TaskContext>,
         cx: &mut Context<'_>,
     ) -> Poll<WorkResult> {
         if let FunctionWorkProjection::Function(function) = self.as_mut().project() {
-            if let Some(function) = function.take() {
-                let future = function(context());
-                self.set(Self::Future(future));
+            if let Some(context) = context.take() {
+                let function = function.take();
+                if let Some(future) = function.map(|function| function(context)) {
+                    self.set(Self::Future(future));
+                }
             }
         }
         match self.project() {
@@ -124,7 +126,7 @@ impl BlockingWork {
 impl Work for BlockingWork {
     fn poll(
         self: Pin<&mut Self>,
-        _context: &dyn Fn() -> TaskContext,
+        _context: &mut Option<TaskContext>,
         _cx: &mut Context<'_>,
     ) -> Poll<WorkResult> {
         Poll::Pending

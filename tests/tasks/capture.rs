@@ -1,11 +1,18 @@
 //! A task runs in the context that was captured where the task was added.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
-use tower_background::{Capture, Scope, Supervisor, Task, When, defer};
+use futures_util::FutureExt;
+use http::{Request, Response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_background::{BackgroundLayer, Capture, Scope, Supervisor, Task, When, defer};
 
 use crate::common::{Call, Events, soon};
 
@@ -230,4 +237,37 @@ async fn a_context_that_panics_does_not_disturb_the_task() {
             "{panics:?}: {logged} panics are logged"
         );
     }
+}
+
+/// A context whose code serves another request.
+struct OtherRequest;
+
+impl Capture for OtherRequest {
+    fn capture(&self) -> Box<dyn Scope> {
+        Box::new(Self)
+    }
+}
+
+impl Scope for OtherRequest {
+    fn enter(&self, poll: &mut dyn FnMut()) {
+        let service = BackgroundLayer::new().layer(service_fn(|_: Request<()>| {
+            poll();
+            ready(Ok::<_, Infallible>(Response::new(String::new())))
+        }));
+        let answer = service.oneshot(Request::new(())).now_or_never();
+        drop(answer.expect("it never waits").expect("it can't fail"));
+    }
+}
+
+#[tokio::test]
+async fn a_task_gets_the_end_of_its_own_request_also_inside_another_one() {
+    let supervisor = Supervisor::builder().capture(OtherRequest).build();
+    let call = Call::new(&supervisor, "/own");
+    let (sender, path) = tokio::sync::oneshot::channel();
+    call.tasks.add(Task::with_context(|cx| async move {
+        let path = cx.end().map(|end| end.path().to_owned());
+        sender.send(path).expect("the test waits");
+    }));
+    call.finish().await;
+    assert_eq!(soon(path).await.expect("it runs").as_deref(), Some("/own"));
 }
