@@ -1,8 +1,8 @@
 //! Starts the tasks of a request: the one place that spawns tasks.
 //!
-//! Each task becomes a separate tokio task. Of several tasks that start together, the last one is
-//! spawned alone, and spawns the others before it runs. So one tokio task sits in the worker's own
-//! slot, and not many, until the server has its worker back.
+//! Each task becomes a separate tokio task. Several tasks that start together must not run before the
+//! server has its worker back. So the last one is spawned, which sits in the worker's own slot, and
+//! spawns the others before it runs. On a current-thread runtime, a few can be spawned at once.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, vec};
 
@@ -145,7 +145,7 @@ impl RequestState {
         };
     }
 
-    /// Spawns tasks in the order added. Without a runtime they are dropped, and count as aborted.
+    /// Spawns tasks that start together. Without a runtime they are dropped, and count as aborted.
     pub(super) fn spawn_all(
         self: &Arc<Self>,
         mut tasks: Vec<Queued>,
@@ -153,25 +153,28 @@ impl RequestState {
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
-        // On a current-thread runtime, nothing of what is spawned here runs before the caller is
-        // done, so few tasks can be spawned at once.
-        if tasks.len() <= BETWEEN_YIELDS && is_current_thread(&runtime) {
+        // On a current-thread runtime, nothing of what the server's thread spawns runs before it is
+        // done.
+        if tasks.len() <= AT_A_TIME && is_current_thread(&runtime) {
             for queued in tasks {
                 drop(self.spawn(&runtime, queued, after_write));
             }
             return;
         }
         let Some(last) = tasks.pop() else { return };
-        let mut first = None;
-        if !tasks.is_empty() {
-            let others = Others {
-                state: Arc::clone(self),
-                runtime: runtime.clone(),
-                tasks: tasks.into_iter(),
-            };
-            first = Some(Box::pin(others.spawn()) as BoxFuture);
+        if tasks.is_empty() {
+            drop(self.spawn(&runtime, last, after_write));
+            return;
         }
-        drop(self.spawn_after(first, &runtime, last, after_write));
+        let others = Others {
+            state: Arc::clone(self),
+            runtime: runtime.clone(),
+            tasks: tasks.into_iter(),
+            after_write,
+            is_alone: false,
+        };
+        let others = Box::pin(others.spawn());
+        drop(self.spawn_with(&runtime, last, Some(others), false));
     }
 
     /// Spawns one task, and keeps its handle for a shutdown.
@@ -182,19 +185,19 @@ impl RequestState {
         queued: Queued,
         after_write: bool,
     ) -> JoinHandle<bool> {
-        self.spawn_after(None, runtime, queued, after_write)
+        self.spawn_with(runtime, queued, None, after_write)
     }
 
-    /// Spawns one task as [`spawn`](Self::spawn) does. Its tokio task runs another future first.
-    fn spawn_after(
+    /// Spawns one task as [`spawn`](Self::spawn) does. It spawns `others` before it runs.
+    fn spawn_with(
         self: &Arc<Self>,
-        first: Option<BoxFuture>,
         runtime: &Handle,
         queued: Queued,
+        others: Option<BoxFuture>,
         after_write: bool,
     ) -> JoinHandle<bool> {
         let key = queued.guard.key();
-        let handle = runtime.spawn(run(queued, Arc::clone(self), first, after_write));
+        let handle = runtime.spawn(run(queued, Arc::clone(self), others, after_write));
         TaskGuard::spawned(&self.supervisor, key, handle.abort_handle());
         handle
     }
@@ -207,53 +210,68 @@ fn is_current_thread(runtime: &Handle) -> bool {
 /// So many tasks are allowed to run under one lock.
 const BATCH: usize = 1024;
 
-/// So many tasks are spawned without a yield.
-const BETWEEN_YIELDS: usize = 32;
+/// So many tasks are spawned at a time.
+const AT_A_TIME: usize = 32;
 
 /// Tasks that start together with another one, which spawns them before it runs.
 struct Others {
     state: Arc<RequestState>,
     runtime: Handle,
     tasks: vec::IntoIter<Queued>,
+    after_write: bool,
+    /// Whether a tokio task of its own spawns these.
+    is_alone: bool,
 }
 
 impl Others {
     /// Spawns the tasks without keeping others from the worker.
     ///
-    /// tokio wakes a task that yields after at most 61 other polls. This spawns fewer tasks than
-    /// that in between, so that the queue of the worker never overflows. An overflow would move the
-    /// tasks of others behind all of these.
+    /// It spawns few of them at a time, so that the queue of the worker never overflows. An overflow
+    /// would move the tasks of others behind all of these.
     async fn spawn(mut self) {
-        loop {
-            self.spawn_some(BETWEEN_YIELDS);
-            if self.tasks.len() == 0 {
-                break;
-            }
+        if self.after_write {
             yield_now().await;
         }
-        // The task that was spawned last is in the worker's own slot, from which no other worker
-        // takes it. So it goes first.
-        let mut has_yielded = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut has_yielded, true) {
-                return Poll::Ready(());
+        while self.tasks.len() > 0 {
+            for queued in self.tasks.by_ref().take(AT_A_TIME) {
+                drop(self.state.spawn(&self.runtime, queued, false));
             }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
-    fn spawn_some(&mut self, count: usize) {
-        for queued in self.tasks.by_ref().take(count) {
-            drop(self.state.spawn(&self.runtime, queued, false));
+            requeue().await;
         }
     }
 }
 
-/// The task that spawns these can be aborted before it does. They start then, too.
+/// The task that spawns these can be aborted before it does. Then another tokio task spawns them. If
+/// the runtime has shut down, that one is dropped as well, and the tasks count as aborted.
 impl Drop for Others {
     fn drop(&mut self) {
-        self.spawn_some(usize::MAX);
+        if self.is_alone || self.tasks.len() == 0 {
+            return;
+        }
+        let others = Self {
+            state: Arc::clone(&self.state),
+            runtime: self.runtime.clone(),
+            tasks: std::mem::take(&mut self.tasks),
+            after_write: self.after_write,
+            is_alone: true,
+        };
+        drop(self.runtime.spawn(others.spawn()));
     }
+}
+
+/// Goes to the end of the worker's queue.
+///
+/// The task that was spawned last is in the worker's own slot, from which no other worker takes it,
+/// so it must run before this one goes on. `yield_now` would put this task aside, from where no
+/// other worker takes it, although the tasks of this worker may block it for long.
+async fn requeue() {
+    let mut is_queued = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_queued, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

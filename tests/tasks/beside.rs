@@ -41,6 +41,31 @@ fn four_tasks_meet_at_a_barrier() {
     alone!(four_tasks_meet_at_a_barrier, || meet(4));
 }
 
+#[test]
+fn the_first_and_the_last_of_many_tasks_meet_at_a_barrier() {
+    alone!(
+        the_first_and_the_last_of_many_tasks_meet_at_a_barrier,
+        || {
+            workers(2).block_on(async {
+                let supervisor = Supervisor::new();
+                let call = Call::new(&supervisor, "/");
+                let barrier = Arc::new(Barrier::new(2));
+                for task in 0..100 {
+                    let barrier = barrier.clone();
+                    call.tasks.add(async move {
+                        if task == 0 || task == 99 {
+                            barrier.wait();
+                        }
+                    });
+                }
+                call.finish().await;
+                soon(supervisor.idle()).await;
+                assert_eq!(supervisor.stats().succeeded, 100);
+            });
+        }
+    );
+}
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A future that computes until a quick future has started, the quick future, and the events of the

@@ -457,7 +457,7 @@ fn with_blocked_worker() -> (Runtime, mpsc::Sender<()>) {
 
 #[test]
 fn tasks_that_start_together_do_not_share_an_abort() {
-    for aborted in 0..3 {
+    for (count, aborted) in [(3, 0), (3, 1), (3, 2), (100, 99)] {
         let (runtime, release) = with_blocked_worker();
         let supervisor = Supervisor::builder()
             .runtime(runtime.handle().clone())
@@ -468,11 +468,11 @@ fn tasks_that_start_together_do_not_share_an_abort() {
             handles
                 .lock()
                 .expect("nothing panics with it")
-                .extend((0..3).map(task));
+                .extend((0..count).map(task));
         });
-        // All three start, and none is polled.
+        // All start, and none is polled.
         drop(response);
-        assert_eq!(supervisor.stats().running, 3);
+        assert_eq!(supervisor.stats().running, count);
         let handles = handles.into_inner().expect("nothing panics with it");
         handles[aborted].abort();
         drop(release);
