@@ -16,7 +16,10 @@ use std::{
 use axum::{Router, routing::get};
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_background::{
     BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, Observer, Order, ResponseEnd,
@@ -208,15 +211,15 @@ fn a_task_that_is_added_outside_of_any_runtime_after_the_end_runs_on_it() {
     assert_eq!(threads.lines(), ["after the end on tasks"]);
 }
 
-#[test]
-fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime() {
-    let other = other_runtime();
-    let supervisor = Supervisor::builder()
-        .runtime(other.handle().clone())
-        .start_within(Duration::from_millis(1))
-        .build();
-    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let open = respond(&supervisor, |tasks| {
+/// A response whose task sends the kind of end that it sees.
+fn respond_with_kind_task(
+    supervisor: &Supervisor,
+) -> (
+    Response<ResponseBody<String>>,
+    UnboundedReceiver<Option<EndKind>>,
+) {
+    let (sender, receiver) = unbounded_channel();
+    let open = respond(supervisor, |tasks| {
         let sender = sender.clone();
         tasks.add(Task::with_context(async move |cx: TaskContext| {
             sender
@@ -224,8 +227,19 @@ fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime(
                 .expect("the test waits");
         }));
     });
+    (open, receiver)
+}
+
+#[test]
+fn an_open_response_starts_its_tasks_in_time_although_there_is_no_other_runtime() {
+    let other = other_runtime();
+    let supervisor = Supervisor::builder()
+        .runtime(other.handle().clone())
+        .start_within(Duration::from_millis(1))
+        .build();
+    let (open, mut kinds) = respond_with_kind_task(&supervisor);
     assert_eq!(
-        other.block_on(soon(receiver.recv())),
+        other.block_on(soon(kinds.recv())),
         Some(Some(EndKind::Unfinished))
     );
     drop(open);
@@ -275,18 +289,10 @@ fn an_observer_that_blocks_does_not_hold_up_tasks_whose_time_is_over() {
         .start_within(Duration::from_secs(1))
         .observer(observer)
         .build();
-    let (kinds, mut seen) = tokio::sync::mpsc::unbounded_channel();
-    let open = respond(&supervisor, |tasks| {
-        let kinds = kinds.clone();
-        tasks.add(Task::with_context(async move |cx: TaskContext| {
-            kinds
-                .send(cx.end().map(ResponseEnd::kind))
-                .expect("the test waits");
-        }));
-    });
+    let (open, mut kinds) = respond_with_kind_task(&supervisor);
     let dropping = thread::spawn(move || drop(open));
     is_told.recv().expect("the response ends");
-    let kind = other.block_on(soon(seen.recv()));
+    let kind = other.block_on(soon(kinds.recv()));
     assert_eq!(
         kind,
         Some(Some(EndKind::Interrupted)),
