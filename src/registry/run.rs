@@ -22,19 +22,20 @@ use crate::{
     util::catch,
 };
 
-/// Spawns the tasks that start together with another one.
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A future that spawns the tasks that start together with another one.
+pub(super) type SpawnOthers = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs a task, and returns whether it failed. Before that, the worker goes back to the server, if
-/// the task starts `after_write`, and then `others` spawns the tasks that start together with this
-/// one.
+/// Runs a task, and returns whether it failed.
+///
+/// If the task starts `after_write`, it first yields to the server. Then `others` spawns the tasks
+/// that start together with this one.
 ///
 /// tokio moves this future several times when it spawns the task, so it is kept small: what few
 /// tasks need is in boxed futures.
 pub(super) fn run(
     queued: Queued,
     state: Arc<RequestState>,
-    others: Option<BoxFuture>,
+    others: Option<SpawnOthers>,
     after_write: bool,
 ) -> impl Future<Output = bool> + Send {
     let mut run = Run {
@@ -147,7 +148,7 @@ impl Run {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Queued { task, guard, .. } = &mut self.queued;
         let mut context = None;
-        if task.wants_context() {
+        if task.take_wants_context() {
             let name = task.shared_name().cloned();
             let end = shared_end_of(&self.state, guard);
             let cancel = guard.supervisor().cancel_token().clone();
@@ -169,7 +170,6 @@ impl Run {
             task,
             guard,
             acquire,
-            ..
         } = &mut self.queued;
         let cancel = guard.supervisor().cancel_token().child_token();
         let name = task.shared_name().cloned();

@@ -1,8 +1,9 @@
 //! Starts the tasks of a request: the one place that spawns tasks.
 //!
 //! Each task becomes a separate tokio task. Several tasks that start together must not run before the
-//! server has its worker back. So the last one is spawned, which sits in the worker's own slot, and
-//! spawns the others before it runs. On a current-thread runtime, a few can be spawned at once.
+//! server has its worker back. So at first only the last one is spawned. It waits in the worker's own
+//! slot, and spawns the others before it runs. On a current-thread runtime, a few tasks are spawned
+//! at once.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, vec};
 
@@ -15,7 +16,7 @@ use tokio::{
 
 use super::{
     queued::Queued,
-    run::{BoxFuture, run},
+    run::{SpawnOthers, run},
     state::{Inner, RequestState},
 };
 use crate::{
@@ -153,8 +154,7 @@ impl RequestState {
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
-        // On a current-thread runtime, nothing of what the server's thread spawns runs before it is
-        // done.
+        // On a current-thread runtime, what the server spawns runs after the poll of the server.
         if tasks.len() <= AT_A_TIME && is_current_thread(&runtime) {
             for queued in tasks {
                 drop(self.spawn(&runtime, queued, after_write));
@@ -193,7 +193,7 @@ impl RequestState {
         self: &Arc<Self>,
         runtime: &Handle,
         queued: Queued,
-        others: Option<BoxFuture>,
+        others: Option<SpawnOthers>,
         after_write: bool,
     ) -> JoinHandle<bool> {
         let key = queued.guard.key();

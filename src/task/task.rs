@@ -371,9 +371,9 @@ impl Task {
         Some(fallback)
     }
 
-    /// Returns whether the next poll needs a context. It does so once.
+    /// Returns whether the next poll needs a context. The next call returns `false`.
     #[inline]
-    pub(crate) fn wants_context(&mut self) -> bool {
+    pub(crate) fn take_wants_context(&mut self) -> bool {
         std::mem::take(&mut self.options_mut().wants_context)
     }
 

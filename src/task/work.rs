@@ -90,11 +90,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<WorkResult> {
         if let FunctionWorkProjection::Function(function) = self.as_mut().project() {
-            if let Some(context) = context.take() {
-                let function = function.take();
-                if let Some(future) = function.map(|function| function(context)) {
-                    self.set(Self::Future(future));
-                }
+            if let Some((function, context)) = function.take().zip(context.take()) {
+                let future = function(context);
+                self.set(Self::Future(future));
             }
         }
         match self.project() {
