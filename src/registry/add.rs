@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     response::RequestInfo,
-    supervisor::{Extra, Key, NewTask, TaskGuard, TaskScope},
+    supervisor::{Key, TaskGuard, TaskScope},
     task::{Order, Outcome, Refused, Task},
     util::{
         TaskSpan, catch_and_log,
@@ -28,7 +28,7 @@ impl RequestState {
         outcome: Option<oneshot::Sender<Outcome>>,
     ) -> Result<Key, Refused> {
         // Code of the user, so it runs without a lock.
-        let extra = self.extra_of(&task, outcome);
+        let scope = self.scope_of(&task);
         let mut gauge = Gauge::Deferred;
         metrics::moved(None, Some(gauge), 1);
 
@@ -41,18 +41,16 @@ impl RequestState {
             inner = self.lock();
         }
         let is_deferred = !inner.has_started;
-        let new = NewTask {
-            owner: Arc::downgrade(self) as _,
-            has_request: self.has_request(),
-            since: (!is_deferred).then(Instant::now),
-            admitted: self.admitted,
-        };
-        let Some((mut guard, is_closed)) = TaskGuard::enter(&self.supervisor, &task, new) else {
+        let since = (!is_deferred).then(Instant::now);
+        let entered = TaskGuard::enter(&self.supervisor, self, &task, since);
+        let Some((mut guard, is_closed)) = entered else {
             drop(inner);
-            drop(extra);
+            drop(scope);
             return Err(self.refuse(task, gauge));
         };
-        guard.set_extra(extra);
+        if scope.is_some() || outcome.is_some() || metrics::is_wanted() {
+            guard.set_extra(scope, outcome);
+        }
         let key = guard.key();
         let mut queued = Queued::new(task, guard);
         let replaced = if is_closed {
@@ -90,24 +88,17 @@ impl RequestState {
         }
     }
 
-    /// Returns what surrounds the code that adds the task, and who awaits its outcome.
+    /// Returns what surrounds the code that adds the task.
     #[inline]
-    fn extra_of(
-        &self,
-        task: &Task,
-        outcome: Option<oneshot::Sender<Outcome>>,
-    ) -> Option<Box<Extra>> {
-        let has_scope = !self.supervisor.config().captures.is_empty() || TaskSpan::is_wanted();
-        if !has_scope && outcome.is_none() && !metrics::is_wanted() {
+    fn scope_of(&self, task: &Task) -> Option<Arc<TaskScope>> {
+        if self.supervisor.config().captures.is_empty() && !TaskSpan::is_wanted() {
             return None;
         }
-        let scope = if has_scope { self.scope_of(task) } else { None };
-        Some(Box::new(Extra::new(scope, outcome)))
+        self.capture(task)
     }
 
-    /// Captures what surrounds the code that adds the task.
     #[cold]
-    fn scope_of(&self, task: &Task) -> Option<TaskScope> {
+    fn capture(&self, task: &Task) -> Option<Arc<TaskScope>> {
         let config = self.supervisor.config();
         let mut captured = Vec::new();
         for capture in &config.captures {
@@ -122,7 +113,7 @@ impl RequestState {
         } else {
             None
         };
-        TaskScope::new(span, captured)
+        TaskScope::new(span, captured).map(Arc::new)
     }
 
     #[cold]

@@ -89,6 +89,14 @@ impl RequestState {
 }
 
 impl Owner for RequestState {
+    fn has_request(&self) -> bool {
+        self.has_request()
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
     fn request(&self) -> Option<RequestInfo> {
         self.request()
     }

@@ -1,9 +1,6 @@
 //! [`TaskGuard`]: gives each task its one outcome.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
 
@@ -11,9 +8,10 @@ use super::{
     report::{TaskInfo, TaskReport},
     reporter::RequestReporter,
     scope::TaskScope,
+    slots::Key,
     stats::{Counter, Stats},
     supervisor::Supervisor,
-    table::{Described, Entry, Key, Owner, Stop},
+    table::{Described, Entry, Owner, Stop},
     task_state::TaskState,
     unique::UniqueKey,
 };
@@ -25,16 +23,6 @@ use crate::{
         trace::{self, Level},
     },
 };
-
-/// A task that is about to enter the table.
-pub(crate) struct NewTask {
-    pub(crate) owner: Weak<dyn Owner>,
-    pub(crate) has_request: bool,
-    /// When the task was allowed to run. `None` if it is deferred.
-    pub(crate) since: Option<Instant>,
-    /// Whether the request came before the supervisor was shut down.
-    pub(crate) admitted: bool,
-}
 
 /// The entry of one task in the task table.
 ///
@@ -54,7 +42,7 @@ pub(crate) struct TaskGuard {
 
 /// What surrounds a task, and who wants to know of it.
 #[derive(Default)]
-pub(crate) struct Extra {
+struct Extra {
     scope: Option<Arc<TaskScope>>,
     reporter: Option<Arc<RequestReporter>>,
     outcome: Option<oneshot::Sender<Outcome>>,
@@ -67,42 +55,33 @@ pub(crate) struct Extra {
     is_duplicate: bool,
 }
 
-impl Extra {
-    /// `outcome` gets the outcome of the task.
-    pub(crate) fn new(scope: Option<TaskScope>, outcome: Option<oneshot::Sender<Outcome>>) -> Self {
-        Self {
-            scope: scope.map(Arc::new),
-            outcome,
-            ..Self::default()
-        }
-    }
-}
-
 impl TaskGuard {
-    /// Adds a task to the table. Returns whether the supervisor is closed, so that the task must run
-    /// its fallback. Returns `None` if the supervisor takes no task.
+    /// Adds a task to the table. `since` says when it was allowed to run, if it is not deferred.
+    /// Returns whether the supervisor is closed, so that the task must run its fallback. Returns
+    /// `None` if the supervisor takes no task.
     #[inline]
     pub(crate) fn enter(
         supervisor: &Supervisor,
+        owner: &Arc<impl Owner + 'static>,
         task: &Task,
-        new: NewTask,
+        since: Option<Instant>,
     ) -> Option<(Self, bool)> {
-        let state = if new.since.is_some() {
+        let state = if since.is_some() {
             TaskState::Queued
         } else {
             TaskState::Deferred
         };
         let entry = Entry {
             name: task.shared_name().cloned(),
-            owner: new.owner,
-            has_request: new.has_request,
+            owner: Arc::downgrade(owner) as _,
+            has_request: owner.has_request(),
             state,
-            since: new.since,
+            since,
             is_fallback: task.has_fallback(),
             stop: None,
             abort: None,
         };
-        let (key, is_closed) = supervisor.table().add(entry, new.admitted)?;
+        let (key, is_closed) = supervisor.table().add(entry, owner.is_admitted())?;
         let guard = Self {
             supervisor: supervisor.clone(),
             key,
@@ -114,8 +93,18 @@ impl TaskGuard {
         Some((guard, is_closed))
     }
 
-    pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
-        self.extra = extra;
+    /// Notes what surrounds the task, and who gets its outcome.
+    #[cold]
+    pub(crate) fn set_extra(
+        &mut self,
+        scope: Option<Arc<TaskScope>>,
+        outcome: Option<oneshot::Sender<Outcome>>,
+    ) {
+        self.extra = Some(Box::new(Extra {
+            scope,
+            outcome,
+            ..Extra::default()
+        }));
     }
 
     /// Reports the task to the observers.

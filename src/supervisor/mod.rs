@@ -27,9 +27,10 @@ pub use self::{
     task_state::TaskState,
 };
 pub(crate) use self::{
-    guard::{Extra, NewTask, TaskGuard},
+    guard::TaskGuard,
     limits::Acquire,
     reporter::RequestReporter,
     scope::TaskScope,
-    table::{Key, Owner, Phase},
+    slots::Key,
+    table::{Owner, Phase},
 };

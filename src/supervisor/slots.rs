@@ -1,8 +1,8 @@
 //! [`Slots`]: a table with keys that are never used twice.
 
-/// The key of a value. The slot of a removed value is used again, but its serial number is not.
+/// The key of a value, such as a task. The slot of a removed value is used again, but its serial number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SlotKey {
+pub(crate) struct Key {
     index: usize,
     serial: u64,
 }
@@ -33,7 +33,7 @@ pub(super) const SEGMENT: usize = 256;
 
 impl<T> Slots<T> {
     #[inline]
-    pub(super) fn insert(&mut self, value: T) -> SlotKey {
+    pub(super) fn insert(&mut self, value: T) -> Key {
         let index = self.free.unwrap_or_else(|| self.grow());
         let serial = self.serial;
         let slot = &mut self.segments[index / SEGMENT][index % SEGMENT];
@@ -44,11 +44,11 @@ impl<T> Slots<T> {
         self.free = next;
         self.serial += 1;
         self.len += 1;
-        SlotKey { index, serial }
+        Key { index, serial }
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, key: SlotKey) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slot(key)? {
             Slot::Used { serial, value } if *serial == key.serial => Some(value),
             _ => None,
@@ -56,7 +56,7 @@ impl<T> Slots<T> {
     }
 
     #[inline]
-    pub(super) fn remove(&mut self, key: SlotKey) -> Option<T> {
+    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
         let free = self.free;
         let slot = self.slot(key)?;
         if !matches!(slot, Slot::Used { serial, .. } if *serial == key.serial) {
@@ -71,10 +71,7 @@ impl<T> Slots<T> {
     }
 
     /// Returns the values of one segment with their keys. `None` after the last segment.
-    pub(super) fn segment(
-        &mut self,
-        number: usize,
-    ) -> Option<impl Iterator<Item = (SlotKey, &mut T)>> {
+    pub(super) fn segment(&mut self, number: usize) -> Option<impl Iterator<Item = (Key, &mut T)>> {
         let slots = self.segments.get_mut(number)?;
         Some(
             slots
@@ -82,7 +79,7 @@ impl<T> Slots<T> {
                 .enumerate()
                 .filter_map(move |(index, slot)| match slot {
                     Slot::Used { serial, value } => Some((
-                        SlotKey {
+                        Key {
                             index: number * SEGMENT + index,
                             serial: *serial,
                         },
@@ -116,14 +113,14 @@ impl<T> Slots<T> {
     }
 
     #[inline]
-    fn slot(&mut self, key: SlotKey) -> Option<&mut Slot<T>> {
+    fn slot(&mut self, key: Key) -> Option<&mut Slot<T>> {
         self.segments
             .get_mut(key.index / SEGMENT)?
             .get_mut(key.index % SEGMENT)
     }
 }
 
-impl SlotKey {
+impl Key {
     /// Returns how many values were inserted before this one.
     pub(super) const fn serial(self) -> u64 {
         self.serial

@@ -21,8 +21,9 @@ use super::{
     limits::{Acquire, Limits},
     observer::Observers,
     report::{Busy, ShutdownReport, TaskInfo},
+    slots::Key,
     stats::Stats,
-    table::{Key, Owner, Stop, TaskTable},
+    table::{Owner, Stop, TaskTable},
     unique::UniqueKeys,
 };
 use crate::{

@@ -12,7 +12,7 @@ use tokio::{sync::futures::OwnedNotified, task::AbortHandle, time::Instant};
 
 use super::{
     report::TaskInfo,
-    slots::{SEGMENT, SlotKey, Slots},
+    slots::{Key, SEGMENT, Slots},
     stats::{Counter, Stats},
     task_state::TaskState,
 };
@@ -21,8 +21,6 @@ use crate::{
     task::Name,
     util::sync::{Mutex, MutexGuard, Notify, lock},
 };
-
-pub(crate) type Key = SlotKey;
 
 /// How far a supervisor is shut down. It only goes forward.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +45,11 @@ pub(super) enum Stop {
 
 /// The request that a task belongs to. It lives at least as long as its tasks.
 pub(crate) trait Owner: Send + Sync {
+    fn has_request(&self) -> bool;
+
+    /// Returns whether the request came before the supervisor was shut down.
+    fn is_admitted(&self) -> bool;
+
     /// Returns what is known of the request. `None` for a task without a request.
     fn request(&self) -> Option<RequestInfo>;
 
