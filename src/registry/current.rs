@@ -3,14 +3,19 @@
 use std::{
     cell::Cell,
     marker::PhantomData,
+    mem::ManuallyDrop,
     ops::{Deref, DerefMut},
     sync::Arc,
 };
 
 use super::state::RequestState;
 
+/// A reference, or none. A variable that drops nothing needs no state of its own, and code that runs
+/// while a thread ends can use it.
+type Current = ManuallyDrop<Option<Arc<RequestState>>>;
+
 thread_local! {
-    static CURRENT: Cell<Option<Arc<RequestState>>> = const { Cell::new(None) };
+    static CURRENT: Cell<Current> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
 /// A request that can become the current one of a thread.
@@ -25,12 +30,17 @@ impl RequestScope {
     /// for one poll or one call.
     #[inline]
     pub(crate) fn enter(&mut self) -> Entered<'_> {
-        let before = CURRENT.try_with(|current| current.replace(self.0.take()));
+        self.exchange();
         Entered {
-            before: before.ok().flatten(),
             scope: self,
             not_send: PhantomData,
         }
+    }
+
+    /// Exchanges the reference with that in the thread-local variable.
+    #[inline]
+    fn exchange(&mut self) {
+        self.0 = replace(self.0.take());
     }
 }
 
@@ -58,11 +68,11 @@ impl DerefMut for RequestScope {
 
 const NOT_ENTERED: &str = "the guard borrows the scope, and puts the reference back";
 
-/// See [`RequestScope::enter`].
+/// See [`RequestScope::enter`]. Until it is dropped, its scope keeps the request that was the current
+/// one before.
 #[must_use = "the request is current until the guard is dropped"]
 pub(crate) struct Entered<'a> {
     scope: &'a mut RequestScope,
-    before: Option<Arc<RequestState>>,
     /// The guard must be dropped on its own thread.
     not_send: PhantomData<*const ()>,
 }
@@ -70,25 +80,20 @@ pub(crate) struct Entered<'a> {
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        // A thread that ends has no current request, so nothing was replaced.
-        if self.scope.0.is_none() {
-            self.scope.0 = replace(self.before.take());
-        }
+        self.scope.exchange();
     }
 }
 
 /// Returns the request whose code runs on this thread.
 pub(super) fn current() -> Option<Arc<RequestState>> {
     let current = replace(None);
-    drop(replace(current.clone()));
+    // What this returns is the `None` from above.
+    let _ = replace(current.clone());
     current
 }
 
-/// Replaces the current request. A thread that ends has none.
+/// Replaces the current request, and returns the one before.
 #[inline]
 fn replace(state: Option<Arc<RequestState>>) -> Option<Arc<RequestState>> {
-    CURRENT
-        .try_with(|current| current.replace(state))
-        .ok()
-        .flatten()
+    ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(state)))
 }
