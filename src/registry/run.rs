@@ -146,20 +146,30 @@ impl Run {
 
     /// Polls the work: inside the scope of the task, and as code of its request.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Queued { task, guard, .. } = &mut self.queued;
-        let mut context = None;
-        if task.take_wants_context() {
-            let name = task.shared_name().cloned();
-            let end = shared_end_of(&self.state, guard);
-            let cancel = guard.supervisor().cancel_token().clone();
-            context = Some(TaskContext::new(name, end, cancel));
+        if self.queued.task.is_function() {
+            if let Err(panic) = self.call_function() {
+                return Poll::Ready(Outcome::Panicked(panic));
+            }
         }
+        let Queued { task, guard, .. } = &mut self.queued;
         let _entered = self.state.enter();
-        match guard.in_scope(|| catch(|| task.poll(&mut context, cx))) {
+        match guard.in_scope(|| catch(|| task.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => Poll::Ready(outcome(Ok(result))),
             Err(panic) => Poll::Ready(Outcome::Panicked(panic)),
         }
+    }
+
+    /// Calls the function of the task, which makes its future. Returns the message of a panic.
+    #[cold]
+    fn call_function(&mut self) -> Result<(), String> {
+        let Queued { task, guard, .. } = &mut self.queued;
+        let name = task.shared_name().cloned();
+        let end = shared_end_of(&self.state, guard);
+        let cancel = guard.supervisor().cancel_token().clone();
+        let context = TaskContext::new(name, end, cancel);
+        let _entered = self.state.enter();
+        guard.in_scope(|| catch(|| task.call(context)))
     }
 
     /// Runs a function on a thread for blocking work. The function keeps the permits until it

@@ -58,8 +58,8 @@ struct Entry<W: ?Sized> {
 struct Options {
     name: Option<Name>,
     when: When,
-    /// Whether the work takes a context when it is first polled.
-    wants_context: bool,
+    /// Whether the work is a function that must be called before the first poll.
+    is_function: bool,
     /// What few tasks have, so that the others stay small.
     rare: Option<Box<Rare>>,
 }
@@ -139,7 +139,7 @@ impl Task {
         Fut: Future<Output: TaskOutput> + Send + 'static,
     {
         let mut task = Self::from_work(FunctionWork::new(function));
-        task.options_mut().wants_context = true;
+        task.options_mut().is_function = true;
         task
     }
 
@@ -371,20 +371,22 @@ impl Task {
         Some(fallback)
     }
 
-    /// Returns whether the next poll needs a context. The next call returns `false`.
+    /// Returns whether [`call`](Self::call) must come before the next poll.
     #[inline]
-    pub(crate) fn take_wants_context(&mut self) -> bool {
-        std::mem::take(&mut self.options_mut().wants_context)
+    pub(crate) fn is_function(&self) -> bool {
+        self.options().is_function
+    }
+
+    /// Calls the function that makes the future. Code of the user runs, and may panic.
+    pub(crate) fn call(&mut self, context: TaskContext) {
+        self.options_mut().is_function = false;
+        self.entry.as_mut().project().work.call(context);
     }
 
     /// Polls the work. Code of the user runs, and may panic.
     #[inline]
-    pub(crate) fn poll(
-        &mut self,
-        context: &mut Option<TaskContext>,
-        cx: &mut Context<'_>,
-    ) -> Poll<WorkResult> {
-        self.entry.as_mut().project().work.poll(context, cx)
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<WorkResult> {
+        self.entry.as_mut().project().work.poll(cx)
     }
 
     /// Takes the function of a blocking task.

@@ -16,12 +16,10 @@ pub(crate) type BlockingFunction = Box<dyn FnOnce(TaskContext) -> WorkResult + S
 
 /// The work of a task.
 pub(super) trait Work: Send {
-    /// Polls the work. The first poll of a [`FunctionWork`] takes the context.
-    fn poll(
-        self: Pin<&mut Self>,
-        context: &mut Option<TaskContext>,
-        cx: &mut Context<'_>,
-    ) -> Poll<WorkResult>;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult>;
+
+    /// Calls the function of a [`FunctionWork`], which makes the future to poll.
+    fn call(self: Pin<&mut Self>, _context: TaskContext) {}
 
     /// Returns whether the work is a function that blocks its thread.
     fn is_blocking(&self) -> bool {
@@ -50,11 +48,7 @@ impl<F> Work for FutureWork<F>
 where
     F: Future<Output: TaskOutput> + Send,
 {
-    fn poll(
-        self: Pin<&mut Self>,
-        _context: &mut Option<TaskContext>,
-        cx: &mut Context<'_>,
-    ) -> Poll<WorkResult> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
         match self.project().0.as_pin_mut() {
             Some(future) => future.poll(cx).map(TaskOutput::into_result),
             None => Poll::Pending,
@@ -84,20 +78,19 @@ where
     F: FnOnce(TaskContext) -> Fut + Send,
     Fut: Future<Output: TaskOutput> + Send,
 {
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Option<TaskContext>,
-        cx: &mut Context<'_>,
-    ) -> Poll<WorkResult> {
-        if let FunctionWorkProjection::Function(function) = self.as_mut().project() {
-            if let Some((function, context)) = function.take().zip(context.take()) {
-                let future = function(context);
-                self.set(Self::Future(future));
-            }
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkResult> {
         match self.project() {
             FunctionWorkProjection::Future(future) => future.poll(cx).map(TaskOutput::into_result),
             FunctionWorkProjection::Function(_) => Poll::Pending,
+        }
+    }
+
+    fn call(mut self: Pin<&mut Self>, context: TaskContext) {
+        if let FunctionWorkProjection::Function(function) = self.as_mut().project() {
+            if let Some(function) = function.take() {
+                let future = function(context);
+                self.set(Self::Future(future));
+            }
         }
     }
 
@@ -122,11 +115,7 @@ impl BlockingWork {
 }
 
 impl Work for BlockingWork {
-    fn poll(
-        self: Pin<&mut Self>,
-        _context: &mut Option<TaskContext>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<WorkResult> {
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<WorkResult> {
         Poll::Pending
     }
 
