@@ -34,17 +34,16 @@ impl RequestState {
     pub(crate) fn finish(self: &Arc<Self>, details: impl FnOnce() -> EndDetails, now: Instant) {
         let mut inner = self.lock();
         // From now on the request does not hold the buffer of its connection.
-        let Some(request) = inner.open.take() else {
+        let Some(request) = self.note_end(&mut inner, details) else {
             return;
         };
-        self.note_end(&mut inner, request.to_info(self.head()), details());
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
         // start at once would often come before the write.
         let after_write = self.head().version >= Version::HTTP_2;
         let observers = self.supervisor.observers();
         if !observers.is_empty() {
-            let end = inner.shared_end();
+            let end = self.shared_end_in(&mut inner);
             drop(inner);
             if let Some(end) = end {
                 observers.notify(|observer| observer.on_response_end(&end));

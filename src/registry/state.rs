@@ -14,7 +14,8 @@ use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use super::queued::Queued;
 use crate::{
     response::{
-        EndDetails, EndSummary, OpenRequest, RequestHead, RequestInfo, ResponseEnd, ResponseHead,
+        EndDetails, EndSummary, KeptRequest, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
+        ResponseHead,
     },
     supervisor::{RequestReporter, Supervisor, TaskGuard},
     task::{Order, Outcome, StartOn},
@@ -51,11 +52,9 @@ pub(crate) struct RequestState {
 
 /// The part of a [`RequestState`] that changes.
 pub(super) struct Inner {
-    /// The rest of the request, while its response is open.
-    pub(super) open: Option<OpenRequest>,
+    pub(super) response: ResponseStage,
     /// The head of the response, once there is one.
     pub(super) head: Option<ResponseHead>,
-    ended: Option<Ended>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// Tasks that wait for the start.
@@ -66,9 +65,17 @@ pub(super) struct Inner {
     pub(super) rare: Option<Box<Rare>>,
 }
 
+/// Where a response stands, and what is known of its request and of its end.
+pub(super) enum ResponseStage {
+    /// The tasks belong to no request.
+    None,
+    Open(OpenRequest),
+    Ended(Ended),
+}
+
 /// What is kept when the response has ended.
-struct Ended {
-    request: RequestInfo,
+pub(super) struct Ended {
+    request: KeptRequest,
     details: EndDetails,
     /// All of it, for those who ask. Most tasks never do.
     shared: Option<Arc<ResponseEnd>>,
@@ -134,7 +141,10 @@ impl RequestState {
         outer: Option<Weak<Self>>,
     ) -> Arc<Self> {
         let config = supervisor.config();
-        let (head, open) = request.unzip();
+        let (head, response) = match request {
+            Some((head, open)) => (Some(head), ResponseStage::Open(open)),
+            None => (None, ResponseStage::None),
+        };
         // Without a response, each condition holds.
         let summary = if head.is_some() { 0 } else { u8::MAX };
         Arc::new(Self {
@@ -146,9 +156,8 @@ impl RequestState {
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             summary: AtomicU8::new(summary),
             inner: Mutex::new(Inner {
-                open,
+                response,
                 head: None,
-                ended: None,
                 has_started: false,
                 deferred: Vec::new(),
                 order,
@@ -195,7 +204,7 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.lock().ended.is_some()
+        matches!(self.lock().response, ResponseStage::Ended(_))
     }
 
     /// Returns what the conditions of tasks ask of the end.
@@ -204,21 +213,45 @@ impl RequestState {
         self.summary.load(Ordering::Acquire).into()
     }
 
-    /// Notes how the response ended.
+    /// Notes how the response ended. Returns what was known of the request, to be dropped without the
+    /// lock. Returns `None` if the response is not open.
     #[inline]
-    pub(super) fn note_end(&self, inner: &mut Inner, request: RequestInfo, details: EndDetails) {
-        let summary = EndSummary::from(&details);
-        self.summary.store(summary.into(), Ordering::Release);
-        inner.ended = Some(Ended {
-            request,
-            details,
+    pub(super) fn note_end(
+        &self,
+        inner: &mut Inner,
+        details: impl FnOnce() -> EndDetails,
+    ) -> Option<OpenRequest> {
+        let ResponseStage::Open(request) = &inner.response else {
+            return None;
+        };
+        let ended = Ended {
+            request: request.to_kept(),
+            details: details(),
             shared: None,
-        });
+        };
+        let summary = EndSummary::from(&ended.details);
+        self.summary.store(summary.into(), Ordering::Release);
+        match std::mem::replace(&mut inner.response, ResponseStage::Ended(ended)) {
+            ResponseStage::Open(request) => Some(request),
+            _ => None,
+        }
     }
 
     /// Returns how the response ended, once it has.
     pub(super) fn shared_end(&self) -> Option<Arc<ResponseEnd>> {
-        self.lock().shared_end()
+        self.shared_end_in(&mut self.lock())
+    }
+
+    /// Returns the same as [`shared_end`](Self::shared_end), under the lock.
+    pub(super) fn shared_end_in(&self, inner: &mut Inner) -> Option<Arc<ResponseEnd>> {
+        let ResponseStage::Ended(ended) = &mut inner.response else {
+            return None;
+        };
+        let end = ended.shared.get_or_insert_with(|| {
+            let request = RequestInfo::new(self.head(), ended.request.clone());
+            Arc::new(ResponseEnd::new(request, ended.details.clone()))
+        });
+        Some(Arc::clone(end))
     }
 
     /// Returns whether the tasks wait for the last byte.
@@ -249,10 +282,10 @@ impl RequestState {
     pub(super) fn note_request_id(&self, headers: &HeaderMap) {
         if ids_are_wanted() && !headers.is_empty() {
             let mut inner = self.lock();
-            if let Some(request) = &mut inner.open {
-                request.note_id(headers);
-            } else if let Some(ended) = &mut inner.ended {
-                ended.request.note_id(headers);
+            match &mut inner.response {
+                ResponseStage::None => {}
+                ResponseStage::Open(request) => request.note_id(headers),
+                ResponseStage::Ended(ended) => ended.request.note_id(headers),
             }
         }
     }
@@ -260,10 +293,10 @@ impl RequestState {
     /// Returns a short copy of the path of the request. It is empty for a task without a request.
     pub(super) fn path(&self) -> Text {
         let inner = self.lock();
-        Text::from(match (&inner.open, &inner.ended) {
-            (Some(request), _) => request.path(),
-            (None, Some(ended)) => ended.request.path(),
-            (None, None) => "",
+        Text::from(match &inner.response {
+            ResponseStage::None => "",
+            ResponseStage::Open(request) => request.path(),
+            ResponseStage::Ended(ended) => ended.request.path(),
         })
     }
 
@@ -280,11 +313,12 @@ impl RequestState {
 
     /// Returns what is kept of the request. `None` for tasks without a request.
     pub(super) fn request(&self) -> Option<RequestInfo> {
-        let inner = self.lock();
-        match &inner.open {
-            Some(open) => Some(open.to_info(self.head())),
-            None => inner.ended.as_ref().map(|ended| ended.request.clone()),
-        }
+        let kept = match &self.lock().response {
+            ResponseStage::None => return None,
+            ResponseStage::Open(request) => request.to_kept(),
+            ResponseStage::Ended(ended) => ended.request.clone(),
+        };
+        Some(RequestInfo::new(self.head(), kept))
     }
 
     pub(super) const fn has_request(&self) -> bool {
@@ -295,10 +329,10 @@ impl RequestState {
     ///
     /// Tasks can start early although the response has ended: while observers are told of the end.
     pub(super) fn end_so_far(&self, inner: &mut Inner) -> Option<Arc<ResponseEnd>> {
-        if let Some(end) = inner.shared_end() {
-            return Some(end);
-        }
-        let request = inner.open.as_ref()?.to_info(self.head());
+        let ResponseStage::Open(request) = &inner.response else {
+            return self.shared_end_in(inner);
+        };
+        let request = RequestInfo::new(self.head(), request.to_kept());
         let bytes = self.bytes.load(Ordering::Relaxed);
         let details = EndDetails::unfinished(inner.head, bytes, Instant::now());
         Some(Arc::new(ResponseEnd::new(request, details)))
@@ -351,7 +385,7 @@ impl RequestState {
     #[cold]
     fn connect_rare(&self, inner: &mut Inner, guard: &mut TaskGuard) {
         let observers = self.supervisor.observers();
-        let (has_started, end) = (inner.has_started, inner.shared_end());
+        let (has_started, end) = (inner.has_started, self.shared_end_in(inner));
         let Rare {
             early_end,
             reporter,
@@ -381,18 +415,6 @@ impl RequestState {
 }
 
 impl Inner {
-    /// Returns how the response ended, once it has.
-    pub(super) fn shared_end(&mut self) -> Option<Arc<ResponseEnd>> {
-        let Ended {
-            request,
-            details,
-            shared,
-        } = self.ended.as_mut()?;
-        let end = shared
-            .get_or_insert_with(|| Arc::new(ResponseEnd::new(request.clone(), details.clone())));
-        Some(Arc::clone(end))
-    }
-
     /// The tasks start. `early_end` is what they know of the end of the response, if they start
     /// early. Returns the reporter, if there are observers and the request has left tasks.
     #[inline]

@@ -12,7 +12,7 @@ pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
     body_state::{BodyState, Judgement},
     end::{EndDetails, EndSummary, ResponseHead},
-    request_info::{OpenRequest, RequestHead, RequestInfo},
+    request_info::{KeptRequest, OpenRequest, RequestHead, RequestInfo},
 };
 pub use self::{
     end::{EndKind, ResponseEnd},

@@ -52,9 +52,8 @@ impl OpenRequest {
     }
 
     /// Copies what is kept after the response.
-    pub(crate) fn to_info(&self, head: &RequestHead) -> RequestInfo {
-        RequestInfo {
-            head: head.clone(),
+    pub(crate) fn to_kept(&self) -> KeptRequest {
+        KeptRequest {
             path: Text::from(self.path()),
             id: self.id.as_deref().and_then(copy_id),
         }
@@ -69,21 +68,47 @@ fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     }
 }
 
-/// What is kept of a request after its response: owned copies of bounded length.
+/// What is kept of an [`OpenRequest`] after its response: owned copies of bounded length.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestInfo {
-    head: RequestHead,
+pub(crate) struct KeptRequest {
     path: Text,
     id: Option<Box<Text>>,
 }
 
+impl KeptRequest {
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Notes the request id that a middleware has set after this copy was made.
+    pub(crate) fn note_id(&mut self, headers: &HeaderMap) {
+        if self.id.is_none() {
+            self.id = request_id(headers).and_then(copy_id);
+        }
+    }
+}
+
+/// What tasks, logs and observers learn of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestInfo {
+    head: RequestHead,
+    kept: KeptRequest,
+}
+
 impl RequestInfo {
+    pub(crate) fn new(head: &RequestHead, kept: KeptRequest) -> Self {
+        Self {
+            head: head.clone(),
+            kept,
+        }
+    }
+
     pub(crate) const fn method(&self) -> &Method {
         &self.head.method
     }
 
     pub(crate) fn path(&self) -> &str {
-        &self.path
+        self.kept.path()
     }
 
     pub(super) const fn version(&self) -> Version {
@@ -94,18 +119,11 @@ impl RequestInfo {
         self.head.started
     }
 
-    /// Notes the request id that a middleware has set after this copy was made.
-    pub(crate) fn note_id(&mut self, headers: &HeaderMap) {
-        if self.id.is_none() {
-            self.id = request_id(headers).and_then(copy_id);
-        }
-    }
-
     /// Returns what events and spans say of a request, or of a task without one.
     pub(crate) fn fields(request: Option<&Self>) -> RequestFields<'_> {
         request.map_or_else(RequestFields::default, |request| {
-            let id = request.id.as_deref().map(|id| &**id);
-            RequestFields::new(request.head.method.as_str(), &request.path, id)
+            let id = request.kept.id.as_deref().map(|id| &**id);
+            RequestFields::new(request.head.method.as_str(), request.path(), id)
         })
     }
 }
