@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::Frame;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -87,17 +87,11 @@ impl ResponseTracker {
     /// Returns an empty tracker if the request has an open registry of the same supervisor. A layer
     /// farther out tracks it.
     pub(super) fn open<B>(supervisor: &Supervisor, request: &mut Request<B>) -> Self {
-        let found = request
-            .extensions()
-            .get::<BackgroundTasks>()
-            .map(BackgroundTasks::state);
-        if found.is_some_and(|found| found.find_open(supervisor).is_some()) {
-            return Self::none();
-        }
-        let outer = found.filter(|found| !found.has_ended());
-        if outer.is_some() {
-            supervisor.warn_of_two_supervisors(request.uri().path());
-        }
+        let outer = match request.extensions().get::<BackgroundTasks>() {
+            None => None,
+            Some(found) if found.state().find_open(supervisor).is_some() => return Self::none(),
+            Some(found) => open_outer(found.state(), supervisor, request.uri()),
+        };
         let open = supervisor.open_response();
         let started = Instant::now();
         let state = RequestState::open(supervisor, open.is_some(), request, started, outer);
@@ -235,7 +229,6 @@ impl ResponseTracker {
 }
 
 impl Drop for ResponseTracker {
-    #[inline]
     fn drop(&mut self) {
         let Some(tracked) = &mut self.0 else { return };
         if tracked.delivery.is_none() && tracked.state.waits_for_last_byte() {
@@ -288,6 +281,7 @@ impl Tracked {
         Some(guard)
     }
 
+    #[inline]
     fn is_head_request(&self) -> bool {
         self.state.head().method == Method::HEAD
     }
@@ -380,6 +374,20 @@ impl fmt::Debug for Tracked {
             .field("body", &self.body)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the registry that another one replaces, if its response is open.
+#[cold]
+fn open_outer<'a>(
+    found: &'a Arc<RequestState>,
+    supervisor: &Supervisor,
+    uri: &Uri,
+) -> Option<&'a Arc<RequestState>> {
+    if found.has_ended() {
+        return None;
+    }
+    supervisor.warn_of_two_supervisors(uri.path());
+    Some(found)
 }
 
 /// Converts bytes to the data type of a body, if that is `Bytes`.

@@ -79,6 +79,7 @@ impl RequestState {
     }
 
     /// Starts a task that was added after the start of the tasks.
+    #[cold]
     fn start_late(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, mut queued: Queued) {
         let runtime = inner.runtime(&self.supervisor);
         drop(inner);

@@ -36,6 +36,7 @@ impl RequestState {
     }
 
     /// Starts the timer of `start_within`, if there are deferred tasks and a head.
+    #[cold]
     pub(super) fn arm_timer(self: &Arc<Self>, inner: &mut Inner) {
         let has_timer = inner.rare.as_ref().is_some_and(|rare| rare.timer.is_some());
         if inner.has_started || inner.deferred.is_empty() || has_timer {
@@ -58,6 +59,7 @@ impl RequestState {
     }
 
     /// Starts the shutdown fallbacks of tasks that wait, as far as their conditions can be judged.
+    #[cold]
     pub(super) fn start_fallbacks(self: &Arc<Self>) {
         let has_fallback =
             |queued: &Queued| queued.task.has_fallback() || queued.task.is_fallback();

@@ -89,7 +89,17 @@ impl Run {
         if !when.holds(early_end.unwrap_or_else(|| self.state.summary())) {
             return Err(Outcome::Skipped);
         }
-        if let Some(function) = when.function() {
+        if when.function().is_some() || task.has_rare_options() {
+            return self.may_run_rare();
+        }
+        Ok(())
+    }
+
+    /// Judges a condition that is a function, and takes the unique key.
+    #[cold]
+    fn may_run_rare(&mut self) -> Result<(), Outcome> {
+        let Queued { task, guard, .. } = &mut self.queued;
+        if let Some(function) = task.condition().function() {
             if let Some(end) = shared_end_of(&self.state, guard) {
                 let _entered = self.state.enter();
                 match guard.in_scope(|| catch(|| function(&end))) {
@@ -106,13 +116,16 @@ impl Run {
     }
 
     /// Returns whether the task is a future that can run at once, without a timeout or a fallback.
-    fn is_simple(&mut self) -> bool {
-        let Queued { task, acquire, .. } = &mut self.queued;
+    fn is_simple(&self) -> bool {
+        let Queued {
+            task,
+            guard,
+            acquire,
+        } = &self.queued;
         acquire.is_ready()
-            && !task.has_fallback()
-            && !task.is_fallback()
+            && !task.has_rare_options()
             && !task.is_blocking()
-            && self.timeout().is_none()
+            && guard.supervisor().config().task_timeout.is_none()
     }
 
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.

@@ -16,6 +16,7 @@ use crate::{
 
 impl RequestState {
     /// Starts the tasks of a sequence.
+    #[cold]
     pub(super) fn start_sequence(self: &Arc<Self>, tasks: Vec<Queued>, after_write: bool) {
         let mut tasks = VecDeque::from(tasks);
         let mut inner = self.lock();

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     response::{EndDetails, ResponseEnd},
-    supervisor::{Acquire, TaskGuard},
+    supervisor::{Acquire, RequestReporter, TaskGuard},
     task::Order,
     util::{
         metrics::{self, Gauge},
@@ -80,14 +80,19 @@ impl RequestState {
 
         self.allow(&mut tasks, early_end.as_ref(), now, is_sequence);
         if let Some(reporter) = reporter {
-            let end = early_end.or_else(|| self.shared_end());
-            reporter.start(end, self.supervisor.observers());
+            self.start_reports(&reporter, early_end);
         }
         if is_sequence {
             self.start_sequence(tasks, after_write);
         } else {
             self.spawn_all(tasks, runtime, after_write);
         }
+    }
+
+    #[cold]
+    fn start_reports(&self, reporter: &RequestReporter, early_end: Option<Arc<ResponseEnd>>) {
+        let end = early_end.or_else(|| self.shared_end());
+        reporter.start(end, self.supervisor.observers());
     }
 
     /// Allows deferred tasks to run. Each takes its permits, or its place in the queue for them,
@@ -132,16 +137,19 @@ impl RequestState {
     /// decides which task runs first.
     #[inline]
     pub(super) fn acquire(&self, queued: &mut Queued) {
-        let (supervisor, task) = (&self.supervisor, &queued.task);
-        let limit = task.shared_limit();
-        if limit.is_none() && !supervisor.limits_tasks() {
-            return;
+        if queued.task.shared_limit().is_some() || self.supervisor.limits_tasks() {
+            self.acquire_permits(queued);
         }
+    }
+
+    #[cold]
+    fn acquire_permits(&self, queued: &mut Queued) {
+        let (supervisor, task) = (&self.supervisor, &queued.task);
         let falls_back = task.has_fallback() && supervisor.is_cancelled();
         queued.acquire = if falls_back || task.is_fallback() {
             Acquire::UNLIMITED
         } else {
-            supervisor.acquire(limit, self.has_request(), task.is_blocking())
+            supervisor.acquire(task.shared_limit(), self.has_request(), task.is_blocking())
         };
     }
 
@@ -163,17 +171,29 @@ impl RequestState {
         let Some(last) = tasks.pop() else { return };
         if tasks.is_empty() {
             drop(self.spawn(&runtime, last, after_write));
-            return;
+        } else {
+            self.spawn_behind(&runtime, tasks, last, after_write);
         }
+    }
+
+    /// Spawns the last one of several tasks, which spawns the others.
+    #[inline(never)]
+    fn spawn_behind(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        others: Vec<Queued>,
+        last: Queued,
+        after_write: bool,
+    ) {
         let others = Others {
             state: Arc::clone(self),
             runtime: runtime.clone(),
-            tasks: tasks.into_iter(),
+            tasks: others.into_iter(),
             after_write,
             is_alone: false,
         };
         let others = Box::pin(others.spawn());
-        drop(self.spawn_with(&runtime, last, Some(others), false));
+        drop(self.spawn_with(runtime, last, Some(others), false));
     }
 
     /// Spawns one task, and keeps its handle for a shutdown.

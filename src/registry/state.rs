@@ -173,6 +173,7 @@ impl RequestState {
 
     /// Returns this registry, or one that it has replaced, if it belongs to the supervisor and its
     /// response is open.
+    #[cold]
     pub(crate) fn find_open(self: &Arc<Self>, supervisor: &Supervisor) -> Option<Arc<Self>> {
         let mut state = Arc::clone(self);
         while state.supervisor != *supervisor {
@@ -198,6 +199,7 @@ impl RequestState {
     }
 
     /// Notes how much data the body has yielded.
+    #[inline]
     pub(crate) fn note_bytes(&self, bytes: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
@@ -255,6 +257,7 @@ impl RequestState {
     }
 
     /// Returns whether the tasks wait for the last byte.
+    #[inline]
     pub(crate) fn waits_for_last_byte(&self) -> bool {
         self.waits_for_last_byte.load(Ordering::Relaxed)
     }
@@ -307,6 +310,7 @@ impl RequestState {
     }
 
     /// Returns the first line of the request. Only a response asks, so there is a request.
+    #[inline]
     pub(crate) const fn head(&self) -> &RequestHead {
         self.head.as_ref().expect("a response has a request")
     }
@@ -466,6 +470,7 @@ impl Inner {
     }
 
     /// Returns the tasks that run one after the other. Requests with another order have none.
+    #[cold]
     pub(super) fn sequence(&mut self) -> &mut SequenceState {
         &mut self.rare.get_or_insert_default().sequence
     }
@@ -475,12 +480,14 @@ impl Inner {
     #[inline]
     pub(super) fn note_runtime(&mut self, supervisor: &Supervisor) {
         if self.runtime.is_none() {
-            self.runtime = supervisor
-                .config()
-                .runtime
-                .clone()
-                .or_else(|| Handle::try_current().ok());
+            self.find_runtime(supervisor);
         }
+    }
+
+    #[inline(never)]
+    fn find_runtime(&mut self, supervisor: &Supervisor) {
+        let configured = supervisor.config().runtime.clone();
+        self.runtime = configured.or_else(|| Handle::try_current().ok());
     }
 
     /// Returns the runtime for the tasks.

@@ -19,7 +19,7 @@ use crate::{
     response::{RequestInfo, ResponseEnd},
     task::{Name, Outcome, Task},
     util::{
-        metrics,
+        metrics::{self, Gauge},
         trace::{self, Level},
     },
 };
@@ -53,6 +53,16 @@ struct Extra {
     unique: Option<UniqueKey>,
     /// Whether another task has the key of this one.
     is_duplicate: bool,
+}
+
+impl Extra {
+    #[cold]
+    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.scope {
+            Some(scope) => scope.enter(f),
+            None => f(),
+        }
+    }
 }
 
 impl TaskGuard {
@@ -140,8 +150,8 @@ impl TaskGuard {
     /// Runs `f` inside the scope of the task. `f` itself must not panic.
     #[inline]
     pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        match self.scope() {
-            Some(scope) => scope.enter(f),
+        match &self.extra {
+            Some(extra) => extra.in_scope(f),
             None => f(),
         }
     }
@@ -192,29 +202,39 @@ impl TaskGuard {
             return true;
         }
         self.has_started = true;
-        if !self.is_running {
-            if !self.supervisor.table().start(self.key) {
-                return false;
-            }
-            metrics::moved(
-                Some(metrics::Gauge::Queued),
-                Some(metrics::Gauge::Running),
-                1,
-            );
+        if !self.is_running && !self.leave_queue() {
+            return false;
         }
-        if let Some(extra) = &mut self.extra {
-            extra.started = Some(Instant::now());
-            if let Some(span) = extra.scope.as_ref().and_then(|scope| scope.span.as_ref()) {
-                trace::start(span);
-            }
-            let observers = self.supervisor.observers();
-            if !observers.is_empty() {
-                if let Some(described) = self.supervisor.table().describe(self.key) {
-                    observers.notify(|observer| observer.on_task_start(&described.task));
-                }
-            }
+        if self.extra.is_some() {
+            self.tell_start();
         }
         true
+    }
+
+    /// A task with its permits starts to run. Returns `false` if it should not.
+    #[cold]
+    fn leave_queue(&self) -> bool {
+        let may_run = self.supervisor.table().start(self.key);
+        if may_run {
+            metrics::moved(Some(Gauge::Queued), Some(Gauge::Running), 1);
+        }
+        may_run
+    }
+
+    /// Tells logs and observers that the task starts.
+    #[cold]
+    fn tell_start(&mut self) {
+        let Some(extra) = &mut self.extra else { return };
+        extra.started = Some(Instant::now());
+        if let Some(span) = extra.scope.as_ref().and_then(|scope| scope.span.as_ref()) {
+            trace::start(span);
+        }
+        let observers = self.supervisor.observers();
+        if !observers.is_empty() {
+            if let Some(described) = self.supervisor.table().describe(self.key) {
+                observers.notify(|observer| observer.on_task_start(&described.task));
+            }
+        }
     }
 
     /// Ends the task. Returns whether it failed.
@@ -229,6 +249,21 @@ impl TaskGuard {
     fn end_with(&mut self, outcome: Outcome) {
         self.has_ended = true;
         let mut counter = Stats::counter(&outcome);
+        let is_wanted = metrics::is_wanted() || level(&outcome).is_wanted();
+        if is_wanted || self.extra.is_some() {
+            // Before the task is counted as ended: who waits for an idle supervisor expects that
+            // everybody was told.
+            counter = self.end_extra(outcome, counter, is_wanted);
+        } else {
+            outcome.discard();
+        }
+        self.supervisor.table().end(self.key, counter);
+    }
+
+    /// Tells whoever wants to know it how the task ended, and drops what few tasks have. Returns what
+    /// counts the outcome.
+    #[cold]
+    fn end_extra(&mut self, outcome: Outcome, mut counter: Counter, is_wanted: bool) -> Counter {
         let mut is_awaited = false;
         if let Some(extra) = &self.extra {
             is_awaited = extra.reporter.is_some() || extra.outcome.is_some();
@@ -236,20 +271,17 @@ impl TaskGuard {
                 counter = Stats::count_duplicate;
             }
         }
-        if is_awaited || metrics::is_wanted() || level(&outcome).is_wanted() {
-            // Before the task is counted as ended: who waits for an idle supervisor expects that
-            // everybody was told.
+        if is_wanted || is_awaited {
             self.tell(outcome, counter);
         } else {
             outcome.discard();
         }
         // Before the task is counted as ended, so that another one can take its unique key then.
         self.extra = None;
-        self.supervisor.table().end(self.key, counter);
+        counter
     }
 
     /// Tells metrics, logs, observers and the handle of the task how it ended.
-    #[cold]
     fn tell(&mut self, outcome: Outcome, counter: Counter) {
         let Some(described) = self.supervisor.table().describe(self.key) else {
             return outcome.discard();

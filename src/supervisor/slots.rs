@@ -102,6 +102,7 @@ impl<T> Slots<T> {
     }
 
     /// Adds a segment, and returns its first slot.
+    #[cold]
     fn grow(&mut self) -> usize {
         let first = self.segments.len() * SEGMENT;
         let last = first + SEGMENT - 1;

@@ -134,6 +134,7 @@ impl Stats {
     }
 
     /// Returns the number of tasks in a state.
+    #[inline]
     pub(super) const fn of(&mut self, state: TaskState) -> &mut u64 {
         match state {
             TaskState::Deferred => &mut self.deferred,

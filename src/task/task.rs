@@ -325,6 +325,12 @@ impl Task {
         self.entry.work.is_blocking()
     }
 
+    /// Returns whether the task has options that few tasks have.
+    #[inline]
+    pub(crate) fn has_rare_options(&self) -> bool {
+        self.rare().is_some()
+    }
+
     #[inline]
     fn rare(&self) -> Option<&Rare> {
         self.options().rare.as_deref()
