@@ -51,6 +51,9 @@ pub(super) fn run(
             others.await;
         }
         let outcome = 'outcome: {
+            if !run.queued.guard.may_go_on() {
+                break 'outcome None;
+            }
             if let Err(outcome) = run.may_run() {
                 break 'outcome Some(outcome);
             }
@@ -60,7 +63,7 @@ pub(super) fn run(
             if !run.queued.guard.start() {
                 break 'outcome None;
             }
-            Some(poll_fn(|cx| run.poll(cx)).await)
+            poll_fn(|cx| run.poll(cx)).await
         };
         // As `Queued::finish`, but in place: the work is dropped before the task is counted as ended,
         // and then its permits are free.
@@ -130,7 +133,8 @@ impl Run {
 
     /// Waits for permits, and runs the work. Returns `None` if the task was stopped.
     async fn attempt(&mut self) -> Option<Outcome> {
-        self.queued.acquire.acquired().await?;
+        let Queued { guard, acquire, .. } = &mut self.queued;
+        guard.until_stopped(acquire.acquired()).await??;
         if !self.queued.guard.start() {
             return None;
         }
@@ -138,12 +142,10 @@ impl Run {
             return self.run_function(function).await;
         }
         match self.timeout() {
-            None => Some(poll_fn(|cx| self.poll(cx)).await),
-            Some(time) => Some(
-                within(time, poll_fn(|cx| self.poll(cx)))
-                    .await
-                    .unwrap_or_else(|outcome| outcome),
-            ),
+            None => poll_fn(|cx| self.poll(cx)).await,
+            Some(time) => within(time, poll_fn(|cx| self.poll(cx)))
+                .await
+                .unwrap_or_else(Some),
         }
     }
 
@@ -157,19 +159,26 @@ impl Run {
         task.time_limit().or_else(of_requests)
     }
 
-    /// Polls the work: inside the scope of the task, and as code of its request.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    /// Polls the work: inside the scope of the task, and as code of its request. Returns
+    /// `Ready(None)` if the task was stopped.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        if !self.queued.guard.may_go_on() {
+            return Poll::Ready(None);
+        }
         if self.queued.task.is_function() {
             if let Err(panic) = self.call_function() {
-                return Poll::Ready(Outcome::Panicked(panic));
+                return Poll::Ready(Some(Outcome::Panicked(panic)));
             }
         }
         let Queued { task, guard, .. } = &mut self.queued;
-        let _entered = self.state.enter();
-        match guard.in_scope(|| catch(|| task.poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready(outcome(Ok(result))),
-            Err(panic) => Poll::Ready(Outcome::Panicked(panic)),
+        let entered = self.state.enter();
+        let polled = guard.in_scope(|| catch(|| task.poll(cx)));
+        drop(entered);
+        match polled {
+            Ok(Poll::Pending) if guard.may_wait(cx) => Poll::Pending,
+            Ok(Poll::Pending) => Poll::Ready(None),
+            Ok(Poll::Ready(result)) => Poll::Ready(Some(outcome(Ok(result)))),
+            Err(panic) => Poll::Ready(Some(Outcome::Panicked(panic))),
         }
     }
 
@@ -218,8 +227,8 @@ impl Run {
             Err(panic) => return Some(Outcome::Panicked(panic)),
         };
         let joined = match time {
-            None => thread.await,
-            Some(time) => match within(time, thread).await {
+            None => guard.until_stopped(thread).await?,
+            Some(time) => match guard.until_stopped(within(time, thread)).await? {
                 Ok(joined) => joined,
                 Err(outcome) => return Some(outcome),
             },
@@ -248,10 +257,11 @@ impl Run {
         }
         let time = self.queued.guard.supervisor().abort_after();
         match within(time, poll_fn(|cx| self.poll(cx))).await {
-            Ok(Outcome::Succeeded) => Some(Outcome::FellBack),
+            Ok(Some(Outcome::Succeeded)) => Some(Outcome::FellBack),
             // The fallback took too long.
             Err(Outcome::TimedOut) => None,
-            Ok(outcome) | Err(outcome) => Some(outcome),
+            Ok(outcome) => outcome,
+            Err(outcome) => Some(outcome),
         }
     }
 }

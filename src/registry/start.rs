@@ -5,7 +5,7 @@
 //! slot, and spawns the others before it runs. On a current-thread runtime, a few tasks are spawned
 //! at once.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, vec};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use http::Version;
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     queued::Queued,
-    run::{SpawnOthers, run},
+    run::run,
     state::{Inner, RequestState},
 };
 use crate::{
@@ -185,18 +185,11 @@ impl RequestState {
         last: Queued,
         after_write: bool,
     ) {
-        let others = Others {
-            state: Arc::clone(self),
-            runtime: runtime.clone(),
-            tasks: others.into_iter(),
-            after_write,
-            is_alone: false,
-        };
-        let others = Box::pin(others.spawn());
-        drop(self.spawn_with(runtime, last, Some(others), false));
+        let others = spawn_others(Arc::clone(self), runtime.clone(), others, after_write);
+        drop(runtime.spawn(run(last, Arc::clone(self), Some(Box::pin(others)), false)));
     }
 
-    /// Spawns one task, and keeps its handle for a shutdown.
+    /// Spawns one task.
     #[inline]
     pub(super) fn spawn(
         self: &Arc<Self>,
@@ -204,21 +197,7 @@ impl RequestState {
         queued: Queued,
         after_write: bool,
     ) -> JoinHandle<bool> {
-        self.spawn_with(runtime, queued, None, after_write)
-    }
-
-    /// Spawns one task as [`spawn`](Self::spawn) does. It spawns `others` before it runs.
-    fn spawn_with(
-        self: &Arc<Self>,
-        runtime: &Handle,
-        queued: Queued,
-        others: Option<SpawnOthers>,
-        after_write: bool,
-    ) -> JoinHandle<bool> {
-        let key = queued.guard.key();
-        let handle = runtime.spawn(run(queued, Arc::clone(self), others, after_write));
-        TaskGuard::spawned(&self.supervisor, key, handle.abort_handle());
-        handle
+        runtime.spawn(run(queued, Arc::clone(self), None, after_write))
     }
 }
 
@@ -232,49 +211,25 @@ const BATCH: usize = 1024;
 /// So many tasks are spawned at a time.
 const AT_A_TIME: usize = 32;
 
-/// Tasks that start together with another one, which spawns them before it runs.
-struct Others {
+/// Spawns the tasks that start together with another one, without keeping others from the worker.
+///
+/// It spawns few of them at a time, so that the queue of the worker never overflows. An overflow
+/// would move the tasks of others behind all of these.
+async fn spawn_others(
     state: Arc<RequestState>,
     runtime: Handle,
-    tasks: vec::IntoIter<Queued>,
+    tasks: Vec<Queued>,
     after_write: bool,
-    /// Whether a tokio task of its own spawns these.
-    is_alone: bool,
-}
-
-impl Others {
-    /// Spawns the tasks without keeping others from the worker.
-    ///
-    /// It spawns few of them at a time, so that the queue of the worker never overflows. An overflow
-    /// would move the tasks of others behind all of these.
-    async fn spawn(mut self) {
-        if self.after_write {
-            yield_now().await;
-        }
-        while self.tasks.len() > 0 {
-            for queued in self.tasks.by_ref().take(AT_A_TIME) {
-                drop(self.state.spawn(&self.runtime, queued, false));
-            }
-            requeue().await;
-        }
+) {
+    if after_write {
+        yield_now().await;
     }
-}
-
-/// The task that spawns these can be aborted before it does. Then another tokio task spawns them. If
-/// the runtime has shut down, that one is dropped as well, and the tasks count as aborted.
-impl Drop for Others {
-    fn drop(&mut self) {
-        if self.is_alone || self.tasks.len() == 0 {
-            return;
+    let mut tasks = tasks.into_iter();
+    while tasks.len() > 0 {
+        for queued in tasks.by_ref().take(AT_A_TIME) {
+            drop(state.spawn(&runtime, queued, false));
         }
-        let others = Self {
-            state: Arc::clone(&self.state),
-            runtime: self.runtime.clone(),
-            tasks: std::mem::take(&mut self.tasks),
-            after_write: self.after_write,
-            is_alone: true,
-        };
-        drop(self.runtime.spawn(others.spawn()));
+        requeue().await;
     }
 }
 

@@ -1,8 +1,14 @@
 //! [`TaskGuard`]: gives each task its one outcome.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     report::{TaskInfo, TaskReport},
@@ -28,6 +34,10 @@ use crate::{
 ///
 /// [`finish`](Self::finish) gives the task its outcome. A guard that is dropped before that counts
 /// the task as aborted, so no task is lost when a runtime drops what it has.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is about a step of its own"
+)]
 pub(crate) struct TaskGuard {
     supervisor: Supervisor,
     key: Key,
@@ -35,6 +45,8 @@ pub(crate) struct TaskGuard {
     /// first polled.
     is_running: bool,
     has_started: bool,
+    /// Whether the table can wake the task.
+    has_waker: bool,
     has_ended: bool,
     /// What few tasks have, so that the others stay small.
     extra: Option<Box<Extra>>,
@@ -89,7 +101,7 @@ impl TaskGuard {
             since,
             is_fallback: task.has_fallback(),
             stop: None,
-            abort: None,
+            waker: None,
         };
         let (key, is_closed) = supervisor.table().add(entry, owner.is_admitted())?;
         let guard = Self {
@@ -97,6 +109,7 @@ impl TaskGuard {
             key,
             is_running: false,
             has_started: false,
+            has_waker: false,
             has_ended: false,
             extra: None,
         };
@@ -177,12 +190,39 @@ impl TaskGuard {
         supervisor.table().allow(states, since);
     }
 
-    /// Keeps the handle of the tokio task, and aborts that if the task was stopped before.
+    /// Returns whether the task may go on. If not, it was aborted or removed, or a shutdown is over.
     #[inline]
-    pub(crate) fn spawned(supervisor: &Supervisor, key: Key, handle: AbortHandle) {
-        if let Some(handle) = supervisor.table().set_abort_handle(key, handle) {
-            handle.abort();
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.supervisor.table().may_go_on(self.key)
+    }
+
+    /// The task waits. Returns `false` if it should stop.
+    ///
+    /// A task that is ready when it is first polled never comes here, so it leaves no handle
+    /// anywhere.
+    #[inline]
+    pub(crate) fn may_wait(&mut self, cx: &Context<'_>) -> bool {
+        if !self.has_waker {
+            self.has_waker = true;
+            return self.supervisor.table().keep_waker(self.key, cx.waker());
         }
+        true
+    }
+
+    /// Waits for a future. Returns `None` if the task should stop.
+    pub(crate) async fn until_stopped<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if !self.may_go_on() {
+                return Poll::Ready(None);
+            }
+            match future.as_mut().poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if self.may_wait(cx) => Poll::Pending,
+                Poll::Pending => Poll::Ready(None),
+            }
+        })
+        .await
     }
 
     /// Takes the key of a unique task. Returns `false` if another task has it.

@@ -124,9 +124,7 @@ impl Supervisor {
         self.abort_token().cancel();
         self.limits().close();
         self.tell_owners(Phase::Sealed);
-        for handle in self.table().abort_handles() {
-            handle.abort();
-        }
+        self.table().wake_all();
     }
 
     fn tell_owners(&self, phase: Phase) {

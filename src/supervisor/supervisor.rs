@@ -331,18 +331,14 @@ impl Supervisor {
 
     /// Removes the queued tasks of a request that have this name. Returns how many there were.
     pub(crate) fn remove_queued(&self, owner: &(dyn Owner + 'static), name: &str) -> usize {
-        let (removed, handles) = self.inner.table.stop_named(owner, name);
-        for handle in handles {
-            handle.abort();
-        }
-        removed
+        let table = &self.inner.table;
+        let queued = table.queued(owner, name).into_iter();
+        queued.filter(|key| table.stop(*key, Stop::Remove)).count()
     }
 
     /// Aborts a task. One that is not spawned yet does not run.
     pub(crate) fn abort_task(&self, key: Key) {
-        if let Some(handle) = self.inner.table.stop(key, Stop::Abort) {
-            handle.abort();
-        }
+        self.inner.table.stop(key, Stop::Abort);
     }
 
     /// Warns once that two layers with different supervisors wrap one request.

@@ -6,9 +6,10 @@
 use std::{
     ptr,
     sync::{Arc, Weak},
+    task::Waker,
 };
 
-use tokio::{sync::futures::OwnedNotified, task::AbortHandle, time::Instant};
+use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
     report::TaskInfo,
@@ -19,7 +20,11 @@ use super::{
 use crate::{
     response::{RequestInfo, ResponseEnd},
     task::Name,
-    util::sync::{Mutex, MutexGuard, Notify, lock},
+    util::sync::{
+        Mutex, MutexGuard, Notify,
+        atomic::{AtomicBool, Ordering},
+        lock,
+    },
 };
 
 /// How far a supervisor is shut down. It only goes forward.
@@ -61,12 +66,10 @@ pub(crate) trait Owner: Send + Sync {
 }
 
 /// See the module's documentation.
-///
-/// It has cache lines of its own. All workers write to it, and what lies beside it is read for each
-/// request.
-#[repr(align(128))]
 pub(super) struct TaskTable {
-    inner: Mutex<Inner>,
+    inner: OwnLines<Mutex<Inner>>,
+    /// Whether some task should stop. Tasks ask for it at each poll, so it is not under the lock.
+    has_stops: AtomicBool,
     /// Notifies those who wait until nothing is pending.
     idle: Notify,
     /// Notifies services that wait for fewer tasks than `max_pending`.
@@ -74,11 +77,19 @@ pub(super) struct TaskTable {
     max_pending: u64,
 }
 
+/// A value with cache lines of its own. All workers write to it, and what lies beside it is read for
+/// each request.
+#[derive(Default)]
+#[repr(align(128))]
+struct OwnLines<T>(T);
+
 #[derive(Default)]
 struct Inner {
     stats: Stats,
     tasks: Slots<Entry>,
     phase: Phase,
+    /// How many tasks of the table were asked to stop.
+    stopped: usize,
     /// How many tasks without a request are among the pending ones.
     without_request: u64,
     /// How many callers wait for tasks to end.
@@ -108,7 +119,8 @@ pub(super) struct Entry {
     /// supervisor is closed.
     pub(super) is_fallback: bool,
     pub(super) stop: Option<Stop>,
-    pub(super) abort: Option<AbortHandle>,
+    /// Wakes the task, so that it can stop. A task that has never waited has none.
+    pub(super) waker: Option<Waker>,
 }
 
 /// What the table and the request know of a task.
@@ -124,7 +136,8 @@ pub(super) struct Described {
 impl TaskTable {
     pub(super) fn new(max_pending: Option<usize>) -> Self {
         Self {
-            inner: Mutex::default(),
+            inner: OwnLines::default(),
+            has_stops: AtomicBool::new(false),
             idle: Notify::new(),
             capacity: Arc::default(),
             max_pending: max_pending.map_or(u64::MAX, |max| max as u64),
@@ -170,58 +183,60 @@ impl TaskTable {
     #[inline]
     pub(super) fn start(&self, key: Key) -> bool {
         let mut inner = self.lock();
-        let is_sealed = inner.phase == Phase::Sealed;
-        let may_run = inner
-            .tasks
-            .get_mut(key)
-            .is_some_and(|entry| entry.may_run(is_sealed));
+        let may_run = inner.runnable(key).is_some();
         if may_run {
             inner.set_state(key, TaskState::Running, None);
         }
         may_run
     }
 
-    /// Keeps the handle by which the task can be aborted. Returns it if the task should be aborted
-    /// now.
+    /// Returns whether a task may go on. A task asks before each poll.
     #[inline]
-    pub(super) fn set_abort_handle(&self, key: Key, handle: AbortHandle) -> Option<AbortHandle> {
+    pub(super) fn may_go_on(&self, key: Key) -> bool {
+        !self.has_stops.load(Ordering::Acquire) || self.lock().runnable(key).is_some()
+    }
+
+    /// A task waits. Keeps the waker by which it learns that it should stop. Returns `false` if it
+    /// should stop now.
+    #[inline]
+    pub(super) fn keep_waker(&self, key: Key, waker: &Waker) -> bool {
         let mut inner = self.lock();
-        let is_sealed = inner.phase == Phase::Sealed;
-        let entry = inner.tasks.get_mut(key)?;
-        if !entry.may_run(is_sealed) {
-            return Some(handle);
+        let entry = inner.runnable(key);
+        entry
+            .map(|entry| entry.waker = Some(waker.clone()))
+            .is_some()
+    }
+
+    /// Asks a task to stop. Only a queued task can be removed. Returns whether the task stops for
+    /// this reason.
+    pub(super) fn stop(&self, key: Key, stop: Stop) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.tasks.get_mut(key) else {
+            return false;
+        };
+        let can_stop = stop == Stop::Abort || entry.state == TaskState::Queued;
+        if entry.stop.is_some() || !can_stop {
+            return false;
         }
-        entry.abort = Some(handle);
-        None
+        entry.stop = Some(stop);
+        let waker = entry.waker.clone();
+        inner.stopped += 1;
+        self.note_stops(&inner);
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
     }
 
-    /// Marks a task that should not run to its end. Returns the handle to abort it, if it is
-    /// spawned.
-    pub(super) fn stop(&self, key: Key, stop: Stop) -> Option<AbortHandle> {
-        let mut inner = self.lock();
-        let entry = inner.tasks.get_mut(key)?;
-        entry.stop.get_or_insert(stop);
-        entry.abort.clone()
-    }
-
-    /// Marks the queued tasks of a request that have this name. Returns how many there are, and
-    /// their handles.
-    pub(super) fn stop_named(
-        &self,
-        owner: &(dyn Owner + 'static),
-        name: &str,
-    ) -> (usize, Vec<AbortHandle>) {
-        let stopped = self.collect(|_, entry| {
+    /// Returns the queued tasks of a request that have this name.
+    pub(super) fn queued(&self, owner: &(dyn Owner + 'static), name: &str) -> Vec<Key> {
+        self.collect(|key, entry| {
             let is_same_request = ptr::addr_eq(entry.owner.as_ptr(), owner);
-            let is_queued = entry.state == TaskState::Queued && entry.stop.is_none();
-            if is_same_request && is_queued && entry.name.as_deref() == Some(name) {
-                entry.stop = Some(Stop::Remove);
-                Some(entry.abort.clone())
-            } else {
-                None
-            }
-        });
-        (stopped.len(), stopped.into_iter().flatten().collect())
+            let is_queued = entry.state == TaskState::Queued;
+            let is_wanted = is_same_request && is_queued && entry.name.as_deref() == Some(name);
+            is_wanted.then_some(key)
+        })
     }
 
     /// Describes a task that has not ended.
@@ -251,6 +266,10 @@ impl TaskTable {
         let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
         *inner.stats.of(entry.state) -= 1;
         inner.without_request -= u64::from(!entry.has_request);
+        if entry.stop.is_some() {
+            inner.stopped -= 1;
+            self.note_stops(&inner);
+        }
         let fell_back = inner.stats.fell_back;
         outcome(&mut inner.stats);
         if inner.phase != Phase::Open {
@@ -279,15 +298,11 @@ impl TaskTable {
         tasks.into_iter().map(|task| task.describe(now)).collect()
     }
 
-    /// Returns the handles of all spawned tasks, but not of those that may run after the shutdown.
-    pub(super) fn abort_handles(&self) -> Vec<AbortHandle> {
-        self.collect(|_, entry| {
-            if entry.is_fallback {
-                None
-            } else {
-                entry.abort.clone()
-            }
-        })
+    /// Wakes all tasks that wait, so that they stop if they should.
+    pub(super) fn wake_all(&self) {
+        for waker in self.collect(|_, entry| entry.waker.clone()) {
+            waker.wake();
+        }
     }
 
     /// Returns all requests whose tasks wait.
@@ -350,6 +365,7 @@ impl TaskTable {
     pub(super) fn advance(&self, phase: Phase) {
         let mut inner = self.lock();
         inner.phase = inner.phase.max(phase);
+        self.note_stops(&inner);
         drop(inner);
         self.capacity.notify_waiters();
     }
@@ -360,6 +376,7 @@ impl TaskTable {
         let is_idle = inner.stats.pending() == 0;
         if is_idle {
             inner.phase = Phase::Sealed;
+            self.note_stops(&inner);
         }
         is_idle
     }
@@ -369,9 +386,16 @@ impl TaskTable {
         self.lock().shutdown
     }
 
+    /// Tells tasks whether some of them should stop.
+    #[cold]
+    fn note_stops(&self, inner: &Inner) {
+        let has_stops = inner.stopped > 0 || inner.phase == Phase::Sealed;
+        self.has_stops.store(has_stops, Ordering::Release);
+    }
+
     #[inline]
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        lock(&self.inner.0)
     }
 }
 
@@ -392,6 +416,14 @@ impl Drop for Waiter<'_> {
 }
 
 impl Inner {
+    /// Returns the entry of a task that may run.
+    #[inline]
+    fn runnable(&mut self, key: Key) -> Option<&mut Entry> {
+        let is_sealed = self.phase == Phase::Sealed;
+        let entry = self.tasks.get_mut(key)?;
+        (entry.stop.is_none() && (!is_sealed || entry.is_fallback)).then_some(entry)
+    }
+
     #[inline]
     fn set_state(&mut self, key: Key, state: TaskState, since: Option<Instant>) {
         let Some(entry) = self.tasks.get_mut(key) else {
@@ -419,13 +451,6 @@ impl Inner {
     }
 }
 
-impl Entry {
-    #[inline]
-    const fn may_run(&self, is_sealed: bool) -> bool {
-        self.stop.is_none() && (!is_sealed || self.is_fallback)
-    }
-}
-
 /// A copy of an entry. Only [`describe`](Self::describe) asks the request, when no lock is held.
 struct Listed {
     serial: u64,
@@ -449,5 +474,66 @@ impl Listed {
     fn describe(self, now: Instant) -> TaskInfo {
         let request = self.owner.upgrade().and_then(|owner| owner.request());
         TaskInfo::new(self.name, request, self.state, self.since, now)
+    }
+}
+
+#[cfg(all(test, not(background_loom)))]
+mod tests {
+    use super::*;
+
+    struct NoRequest;
+
+    impl Owner for NoRequest {
+        fn has_request(&self) -> bool {
+            false
+        }
+
+        fn is_admitted(&self) -> bool {
+            true
+        }
+
+        fn request(&self) -> Option<RequestInfo> {
+            None
+        }
+
+        fn end(&self) -> Option<Arc<ResponseEnd>> {
+            None
+        }
+
+        fn shut_down(self: Arc<Self>, _phase: Phase) {}
+    }
+
+    fn add(table: &TaskTable) -> Key {
+        let entry = Entry {
+            name: None,
+            owner: Weak::<NoRequest>::new(),
+            has_request: false,
+            state: TaskState::Queued,
+            since: None,
+            is_fallback: false,
+            stop: None,
+            waker: None,
+        };
+        table.add(entry, true).expect("the table is open").0
+    }
+
+    #[test]
+    fn tasks_look_for_a_stop_only_while_there_is_one() {
+        let table = TaskTable::new(None);
+        let (stopped, other) = (add(&table), add(&table));
+        assert!(!table.has_stops.load(Ordering::Relaxed));
+        assert!(table.stop(stopped, Stop::Abort));
+        assert!(!table.stop(stopped, Stop::Remove), "it stops already");
+        assert!(table.has_stops.load(Ordering::Relaxed));
+        assert_eq!(
+            (table.may_go_on(stopped), table.may_go_on(other)),
+            (false, true)
+        );
+        table.end(stopped, |stats| stats.aborted += 1);
+        assert!(!table.has_stops.load(Ordering::Relaxed));
+        assert!(!table.stop(stopped, Stop::Abort), "it has ended");
+        table.advance(Phase::Sealed);
+        assert!(!table.may_go_on(other));
+        assert!(!table.keep_waker(other, Waker::noop()));
     }
 }

@@ -163,7 +163,11 @@ async fn a_task_that_was_not_polled_yet_is_aborted() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
     let (task, left) = idle_task();
-    let handle = call.tasks.try_add(task).expect("the supervisor is open");
+    let condition = When::matches(|_| unreachable!("nothing is asked of an aborted task"));
+    let handle = call
+        .tasks
+        .try_add(task.when(condition))
+        .expect("the supervisor is open");
     let other = call
         .tasks
         .try_add(async {})
@@ -185,6 +189,81 @@ async fn a_running_task_is_aborted() {
     assert_eq!(held.started().await, "runs");
     assert_aborts(&supervisor, handle).await;
     soon(supervisor.idle()).await;
+}
+
+/// Aborts tasks while their code runs for the first time. They stop when they wait next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_is_aborted_while_it_is_polled_first() {
+    let kinds: [fn(Busy) -> Task; 4] = [
+        |busy| Task::new(busy.work()),
+        |busy| Task::with_context(|_| busy.work()),
+        |busy| Task::new(busy.work()).timeout(PATIENCE),
+        |busy| Task::new(busy.work()).shutdown_fallback(ready(())),
+    ];
+    for kind in kinds {
+        let supervisor = Supervisor::new();
+        let tasks = answered(&supervisor, "/").await;
+        let (busy, runs, release) = Busy::new();
+        let handle = tasks.try_add(kind(busy)).expect("the supervisor is open");
+        soon(runs).await.expect("it runs");
+        handle.abort();
+        assert_eq!(supervisor.stats().running, 1, "its code runs");
+        drop(release);
+        assert_eq!(label(handle).await, "aborted");
+        soon(supervisor.idle()).await;
+    }
+}
+
+/// Work that holds its thread when it is first polled, until it is released. Then it waits for ever.
+struct Busy {
+    running: oneshot::Sender<()>,
+    released: mpsc::Receiver<()>,
+}
+
+impl Busy {
+    fn new() -> (Self, oneshot::Receiver<()>, mpsc::Sender<()>) {
+        let (running, runs) = oneshot::channel();
+        let (release, released) = mpsc::channel();
+        (Self { running, released }, runs, release)
+    }
+
+    fn work(self) -> impl Future<Output = ()> + Send {
+        let Self { running, released } = self;
+        async move {
+            running.send(()).expect("the test waits");
+            // It ends when the sender is dropped.
+            let _ = released.recv();
+            drop(released);
+            pending::<()>().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_can_abort_itself() {
+    // It goes on until it waits. If it does not wait, it ends as usual.
+    for (waits, expected) in [(true, "aborted"), (false, "succeeded")] {
+        for polls_before in [0, 1] {
+            let supervisor = Supervisor::new();
+            let call = Call::new(&supervisor, "/");
+            let (own, handle) = oneshot::channel::<TaskHandle>();
+            let task = async move {
+                let handle = handle.await.expect("the test sends it");
+                for _ in 0..polls_before {
+                    tokio::task::yield_now().await;
+                }
+                handle.abort();
+                if waits {
+                    pending::<()>().await;
+                }
+            };
+            let handle = call.tasks.try_add(task).expect("the supervisor is open");
+            own.send(handle).expect("the task waits");
+            call.finish().await;
+            soon(supervisor.idle()).await;
+            assert_eq!(supervisor.stats().to_string(), format!("1 {expected}"));
+        }
+    }
 }
 
 #[tokio::test]
