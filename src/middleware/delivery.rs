@@ -11,11 +11,9 @@ use super::ended::EndedResponse;
 
 /// Follows one response on a tracked connection.
 pub(crate) trait Delivery: Send + Sync {
-    /// Returns whether the server's side of the response is seen, whatever layers are in between.
-    fn is_held(&self) -> bool;
-
-    /// The head passes. It may be the last frame.
-    fn head(&mut self, headers: &mut HeaderMap, is_last: bool);
+    /// The head passes. It may be the last frame. Returns whether the server's side of the response
+    /// is seen, whatever layers are in between.
+    fn head(&mut self, headers: &mut HeaderMap, is_last: bool) -> bool;
 
     /// Data of `length` bytes passes, after `before` bytes. `data` is `None` if it is of another
     /// type than [`Bytes`].
@@ -28,15 +26,13 @@ pub(crate) trait Delivery: Send + Sync {
     /// followed.
     fn end_frame(&mut self) -> Option<Bytes>;
 
-    /// Returns whether the body must return the `None` that an [`end_frame`](Self::end_frame)
-    /// replaced.
-    fn owes_end(&mut self) -> bool;
+    /// The body is polled again, so whoever polls it has the frames before. Returns whether the body
+    /// must return the `None` that an [`end_frame`](Self::end_frame) replaced.
+    fn polled(&mut self) -> bool;
 
-    /// Returns whether an [`end_frame`](Self::end_frame) has told the end.
+    /// The body is asked for its end, so whoever asks has the frames before. Returns whether an
+    /// [`end_frame`](Self::end_frame) has told the end.
     fn has_told_end(&self) -> bool;
-
-    /// The body is polled again, so whoever polls it has the frames before.
-    fn polled(&self);
 
     /// The body is dropped. The response ends when it is known what became of it.
     fn wait(self: Box<Self>, response: EndedResponse);

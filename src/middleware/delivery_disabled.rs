@@ -14,11 +14,7 @@ pub(super) const fn follow(_extensions: &Extensions) -> Option<Followed> {
 }
 
 impl Followed {
-    pub(super) const fn is_held(&self) -> bool {
-        match *self {}
-    }
-
-    pub(super) const fn head(&self, _headers: &HeaderMap, _is_last: bool) {
+    pub(super) const fn head(&self, _headers: &HeaderMap, _is_last: bool) -> bool {
         match *self {}
     }
 
@@ -40,15 +36,11 @@ impl Followed {
         match *self {}
     }
 
-    pub(super) const fn owes_end(&self) -> bool {
-        match *self {}
-    }
-
     pub(super) const fn has_told_end(&self) -> bool {
         match *self {}
     }
 
-    pub(super) const fn polled(&self) {
+    pub(super) const fn polled(&self) -> bool {
         match *self {}
     }
 

@@ -42,7 +42,7 @@ impl EndedResponse {
 #[cfg(feature = "sent")]
 impl EndedResponse {
     /// Ends the response.
-    pub(crate) fn finish(mut self, bytes_sent: Option<u64>) {
+    pub(crate) fn finish(&mut self, bytes_sent: Option<u64>) {
         let now = Instant::now();
         let details = || self.body.details(self.judgement, bytes_sent, now);
         self.state.finish(details, now);
@@ -59,7 +59,7 @@ impl EndedResponse {
     }
 
     /// Ends a response whose connection died before the last byte.
-    pub(crate) fn interrupt(mut self, bytes_sent: Option<u64>) {
+    pub(crate) fn interrupt(&mut self, bytes_sent: Option<u64>) {
         self.judgement = (EndKind::Interrupted, None);
         self.finish(bytes_sent);
     }

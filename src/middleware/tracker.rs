@@ -161,8 +161,7 @@ impl ResponseTracker {
             return Resumed::Over;
         };
         if let Some(delivery) = &mut tracked.delivery {
-            delivery.polled();
-            if tracked.body.is_over() && delivery.owes_end() {
+            if delivery.polled() {
                 return Resumed::OwesEnd;
             }
         }
@@ -217,14 +216,13 @@ impl ResponseTracker {
 
     /// Returns whether a frame in place of the body's `None` has told the end.
     pub(super) fn has_told_end(&self) -> bool {
-        let delivery = self
-            .0
-            .as_ref()
-            .and_then(|tracked| tracked.delivery.as_ref());
-        delivery.is_some_and(|delivery| {
-            delivery.polled();
-            delivery.has_told_end()
-        })
+        match &self.0 {
+            Some(Tracked {
+                delivery: Some(delivery),
+                ..
+            }) => delivery.has_told_end(),
+            _ => false,
+        }
     }
 }
 
@@ -266,10 +264,9 @@ impl Tracked {
         // sent.
         let is_last = self.body.has_ended() || self.is_head_request();
         let waits_for_last_byte = self.state.waits_for_last_byte();
-        let is_held = self.delivery().is_some_and(|delivery| {
-            delivery.head(headers, is_last);
-            delivery.is_held()
-        });
+        let is_held = self
+            .delivery()
+            .is_some_and(|delivery| delivery.head(headers, is_last));
         let may_lose_body = self.is_head_request()
             || self.body.has_grpc_status()
             || (waits_for_last_byte && !is_held);

@@ -74,22 +74,25 @@ impl ResponseDelivery {
         }
     }
 
+    fn note_poll(&self) {
+        if let Some(key) = self.key {
+            self.response.connection().note_poll(key);
+        }
+    }
+
     fn guard(&mut self, length: usize, is_last: bool) -> Option<FrameGuard> {
         FrameGuard::new(self.response.connection(), &mut self.key, length, is_last)
     }
 }
 
 impl Delivery for ResponseDelivery {
-    fn is_held(&self) -> bool {
-        self.is_held
-    }
-
-    fn head(&mut self, headers: &mut HeaderMap, is_last: bool) {
+    fn head(&mut self, headers: &mut HeaderMap, is_last: bool) -> bool {
         self.claim();
         self.ending.note_last(is_last);
         if is_last && !self.is_held && self.is_multiplexed() {
             guard_headers(headers, || self.guard(0, true));
         }
+        self.is_held
     }
 
     fn data(&mut self, data: Option<&mut Bytes>, length: usize, is_last: bool, before: u64) {
@@ -135,21 +138,17 @@ impl Delivery for ResponseDelivery {
         ending.end_frame(|| FrameGuard::new(response.connection(), key, 0, true))
     }
 
-    fn owes_end(&mut self) -> bool {
+    fn polled(&mut self) -> bool {
+        self.note_poll();
         self.ending.take_owed_none()
     }
 
     fn has_told_end(&self) -> bool {
+        self.note_poll();
         self.ending.has_end_frame()
     }
 
-    fn polled(&self) {
-        if let Some(key) = self.key {
-            self.response.connection().note_poll(key);
-        }
-    }
-
-    fn wait(mut self: Box<Self>, response: EndedResponse) {
+    fn wait(mut self: Box<Self>, mut response: EndedResponse) {
         if response.is_complete() {
             self.claim();
             let key = self.key.take();
@@ -175,7 +174,7 @@ impl Delivery for ResponseDelivery {
 
 impl Pending for ResponseDelivery {
     fn finish(&mut self, result: SendResult) {
-        let Some(response) = self.ended.take() else {
+        let Some(response) = &mut self.ended else {
             return;
         };
         let sendable = response.sendable();

@@ -125,11 +125,13 @@ impl InFlight {
     }
 
     /// Returns whether tasks wait for the response.
+    #[inline]
     pub(super) fn is_claimed(&self) -> bool {
         self.key().is_some()
     }
 
     /// Notes that the server polls the body, so it has the frames before.
+    #[inline]
     pub(super) fn note_poll(&self) {
         if let Some(key) = self.key() {
             self.response.connection.note_poll(key);
@@ -145,6 +147,7 @@ impl InFlight {
         Some(guard)
     }
 
+    #[inline]
     fn key(&self) -> Option<ResponseKey> {
         self.response.claim.get().copied().flatten()
     }

@@ -66,17 +66,20 @@ pub(super) trait Pending: Send {
 impl ConnectionState {
     /// The server is about to read. It discarded the frames that it dropped since it last used the
     /// stream.
+    #[inline]
     pub(super) fn before_read(&self) {
         self.note_use(Dropped::Discarded);
     }
 
     /// The server has read. If there was data, it handles that data until it uses the stream again.
+    #[inline]
     pub(super) fn after_read(&self, has_data: bool) {
         self.is_reading.store(has_data, Ordering::Relaxed);
     }
 
     /// The server is about to write or to flush. The frames that it dropped since it last used the
     /// stream are in its write buffer.
+    #[inline]
     pub(super) fn before_write(&self) {
         self.is_reading.store(false, Ordering::Relaxed);
         self.note_use(Dropped::Written);
@@ -91,13 +94,19 @@ impl ConnectionState {
 
     /// The server has read all there was, so next it writes the frames in its queue. Call it after
     /// [`set_waker`](Self::set_waker).
+    #[inline]
     pub(super) fn note_read_cycle(&self) {
         // A thread that adds a response later finds the waker, and wakes this task.
         if self.is_waiting.load(Ordering::Acquire) {
-            let mut locked = self.lock();
-            locked.pending.note_read_cycle();
-            self.publish(&locked);
+            self.end_read_cycle();
         }
+    }
+
+    #[cold]
+    fn end_read_cycle(&self) {
+        let mut locked = self.lock();
+        locked.pending.note_read_cycle();
+        self.publish(&locked);
     }
 
     /// The server has flushed: the socket took all that was written.
@@ -214,6 +223,7 @@ impl ConnectionState {
 impl ConnectionState {
     /// Notes that the running task uses the stream, and what became of the frames that it dropped
     /// before.
+    #[inline]
     fn note_use(&self, dropped: Dropped) {
         // Over HTTP/1 no frame has a guard.
         if !self.progress.serves_http1() {
@@ -254,6 +264,14 @@ impl ConnectionState {
     ) {
         let mut locked = self.lock();
         let over = change(&mut locked, self.progress.flushes());
+        self.changed(locked, over);
+    }
+
+    fn changed(
+        &self,
+        locked: MutexGuard<'_, Locked>,
+        over: Option<(Box<dyn Pending>, SendResult)>,
+    ) {
         self.publish(&locked);
         // A server with nothing to read or to write runs no read cycle unless it is woken.
         let needs_wake = locked.pending.needs_read_cycle();

@@ -42,6 +42,7 @@ pub(super) struct Position {
 
 impl WriteProgress {
     /// Notes a write that offered and accepted so many bytes.
+    #[inline]
     pub(super) fn note_write(&self, offered: usize, accepted: usize) {
         increase(&self.accepted, accepted as u64);
         self.refused
@@ -54,6 +55,7 @@ impl WriteProgress {
 
     /// Returns whether a response over HTTP/1 has started. Then each write may need an update, and
     /// not only each flush.
+    #[inline]
     pub(super) fn serves_http1(&self) -> bool {
         self.serves_http1.load(Ordering::Relaxed)
     }
