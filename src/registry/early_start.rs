@@ -92,7 +92,7 @@ impl RequestState {
 
 impl Owner for RequestState {
     fn has_request(&self) -> bool {
-        self.has_request()
+        self.head.is_some()
     }
 
     fn is_admitted(&self) -> bool {

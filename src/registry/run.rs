@@ -47,6 +47,7 @@ pub(super) fn run(
             // The server gets its worker back, and can write the end of the response.
             yield_now().await;
         }
+        // Also if this task was stopped: nothing else spawns the others.
         if let Some(others) = others {
             others.await;
         }
@@ -118,7 +119,8 @@ impl Run {
         }
     }
 
-    /// Returns whether the task is a future that can run at once, without a timeout or a fallback.
+    /// Returns whether the task is a future that can run at once, without options that few tasks
+    /// have.
     fn is_simple(&self) -> bool {
         let Queued {
             task,
@@ -175,7 +177,7 @@ impl Run {
         let polled = guard.in_scope(|| catch(|| task.poll(cx)));
         drop(entered);
         match polled {
-            Ok(Poll::Pending) if guard.may_wait(cx) => Poll::Pending,
+            Ok(Poll::Pending) if guard.leave_waker(cx) => Poll::Pending,
             Ok(Poll::Pending) => Poll::Ready(None),
             Ok(Poll::Ready(result)) => Poll::Ready(Some(outcome(Ok(result)))),
             Err(panic) => Poll::Ready(Some(Outcome::Panicked(panic))),

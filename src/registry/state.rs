@@ -34,7 +34,7 @@ use crate::{
 pub(crate) struct RequestState {
     pub(super) supervisor: Supervisor,
     /// `None` for a task without a request.
-    head: Option<RequestHead>,
+    pub(super) head: Option<RequestHead>,
     /// Whether the request came before the supervisor was shut down.
     pub(super) admitted: bool,
     /// The registry that this one has replaced in the extensions of the request. It belongs to

@@ -196,17 +196,17 @@ impl TaskGuard {
         self.supervisor.table().may_go_on(self.key)
     }
 
-    /// The task waits. Returns `false` if it should stop.
+    /// The task waits. When it first does, it leaves its waker in the table. Returns `false` if it
+    /// should stop.
     ///
-    /// A task that is ready when it is first polled never comes here, so it leaves no handle
-    /// anywhere.
+    /// A task that is ready when it is first polled leaves no waker. One waker is enough, because
+    /// a tokio task keeps its waker.
     #[inline]
-    pub(crate) fn may_wait(&mut self, cx: &Context<'_>) -> bool {
+    pub(crate) fn leave_waker(&mut self, cx: &Context<'_>) -> bool {
         if !self.has_waker {
-            self.has_waker = true;
-            return self.supervisor.table().keep_waker(self.key, cx.waker());
+            self.has_waker = self.supervisor.table().keep_waker(self.key, cx.waker());
         }
-        true
+        self.has_waker
     }
 
     /// Waits for a future. Returns `None` if the task should stop.
@@ -218,7 +218,7 @@ impl TaskGuard {
             }
             match future.as_mut().poll(cx) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if self.may_wait(cx) => Poll::Pending,
+                Poll::Pending if self.leave_waker(cx) => Poll::Pending,
                 Poll::Pending => Poll::Ready(None),
             }
         })
@@ -234,15 +234,20 @@ impl TaskGuard {
         !extra.is_duplicate
     }
 
-    /// The task starts to run. Returns `false` if it should not, because it was removed or a
-    /// shutdown is over.
+    /// The task starts to run. Returns `false` if it should not, because it was aborted or removed,
+    /// or a shutdown is over.
     #[inline]
     pub(crate) fn start(&mut self) -> bool {
         if self.has_started {
             return true;
         }
         self.has_started = true;
-        if !self.is_running && !self.leave_queue() {
+        let may_run = if self.is_running {
+            self.may_go_on()
+        } else {
+            self.leave_queue()
+        };
+        if !may_run {
             return false;
         }
         if self.extra.is_some() {

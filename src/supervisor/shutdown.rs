@@ -119,12 +119,14 @@ impl Supervisor {
 
     /// Aborts all tasks, and takes no task from then on.
     pub(crate) fn abort_all(&self) {
-        self.table().advance(Phase::Sealed);
+        self.table().advance(Phase::Closed);
         self.abandoned().get_or_init(|| self.tasks());
+        // Not before, because a task stops when it sees this.
+        self.table().advance(Phase::Sealed);
         self.abort_token().cancel();
         self.limits().close();
         self.tell_owners(Phase::Sealed);
-        self.table().wake_all();
+        self.table().wake_stopped();
     }
 
     fn tell_owners(&self, phase: Phase) {

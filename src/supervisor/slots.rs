@@ -1,6 +1,7 @@
 //! [`Slots`]: a table with keys that are never used twice.
 
-/// The key of a value, such as a task. The slot of a removed value is used again, but its serial number is not.
+/// The key of a value, such as a task. The slot of a removed value is used again, but its serial
+/// number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     index: usize,

@@ -37,7 +37,9 @@ pub(crate) enum Phase {
     Draining,
     /// The grace is over, and tasks were asked to stop.
     Cancelling,
-    /// Takes no tasks.
+    /// Takes no tasks. Those that are left are listed for the report.
+    Closed,
+    /// Takes no tasks, and those that are left stop.
     Sealed,
 }
 
@@ -153,7 +155,7 @@ impl TaskTable {
     #[inline]
     pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Option<(Key, bool)> {
         let mut inner = self.lock();
-        let is_closed = inner.phase == Phase::Sealed || (inner.phase > Phase::Open && !admitted);
+        let is_closed = inner.phase >= Phase::Closed || (inner.phase > Phase::Open && !admitted);
         if is_closed && !entry.is_fallback {
             // The lock is released before the entry is dropped.
             return None;
@@ -201,14 +203,14 @@ impl TaskTable {
     #[inline]
     pub(super) fn keep_waker(&self, key: Key, waker: &Waker) -> bool {
         let mut inner = self.lock();
-        let entry = inner.runnable(key);
-        entry
-            .map(|entry| entry.waker = Some(waker.clone()))
-            .is_some()
+        let Some(entry) = inner.runnable(key) else {
+            return false;
+        };
+        entry.waker = Some(waker.clone());
+        true
     }
 
-    /// Asks a task to stop. Only a queued task can be removed. Returns whether the task stops for
-    /// this reason.
+    /// Asks a task to stop. Only a queued task can be removed. Returns whether it was asked.
     pub(super) fn stop(&self, key: Key, stop: Stop) -> bool {
         let mut inner = self.lock();
         let Some(entry) = inner.tasks.get_mut(key) else {
@@ -298,11 +300,16 @@ impl TaskTable {
         tasks.into_iter().map(|task| task.describe(now)).collect()
     }
 
-    /// Wakes all tasks that wait, so that they stop if they should.
-    pub(super) fn wake_all(&self) {
-        for waker in self.collect(|_, entry| entry.waker.clone()) {
-            waker.wake();
-        }
+    /// Wakes the tasks that wait, so that they stop, but not those that may run after the shutdown.
+    pub(super) fn wake_stopped(&self) {
+        let wakers = self.collect(|_, entry| {
+            if entry.is_fallback {
+                None
+            } else {
+                entry.waker.clone()
+            }
+        });
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Returns all requests whose tasks wait.
@@ -439,7 +446,7 @@ impl Inner {
     #[cold]
     const fn count_in_shutdown(&mut self, fell_back: bool) {
         match self.phase {
-            Phase::Open | Phase::Sealed => {}
+            Phase::Open | Phase::Closed | Phase::Sealed => {}
             Phase::Draining | Phase::Cancelling if fell_back => self.shutdown.fell_back += 1,
             Phase::Draining => self.shutdown.finished += 1,
             Phase::Cancelling => self.shutdown.cancelled += 1,
@@ -477,63 +484,6 @@ impl Listed {
     }
 }
 
-#[cfg(all(test, not(background_loom)))]
-mod tests {
-    use super::*;
-
-    struct NoRequest;
-
-    impl Owner for NoRequest {
-        fn has_request(&self) -> bool {
-            false
-        }
-
-        fn is_admitted(&self) -> bool {
-            true
-        }
-
-        fn request(&self) -> Option<RequestInfo> {
-            None
-        }
-
-        fn end(&self) -> Option<Arc<ResponseEnd>> {
-            None
-        }
-
-        fn shut_down(self: Arc<Self>, _phase: Phase) {}
-    }
-
-    fn add(table: &TaskTable) -> Key {
-        let entry = Entry {
-            name: None,
-            owner: Weak::<NoRequest>::new(),
-            has_request: false,
-            state: TaskState::Queued,
-            since: None,
-            is_fallback: false,
-            stop: None,
-            waker: None,
-        };
-        table.add(entry, true).expect("the table is open").0
-    }
-
-    #[test]
-    fn tasks_look_for_a_stop_only_while_there_is_one() {
-        let table = TaskTable::new(None);
-        let (stopped, other) = (add(&table), add(&table));
-        assert!(!table.has_stops.load(Ordering::Relaxed));
-        assert!(table.stop(stopped, Stop::Abort));
-        assert!(!table.stop(stopped, Stop::Remove), "it stops already");
-        assert!(table.has_stops.load(Ordering::Relaxed));
-        assert_eq!(
-            (table.may_go_on(stopped), table.may_go_on(other)),
-            (false, true)
-        );
-        table.end(stopped, |stats| stats.aborted += 1);
-        assert!(!table.has_stops.load(Ordering::Relaxed));
-        assert!(!table.stop(stopped, Stop::Abort), "it has ended");
-        table.advance(Phase::Sealed);
-        assert!(!table.may_go_on(other));
-        assert!(!table.keep_waker(other, Waker::noop()));
-    }
-}
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -780,6 +780,29 @@ async fn it_closes_in_one_step() {
 }
 
 /// Requests that come too late must not hide the end of the last one that came in time.
+/// Work that is always about to run.
+async fn yields() {
+    while std::hint::black_box(true) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Tasks that run on the other worker stop while the shutdown lists what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_task_that_it_aborts_is_reported() {
+    for tasks in [1, 5_000, 5_000, 5_000] {
+        let supervisor = Supervisor::builder().abort_after(Duration::ZERO).build();
+        for _ in 0..tasks {
+            drop(supervisor.spawn(yields()).expect("the supervisor is open"));
+        }
+        until(async || supervisor.stats().running == tasks).await;
+        let report = supervisor.shutdown(Duration::ZERO).await;
+        soon(supervisor.idle()).await;
+        let reported = report.abandoned().len() as u64;
+        assert_eq!(supervisor.stats().aborted, reported, "of {tasks}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_requests_do_not_hold_it_open() {
     for _ in 0..500 {

@@ -3,13 +3,20 @@
 use std::{
     future::{pending, ready},
     io,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
-use tower_background::{BackgroundTasks, Order, Outcome, Supervisor, Task, TaskHandle, When};
+use tower_background::{
+    BackgroundTasks, Observer, Order, Outcome, Supervisor, Task, TaskHandle, When,
+    report::{TaskInfo, TaskReport},
+};
 
 use crate::common::{Call, Held, PATIENCE, answered, settle, soon, until};
 
@@ -189,6 +196,46 @@ async fn a_running_task_is_aborted() {
     assert_eq!(held.started().await, "runs");
     assert_aborts(&supervisor, handle).await;
     soon(supervisor.idle()).await;
+}
+
+/// Counts the tasks that start, and those that have run when they end.
+#[derive(Clone, Default)]
+struct Runs(Arc<[AtomicUsize; 2]>);
+
+impl Runs {
+    fn counts(&self) -> [usize; 2] {
+        [0, 1].map(|which| self.0[which].load(SeqCst))
+    }
+}
+
+impl Observer for Runs {
+    fn on_task_start(&self, _task: &TaskInfo) {
+        self.0[0].fetch_add(1, SeqCst);
+    }
+
+    fn on_task_end(&self, report: &TaskReport) {
+        self.0[1].fetch_add(usize::from(report.ran().is_some()), SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_its_condition_aborts_does_not_start() {
+    let runs = Runs::default();
+    let supervisor = Supervisor::builder().observer(runs.clone()).build();
+    let call = Call::new(&supervisor, "/");
+    let handle = Arc::new(OnceLock::<TaskHandle>::new());
+    let own = Arc::clone(&handle);
+    let (task, _) = idle_task();
+    let aborts = When::matches(move |_| {
+        own.get().expect("the test has set it").abort();
+        true
+    });
+    let added = call.tasks.try_add(task.when(aborts));
+    assert!(handle.set(added.expect("the supervisor is open")).is_ok());
+    call.finish().await;
+    soon(supervisor.idle()).await;
+    assert_eq!(supervisor.stats().to_string(), "1 aborted");
+    assert_eq!(runs.counts(), [0, 0]);
 }
 
 /// Aborts tasks while their code runs for the first time. They stop when they wait next.

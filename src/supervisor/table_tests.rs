@@ -1,0 +1,157 @@
+//! Tasks that are asked to stop, in a table without a runtime.
+
+use super::*;
+
+struct NoRequest;
+
+impl Owner for NoRequest {
+    fn has_request(&self) -> bool {
+        false
+    }
+
+    fn is_admitted(&self) -> bool {
+        true
+    }
+
+    fn request(&self) -> Option<RequestInfo> {
+        None
+    }
+
+    fn end(&self) -> Option<Arc<ResponseEnd>> {
+        None
+    }
+
+    fn shut_down(self: Arc<Self>, _phase: Phase) {}
+}
+
+/// Adds a queued task.
+fn add(table: &TaskTable) -> Key {
+    let entry = Entry {
+        name: None,
+        owner: Weak::<NoRequest>::new(),
+        has_request: false,
+        state: TaskState::Queued,
+        since: None,
+        is_fallback: false,
+        stop: None,
+        waker: None,
+    };
+    table.add(entry, true).expect("the table is open").0
+}
+
+fn end(table: &TaskTable, key: Key) {
+    table.end(key, |stats| stats.aborted += 1);
+}
+
+#[cfg(not(background_loom))]
+#[test]
+fn tasks_look_for_a_stop_only_while_there_is_one() {
+    let table = TaskTable::new(None);
+    let (stopped, other) = (add(&table), add(&table));
+    assert!(!table.has_stops.load(Ordering::Relaxed));
+    assert!(table.stop(stopped, Stop::Abort));
+    assert!(!table.stop(stopped, Stop::Remove), "it stops already");
+    assert!(table.has_stops.load(Ordering::Relaxed));
+    assert!(!table.may_go_on(stopped) && table.may_go_on(other));
+    end(&table, stopped);
+    assert!(!table.has_stops.load(Ordering::Relaxed));
+    assert!(!table.stop(stopped, Stop::Abort), "it has ended");
+    table.advance(Phase::Closed);
+    assert!(table.may_go_on(other), "it is listed first");
+    table.advance(Phase::Sealed);
+    assert!(!table.may_go_on(other));
+    assert!(!table.keep_waker(other, Waker::noop()));
+}
+
+/// loom runs each model in every order that threads can take.
+#[cfg(background_loom)]
+mod models {
+    use std::{future::poll_fn, task::Poll};
+
+    use loom::{future::block_on, model::Builder, thread};
+
+    use super::*;
+
+    fn check(model: impl Fn() + Send + Sync + 'static) {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
+    /// Runs a task that waits until it is asked to stop.
+    fn run(table: &TaskTable, key: Key) {
+        let mut has_waker = false;
+        block_on(poll_fn(|cx| {
+            if !table.may_go_on(key) {
+                return Poll::Ready(());
+            }
+            if !has_waker {
+                has_waker = table.keep_waker(key, cx.waker());
+            }
+            if has_waker {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        }));
+        end(table, key);
+    }
+
+    #[test]
+    fn tasks_are_stopped_while_they_start_to_wait() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let keys = [add(&table), add(&table)];
+            let running = keys.map(|key| {
+                let table = Arc::clone(&table);
+                thread::spawn(move || run(&table, key))
+            });
+            table.stop(keys[0], Stop::Abort);
+            table.stop(keys[1], Stop::Remove);
+            for thread in running {
+                thread.join().unwrap();
+            }
+            assert!(!table.has_stops.load(Ordering::Relaxed));
+            assert_eq!(table.stats().aborted, 2);
+        });
+    }
+
+    #[test]
+    fn a_task_starts_to_wait_while_a_shutdown_stops_all() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let [waits, other] = [add(&table), add(&table)];
+            let waiting = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || run(&table, waits))
+            };
+            let aborting = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || {
+                    table.stop(other, Stop::Abort);
+                    end(&table, other);
+                })
+            };
+            table.advance(Phase::Sealed);
+            table.wake_stopped();
+            waiting.join().unwrap();
+            aborting.join().unwrap();
+            assert!(table.has_stops.load(Ordering::Relaxed));
+            assert_eq!(table.stats().aborted, 2);
+        });
+    }
+
+    #[test]
+    fn a_task_is_removed_or_starts() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let key = add(&table);
+            let starting = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || table.start(key))
+            };
+            let is_removed = table.stop(key, Stop::Remove);
+            assert_eq!(starting.join().unwrap(), !is_removed);
+        });
+    }
+}
