@@ -167,33 +167,37 @@ impl Run {
         if !self.queued.guard.may_go_on() {
             return Poll::Ready(None);
         }
-        if self.queued.task.is_function() {
-            if let Err(panic) = self.call_function() {
-                return Poll::Ready(Some(Outcome::Panicked(panic)));
-            }
-        }
-        let Queued { task, guard, .. } = &mut self.queued;
-        let entered = self.state.enter();
-        let polled = guard.in_scope(|| catch(|| task.poll(cx)));
-        drop(entered);
+        let polled = if self.queued.task.needs_call() {
+            self.call_and_poll(cx)
+        } else {
+            let Queued { task, guard, .. } = &mut self.queued;
+            let _entered = self.state.enter();
+            guard.in_scope(|| catch(|| task.poll(cx)))
+        };
         match polled {
-            Ok(Poll::Pending) if guard.leave_waker(cx) => Poll::Pending,
+            Ok(Poll::Pending) if self.queued.guard.leave_waker(cx) => Poll::Pending,
             Ok(Poll::Pending) => Poll::Ready(None),
             Ok(Poll::Ready(result)) => Poll::Ready(Some(outcome(Ok(result)))),
             Err(panic) => Poll::Ready(Some(Outcome::Panicked(panic))),
         }
     }
 
-    /// Calls the function of the task, which makes its future. Returns the message of a panic.
+    /// Calls the function of the task, and polls the future that the function returns. Returns the
+    /// message of a panic.
     #[cold]
-    fn call_function(&mut self) -> Result<(), String> {
+    fn call_and_poll(&mut self, cx: &mut Context<'_>) -> Result<Poll<WorkResult>, String> {
         let Queued { task, guard, .. } = &mut self.queued;
         let name = task.shared_name().cloned();
         let end = shared_end_of(&self.state, guard);
         let cancel = guard.supervisor().cancel_token().clone();
         let context = TaskContext::new(name, end, cancel);
         let _entered = self.state.enter();
-        guard.in_scope(|| catch(|| task.call(context)))
+        guard.in_scope(|| {
+            catch(|| {
+                task.call(context);
+                task.poll(cx)
+            })
+        })
     }
 
     /// Runs a function on a thread for blocking work. The function keeps the permits until it

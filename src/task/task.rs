@@ -58,8 +58,8 @@ struct Entry<W: ?Sized> {
 struct Options {
     name: Option<Name>,
     when: When,
-    /// Whether the work is a function that must be called before the first poll.
-    is_function: bool,
+    /// Whether the work is a function that makes the future, and must be called first.
+    needs_call: bool,
     /// What few tasks have, so that the others stay small.
     rare: Option<Box<Rare>>,
 }
@@ -139,7 +139,7 @@ impl Task {
         Fut: Future<Output: TaskOutput> + Send + 'static,
     {
         let mut task = Self::from_work(FunctionWork::new(function));
-        task.options_mut().is_function = true;
+        task.options_mut().needs_call = true;
         task
     }
 
@@ -379,13 +379,13 @@ impl Task {
 
     /// Returns whether [`call`](Self::call) must come before the next poll.
     #[inline]
-    pub(crate) fn is_function(&self) -> bool {
-        self.options().is_function
+    pub(crate) fn needs_call(&self) -> bool {
+        self.options().needs_call
     }
 
     /// Calls the function that makes the future. Code of the user runs, and may panic.
     pub(crate) fn call(&mut self, context: TaskContext) {
-        self.options_mut().is_function = false;
+        self.options_mut().needs_call = false;
         self.entry.as_mut().project().work.call(context);
     }
 

@@ -96,21 +96,28 @@ async fn run(tenant: &Tenant, task: Task) -> Supervisor {
 
 #[tokio::test]
 async fn each_poll_enters_it() {
-    let (tenant, seen) = (Tenant::default(), Seen::default());
-    let noting = seen.clone();
-    let task = Task::new(async move {
-        for _ in 0..3 {
-            noting.note();
-            tokio::task::yield_now().await;
-        }
-    });
-    assert_eq!(run(&tenant, task).await.stats().succeeded, 1);
-    assert_eq!(seen.all(), [Some(7); 3]);
-    assert_eq!(
-        tenant.counts(),
-        (1, 4, 1),
-        "captured once, entered for each poll, dropped"
-    );
+    for has_function in [false, true] {
+        let (tenant, seen) = (Tenant::default(), Seen::default());
+        let noting = seen.clone();
+        let work = async move {
+            for _ in 0..3 {
+                noting.note();
+                tokio::task::yield_now().await;
+            }
+        };
+        let task = if has_function {
+            Task::with_context(|_| work)
+        } else {
+            Task::new(work)
+        };
+        assert_eq!(run(&tenant, task).await.stats().succeeded, 1);
+        assert_eq!(seen.all(), [Some(7); 3]);
+        assert_eq!(
+            tenant.counts(),
+            (1, 4, 1),
+            "captured once, entered for each poll, dropped"
+        );
+    }
 }
 
 #[tokio::test]
