@@ -32,8 +32,8 @@ use ways::{
 /// hand-written layer with the same promises, each beyond the bare service. For the numbers of
 /// tasks in the order of [`Setting::tasks`].
 const BOUNDS: [(Setting, &[f64]); 2] = [
-    (CURRENT_THREAD[0], &[1.18, 1.30, 1.19, 1.15]),
-    (CURRENT_THREAD[1], &[1.34, 1.19, 1.15]),
+    (CURRENT_THREAD[0], &[1.09, 1.20, 1.12, 1.11]),
+    (CURRENT_THREAD[1], &[1.21, 1.13, 1.09]),
 ];
 
 /// The numbers of requests for instructions. The difference of two runs does not contain the costs
