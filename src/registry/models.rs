@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::Request;
-use loom::{future::block_on, model::Builder, thread};
+use loom::{future::block_on, thread};
 use tokio::time::Instant;
 
 use super::state::RequestState;
@@ -15,14 +15,8 @@ use crate::{
     response::{EndDetails, EndKind},
     supervisor::{Stats, Supervisor},
     task::{Order, Task},
+    util::sync::check,
 };
-
-/// Runs a model. Bugs need few switches away from a thread that could go on.
-fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
-}
 
 fn request(supervisor: &Supervisor) -> Arc<RequestState> {
     let request = Request::new(());

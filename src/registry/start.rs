@@ -89,6 +89,7 @@ impl RequestState {
         }
     }
 
+    /// Tells the reporter of the request that its tasks start.
     #[cold]
     fn start_reports(&self, reporter: &RequestReporter, early_end: Option<Arc<ResponseEnd>>) {
         let end = early_end.or_else(|| self.shared_end());

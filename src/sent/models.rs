@@ -28,16 +28,10 @@ use crate::{
     response::EndKind,
     supervisor::Supervisor,
     task::{StartOn, Task},
+    util::sync::check,
 };
 
 type Sent = SentBody<ResponseBody<String>>;
-
-/// Runs a model in all orders that preempt a thread at most three times. Bugs need few switches.
-fn check(model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
-}
 
 fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())

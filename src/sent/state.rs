@@ -267,6 +267,7 @@ impl ConnectionState {
         self.changed(locked, over);
     }
 
+    /// Does what comes after each change, apart from the code of the changes.
     fn changed(
         &self,
         locked: MutexGuard<'_, Locked>,

@@ -200,7 +200,7 @@ impl TaskGuard {
     /// should stop.
     ///
     /// A task that is ready when it is first polled leaves no waker. One waker is enough, because
-    /// a tokio task keeps its waker.
+    /// a tokio task has the same one at each poll.
     #[inline]
     pub(crate) fn leave_waker(&mut self, cx: &Context<'_>) -> bool {
         if !self.has_waker {

@@ -68,15 +68,10 @@ fn tasks_look_for_a_stop_only_while_there_is_one() {
 mod models {
     use std::{future::poll_fn, task::Poll};
 
-    use loom::{future::block_on, model::Builder, thread};
+    use loom::{future::block_on, thread};
 
     use super::*;
-
-    fn check(model: impl Fn() + Send + Sync + 'static) {
-        let mut builder = Builder::new();
-        builder.preemption_bound = Some(3);
-        builder.check(model);
-    }
+    use crate::util::sync::check;
 
     /// Runs a task that waits until it is asked to stop.
     fn run(table: &TaskTable, key: Key) {

@@ -21,6 +21,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs a model in all orders that preempt a thread at most three times. Bugs need few switches.
+#[cfg(all(test, background_loom))]
+pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
 /// loom has no `Notify`. Each call of tokio's `Notify` is one step here, and loom tries all orders
 /// of these steps.
 #[cfg(all(test, background_loom))]
