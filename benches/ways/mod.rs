@@ -3,7 +3,9 @@
 
 use std::{
     convert::Infallible,
-    env, mem,
+    env,
+    hint::black_box,
+    mem,
     pin::Pin,
     process::{Command, Output},
     sync::{
@@ -465,7 +467,11 @@ impl tracing::Subscriber for Spans {
 
 /// Runs a case in a process of its own, so that no case finds what another one left: a warm
 /// allocator, a subscriber.
-pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
+///
+/// The heap of the process starts with `padding` times 16 bytes. What the allocator does for a
+/// tokio task depends on where the task lies: the same code takes up to 5 % more instructions or
+/// fewer. So all figures are of several paddings.
+pub(crate) fn alone(program: &[&str], case: &Case, requests: usize, padding: usize) -> Output {
     let this = env::current_exe().expect("this is a file");
     let this = this.to_str().expect("its name is text");
     let (program, arguments) = program
@@ -481,6 +487,7 @@ pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
             case.way,
             &case.tasks.to_string(),
             &requests.to_string(),
+            &padding.to_string(),
         ])
         .output()
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
@@ -493,13 +500,15 @@ pub(crate) fn alone(program: &[&str], case: &Case, requests: usize) -> Output {
 }
 
 /// The case and the number of requests that [`alone`] gave to this process, if it started this
-/// process.
+/// process. The padding lies in the heap then.
 pub(crate) fn wanted() -> Option<(Case, usize)> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let [one, setting, way, tasks, requests] = &arguments[..] else {
+    let [one, setting, way, tasks, requests, padding] = &arguments[..] else {
         return None;
     };
     assert_eq!(one, "one");
+    let padding = padding.parse::<usize>().expect("a number") * 16;
+    black_box(Vec::<u8>::with_capacity(padding)).leak();
     let all = [CURRENT_THREAD, TWO_WORKERS]
         .concat()
         .into_iter()
