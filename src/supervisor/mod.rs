@@ -15,6 +15,7 @@ mod stats;
 mod supervisor;
 mod table;
 mod task_state;
+mod thread_number;
 mod unique;
 
 pub use self::{

@@ -18,8 +18,10 @@ pub(super) struct Slots<T> {
     /// The first free slot. Each free slot knows the next one.
     free: Option<usize>,
     len: usize,
-    /// How many values were ever inserted.
+    /// The serial number of the next value.
     serial: u64,
+    /// How far the serial numbers are apart.
+    step: u64,
 }
 
 pub(super) type Segment<T> = Box<[Slot<T>]>;
@@ -33,6 +35,18 @@ pub(super) enum Slot<T> {
 pub(super) const SEGMENT: usize = 256;
 
 impl<T> Slots<T> {
+    /// Creates a table whose serial numbers begin with `first`, and are `step` apart. So several
+    /// tables can have different ones.
+    pub(super) const fn new(first: u64, step: u64) -> Self {
+        Self {
+            segments: Vec::new(),
+            free: None,
+            len: 0,
+            serial: first,
+            step,
+        }
+    }
+
     #[inline]
     pub(super) fn insert(&mut self, value: T) -> Key {
         let index = self.free.unwrap_or_else(|| self.grow());
@@ -43,7 +57,7 @@ impl<T> Slots<T> {
         };
         *slot = Slot::Used { serial, value };
         self.free = next;
-        self.serial += 1;
+        self.serial += self.step;
         self.len += 1;
         Key { index, serial }
     }
@@ -123,20 +137,9 @@ impl<T> Slots<T> {
 }
 
 impl Key {
-    /// Returns how many values were inserted before this one.
+    /// Returns a number that no other value has. Values that are inserted later have a higher one.
     pub(super) const fn serial(self) -> u64 {
         self.serial
-    }
-}
-
-impl<T> Default for Slots<T> {
-    fn default() -> Self {
-        Self {
-            segments: Vec::new(),
-            free: None,
-            len: 0,
-            serial: 0,
-        }
     }
 }
 
@@ -146,11 +149,12 @@ mod tests {
 
     #[test]
     fn a_key_finds_its_own_value_alone() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(3, 16);
         let first = slots.insert("first");
         assert_eq!(slots.remove(first), Some("first"));
         let second = slots.insert("second");
         assert_eq!(first.index, second.index, "the slot is used again");
+        assert_eq!((first.serial(), second.serial()), (3, 19));
         assert_eq!(slots.get_mut(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get_mut(second), Some(&mut "second"));
@@ -158,7 +162,7 @@ mod tests {
 
     #[test]
     fn segments_are_added_and_given_back() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(0, 1);
         let keys: Vec<_> = (0..SEGMENT * 3).map(|value| slots.insert(value)).collect();
         assert_eq!((slots.len, slots.segments.len()), (SEGMENT * 3, 3));
         assert_eq!(

@@ -133,6 +133,23 @@ impl Stats {
         self.duplicates += 1;
     }
 
+    /// Adds the numbers of other tasks.
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.deferred += other.deferred;
+        self.queued += other.queued;
+        self.running += other.running;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.panicked += other.panicked;
+        self.timed_out += other.timed_out;
+        self.aborted += other.aborted;
+        self.removed += other.removed;
+        self.skipped += other.skipped;
+        self.duplicates += other.duplicates;
+        self.fell_back += other.fell_back;
+        self.refused += other.refused;
+    }
+
     /// Returns the number of tasks in a state.
     #[inline]
     pub(super) const fn of(&mut self, state: TaskState) -> &mut u64 {

@@ -122,7 +122,8 @@ impl Supervisor {
         self.inner.table.stats()
     }
 
-    /// Returns every task that has not ended, the oldest first. Look here when a task hangs.
+    /// Returns every task that has not ended, with the highest [age](TaskInfo::age) first. Look here
+    /// when a task hangs.
     ///
     /// It is no snapshot: a task that starts or ends meanwhile may be missing, or may be listed in
     /// its old state.

@@ -1,9 +1,13 @@
-//! [`TaskTable`]: all tasks that have not ended, and the statistics, under one lock.
+//! [`TaskTable`]: all tasks that have not ended, and the statistics.
 //!
-//! The lock is held for a few additions. Whatever belongs to the user, or could be the last handle
-//! of it, is dropped after the lock is released.
+//! The table has several shards. A thread adds tasks to its own shard, and tasks mostly run on the
+//! thread that added them, so that threads seldom wait for the lock of another one. A lock is held for
+//! a few additions. Whatever belongs to the user, or could be the last handle of it, is dropped after
+//! the lock is released.
 
 use std::{
+    array,
+    cmp::Reverse,
     ptr,
     sync::{Arc, Weak},
     task::Waker,
@@ -16,13 +20,14 @@ use super::{
     slots::{Key, SEGMENT, Slots},
     stats::{Counter, Stats},
     task_state::TaskState,
+    thread_number::thread_number,
 };
 use crate::{
     response::{RequestInfo, ResponseEnd},
     task::Name,
     util::sync::{
         Mutex, MutexGuard, Notify,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
         lock,
     },
 };
@@ -69,9 +74,12 @@ pub(crate) trait Owner: Send + Sync {
 
 /// See the module's documentation.
 pub(super) struct TaskTable {
-    inner: OwnLines<Mutex<Inner>>,
-    /// Whether some task should stop. Tasks ask for it at each poll, so it is not under the lock.
-    has_stops: AtomicBool,
+    shards: [OwnLines<Mutex<Shard>>; SHARDS],
+    /// How many tasks were asked to stop. A sealed table counts as one more. Tasks look at it before
+    /// each poll, so it is not under a lock.
+    stops: AtomicUsize,
+    /// How many callers wait for tasks to end. Without one, nobody needs a notification.
+    waiters: AtomicUsize,
     /// Notifies those who wait until nothing is pending.
     idle: Notify,
     /// Notifies services that wait for fewer tasks than `max_pending`.
@@ -79,23 +87,23 @@ pub(super) struct TaskTable {
     max_pending: u64,
 }
 
-/// A value with cache lines of its own. All workers write to it, and what lies beside it is read for
-/// each request.
-#[derive(Default)]
+const SHARDS: usize = if cfg!(all(test, background_loom)) {
+    2
+} else {
+    16
+};
+
+/// A value with cache lines of its own. One thread writes to it, and others to what lies beside it.
 #[repr(align(128))]
 struct OwnLines<T>(T);
 
-#[derive(Default)]
-struct Inner {
+/// The tasks that some threads have added.
+struct Shard {
     stats: Stats,
     tasks: Slots<Entry>,
     phase: Phase,
-    /// How many tasks of the table were asked to stop.
-    stopped: usize,
     /// How many tasks without a request are among the pending ones.
     without_request: u64,
-    /// How many callers wait for tasks to end.
-    waiters: usize,
     shutdown: ShutdownCounts,
 }
 
@@ -138,8 +146,9 @@ pub(super) struct Described {
 impl TaskTable {
     pub(super) fn new(max_pending: Option<usize>) -> Self {
         Self {
-            inner: OwnLines::default(),
-            has_stops: AtomicBool::new(false),
+            shards: array::from_fn(|number| OwnLines(Mutex::new(Shard::new(number)))),
+            stops: AtomicUsize::new(0),
+            waiters: AtomicUsize::new(0),
             idle: Notify::new(),
             capacity: Arc::default(),
             max_pending: max_pending.map_or(u64::MAX, |max| max as u64),
@@ -147,47 +156,56 @@ impl TaskTable {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        self.lock().stats
+        sum(&self.lock_all())
     }
 
     /// Adds a task. Returns whether the supervisor is closed, so that the task runs its fallback.
     /// Returns `None` if the table takes no task.
     #[inline]
-    pub(super) fn add(&self, mut entry: Entry, admitted: bool) -> Option<(Key, bool)> {
-        let mut inner = self.lock();
-        let is_closed = inner.phase >= Phase::Closed || (inner.phase > Phase::Open && !admitted);
+    pub(super) fn add(&self, entry: Entry, admitted: bool) -> Option<(Key, bool)> {
+        self.add_to(self.own_shard(), entry, admitted)
+    }
+
+    #[inline]
+    fn add_to(&self, number: usize, mut entry: Entry, admitted: bool) -> Option<(Key, bool)> {
+        let mut shard = self.lock(number);
+        let is_closed = shard.phase >= Phase::Closed || (shard.phase > Phase::Open && !admitted);
         if is_closed && !entry.is_fallback {
             // The lock is released before the entry is dropped.
             return None;
         }
         entry.is_fallback = is_closed;
-        *inner.stats.of(entry.state) += 1;
-        inner.without_request += u64::from(!entry.has_request);
-        let key = inner.tasks.insert(entry);
+        *shard.stats.of(entry.state) += 1;
+        shard.without_request += u64::from(!entry.has_request);
+        let key = shard.tasks.insert(entry);
         Some((key, is_closed))
     }
 
     /// Counts a task that was not taken.
     pub(super) fn refuse(&self) {
-        self.lock().stats.refused += 1;
+        self.lock(self.own_shard()).stats.refused += 1;
     }
 
-    /// Deferred tasks are allowed to run.
+    /// Deferred tasks are allowed to run. Those that the same thread has added take one lock.
     #[inline]
     pub(super) fn allow(&self, tasks: impl Iterator<Item = (Key, TaskState)>, since: Instant) {
-        let mut inner = self.lock();
-        for (key, state) in tasks {
-            inner.set_state(key, state, Some(since));
+        let mut tasks = tasks.peekable();
+        while let Some((first, _)) = tasks.peek() {
+            let number = number_of(*first);
+            let mut shard = self.lock(number);
+            while let Some((key, state)) = tasks.next_if(|(key, _)| number_of(*key) == number) {
+                shard.set_state(key, state, Some(since));
+            }
         }
     }
 
     /// A task starts to run. Returns `false` if it should not.
     #[inline]
     pub(super) fn start(&self, key: Key) -> bool {
-        let mut inner = self.lock();
-        let may_run = inner.runnable(key).is_some();
+        let mut shard = self.shard_of(key);
+        let may_run = shard.runnable(key).is_some();
         if may_run {
-            inner.set_state(key, TaskState::Running, None);
+            shard.set_state(key, TaskState::Running, None);
         }
         may_run
     }
@@ -195,15 +213,15 @@ impl TaskTable {
     /// Returns whether a task may go on. A task asks before each poll.
     #[inline]
     pub(super) fn may_go_on(&self, key: Key) -> bool {
-        !self.has_stops.load(Ordering::Acquire) || self.lock().runnable(key).is_some()
+        self.stops.load(Ordering::Acquire) == 0 || self.shard_of(key).runnable(key).is_some()
     }
 
     /// A task waits. Keeps the waker by which it learns that it should stop. Returns `false` if it
     /// should stop now.
     #[inline]
     pub(super) fn keep_waker(&self, key: Key, waker: &Waker) -> bool {
-        let mut inner = self.lock();
-        let Some(entry) = inner.runnable(key) else {
+        let mut shard = self.shard_of(key);
+        let Some(entry) = shard.runnable(key) else {
             return false;
         };
         entry.waker = Some(waker.clone());
@@ -212,8 +230,8 @@ impl TaskTable {
 
     /// Asks a task to stop. Only a queued task can be removed. Returns whether it was asked.
     pub(super) fn stop(&self, key: Key, stop: Stop) -> bool {
-        let mut inner = self.lock();
-        let Some(entry) = inner.tasks.get_mut(key) else {
+        let mut shard = self.shard_of(key);
+        let Some(entry) = shard.tasks.get_mut(key) else {
             return false;
         };
         let can_stop = stop == Stop::Abort || entry.state == TaskState::Queued;
@@ -222,9 +240,8 @@ impl TaskTable {
         }
         entry.stop = Some(stop);
         let waker = entry.waker.clone();
-        inner.stopped += 1;
-        self.note_stops(&inner);
-        drop(inner);
+        self.stops.fetch_add(1, Ordering::Release);
+        drop(shard);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -244,8 +261,8 @@ impl TaskTable {
     /// Describes a task that has not ended.
     pub(super) fn describe(&self, key: Key) -> Option<Described> {
         let (listed, stop) = {
-            let mut inner = self.lock();
-            let entry = inner.tasks.get_mut(key)?;
+            let mut shard = self.shard_of(key);
+            let entry = shard.tasks.get_mut(key)?;
             (Listed::new(key, entry), entry.stop)
         };
         let owner = listed.owner.upgrade();
@@ -261,27 +278,27 @@ impl TaskTable {
     /// Removes a task and counts its outcome.
     #[inline]
     pub(super) fn end(&self, key: Key, outcome: Counter) {
-        let mut inner = self.lock();
-        let Some(entry) = inner.tasks.remove(key) else {
+        let mut shard = self.shard_of(key);
+        let Some(entry) = shard.tasks.remove(key) else {
             return;
         };
-        let was_full = self.is_limited() && inner.pending_of_requests() >= self.max_pending;
-        *inner.stats.of(entry.state) -= 1;
-        inner.without_request -= u64::from(!entry.has_request);
+        let was_full = self.is_limited() && shard.pending_of_requests() >= self.max_pending;
+        *shard.stats.of(entry.state) -= 1;
+        shard.without_request -= u64::from(!entry.has_request);
         if entry.stop.is_some() {
-            inner.stopped -= 1;
-            self.note_stops(&inner);
+            self.stops.fetch_sub(1, Ordering::Release);
         }
-        let fell_back = inner.stats.fell_back;
-        outcome(&mut inner.stats);
-        if inner.phase != Phase::Open {
-            let fell_back = inner.stats.fell_back > fell_back;
-            inner.count_in_shutdown(fell_back);
+        let fell_back = shard.stats.fell_back;
+        outcome(&mut shard.stats);
+        if shard.phase != Phase::Open {
+            let fell_back = shard.stats.fell_back > fell_back;
+            shard.count_in_shutdown(fell_back);
         }
-        let is_idle = inner.waiters > 0 && inner.stats.pending() == 0;
-        let has_capacity = was_full && inner.pending_of_requests() < self.max_pending;
-        let unused = inner.tasks.take_unused();
-        drop(inner);
+        // Who waits counts the tasks of all shards.
+        let is_idle = shard.stats.pending() == 0 && self.waiters.load(Ordering::Relaxed) > 0;
+        let has_capacity = was_full && shard.pending_of_requests() < self.max_pending;
+        let unused = shard.tasks.take_unused();
+        drop(shard);
         drop(unused);
         if is_idle {
             self.idle.notify_waiters();
@@ -291,13 +308,17 @@ impl TaskTable {
         }
     }
 
-    /// Returns all tasks, the oldest first. It is no snapshot: the lock is released between the
+    /// Returns all tasks, the oldest first. It is no snapshot: a lock is released between the
     /// segments of the table.
     pub(super) fn tasks(&self) -> Vec<TaskInfo> {
-        let mut tasks = self.collect(|key, entry| Some(Listed::new(key, entry)));
-        tasks.sort_by_key(|task| task.serial);
+        let listed = self.collect(|key, entry| Some(Listed::new(key, entry)));
         let now = Instant::now();
-        tasks.into_iter().map(|task| task.describe(now)).collect()
+        let mut tasks: Vec<_> = listed
+            .into_iter()
+            .map(|listed| (listed.serial, listed.describe(now)))
+            .collect();
+        tasks.sort_by_key(|(serial, task)| (Reverse(task.age), *serial));
+        tasks.into_iter().map(|(_, task)| task).collect()
     }
 
     /// Wakes the tasks that wait, so that they stop, but not those that may run after the shutdown.
@@ -322,18 +343,20 @@ impl TaskTable {
         owners
     }
 
-    /// Calls `f` with each entry, and returns what it returns. The lock is released between the
+    /// Calls `f` with each entry, and returns what it returns. A lock is released between the
     /// segments of the table.
     fn collect<R>(&self, mut f: impl FnMut(Key, &mut Entry) -> Option<R>) -> Vec<R> {
         let mut all = Vec::new();
-        for number in 0.. {
-            // Without the lock, because this may move all that was collected.
-            all.reserve(SEGMENT);
-            let mut inner = self.lock();
-            let Some(segment) = inner.tasks.segment(number) else {
-                break;
-            };
-            all.extend(segment.filter_map(|(key, entry)| f(key, entry)));
+        for number in 0..SHARDS {
+            for segment in 0.. {
+                // Without the lock, because this may move all that was collected.
+                all.reserve(SEGMENT);
+                let mut shard = self.lock(number);
+                let Some(entries) = shard.tasks.segment(segment) else {
+                    break;
+                };
+                all.extend(entries.filter_map(|(key, entry)| f(key, entry)));
+            }
         }
         all
     }
@@ -362,67 +385,122 @@ impl TaskTable {
     pub(super) fn wait_for_capacity(&self) -> Option<OwnedNotified> {
         // Created before the numbers are read, so that no end of a task is missed.
         let capacity = Arc::clone(&self.capacity).notified_owned();
-        let inner = self.lock();
+        let shard = self.lock(self.own_shard());
         let has_capacity =
-            inner.phase > Phase::Open || inner.pending_of_requests() < self.max_pending;
+            shard.phase > Phase::Open || shard.pending_of_requests() < self.max_pending;
         (!has_capacity).then_some(capacity)
     }
 
     /// Goes on to a later phase.
     pub(super) fn advance(&self, phase: Phase) {
-        let mut inner = self.lock();
-        inner.phase = inner.phase.max(phase);
-        self.note_stops(&inner);
-        drop(inner);
+        self.set_phase(&mut self.lock_all(), phase);
         self.capacity.notify_waiters();
     }
 
     /// Seals the table if no task is pending.
     pub(super) fn seal_if_idle(&self) -> bool {
-        let mut inner = self.lock();
-        let is_idle = inner.stats.pending() == 0;
+        let mut shards = self.lock_all();
+        let is_idle = sum(&shards).pending() == 0;
         if is_idle {
-            inner.phase = Phase::Sealed;
-            self.note_stops(&inner);
+            self.set_phase(&mut shards, Phase::Sealed);
         }
         is_idle
     }
 
-    /// Returns how many tasks ended in the shutdown.
-    pub(super) fn shutdown_counts(&self) -> ShutdownCounts {
-        self.lock().shutdown
+    fn set_phase(&self, shards: &mut [MutexGuard<'_, Shard>; SHARDS], phase: Phase) {
+        let was_sealed = shards[0].phase == Phase::Sealed;
+        for shard in shards {
+            shard.phase = shard.phase.max(phase);
+        }
+        if phase == Phase::Sealed && !was_sealed {
+            self.stops.fetch_add(1, Ordering::Release);
+        }
     }
 
-    /// Tells tasks whether some of them should stop.
-    #[cold]
-    fn note_stops(&self, inner: &Inner) {
-        let has_stops = inner.stopped > 0 || inner.phase == Phase::Sealed;
-        self.has_stops.store(has_stops, Ordering::Release);
+    /// Returns how many tasks ended in the shutdown.
+    pub(super) fn shutdown_counts(&self) -> ShutdownCounts {
+        let mut counts = ShutdownCounts::default();
+        for shard in self.lock_all() {
+            counts.finished += shard.shutdown.finished;
+            counts.fell_back += shard.shutdown.fell_back;
+            counts.cancelled += shard.shutdown.cancelled;
+        }
+        counts
+    }
+
+    /// Returns the number of the shard for tasks that this thread adds. A table with `max_pending`
+    /// uses one shard, because each end of a task asks for the number of all.
+    #[inline]
+    fn own_shard(&self) -> usize {
+        if self.is_limited() {
+            0
+        } else {
+            thread_number()
+        }
+    }
+
+    /// Locks the shard of a task.
+    #[inline]
+    fn shard_of(&self, key: Key) -> MutexGuard<'_, Shard> {
+        self.lock(number_of(key))
+    }
+
+    /// Locks all shards. They are always locked in this order, and nobody else locks several.
+    fn lock_all(&self) -> [MutexGuard<'_, Shard>; SHARDS] {
+        array::from_fn(|number| self.lock(number))
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner.0)
+    fn lock(&self, number: usize) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[number % SHARDS].0)
     }
 }
 
-/// A caller that waits for tasks to end. Without one, nobody needs a notification.
+/// Returns the number of the shard of a task.
+#[expect(clippy::cast_possible_truncation, reason = "it is less than SHARDS")]
+#[inline]
+const fn number_of(key: Key) -> usize {
+    (key.serial() % SHARDS as u64) as usize
+}
+
+/// Returns the statistics of all shards.
+fn sum(shards: &[MutexGuard<'_, Shard>; SHARDS]) -> Stats {
+    let mut stats = Stats::default();
+    for shard in shards {
+        stats.add(&shard.stats);
+    }
+    stats
+}
+
+/// A caller that waits for tasks to end.
 struct Waiter<'a>(&'a TaskTable);
 
 impl<'a> Waiter<'a> {
     fn new(table: &'a TaskTable) -> Self {
-        table.lock().waiters += 1;
+        // It then takes the locks, and whoever takes one after that sees this.
+        table.waiters.fetch_add(1, Ordering::Relaxed);
         Self(table)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiters -= 1;
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Inner {
+impl Shard {
+    /// The serial number of a task tells the number of its shard.
+    fn new(number: usize) -> Self {
+        Self {
+            stats: Stats::default(),
+            tasks: Slots::new(number as u64, SHARDS as u64),
+            phase: Phase::Open,
+            without_request: 0,
+            shutdown: ShutdownCounts::default(),
+        }
+    }
+
     /// Returns the entry of a task that may run.
     #[inline]
     fn runnable(&mut self, key: Key) -> Option<&mut Entry> {

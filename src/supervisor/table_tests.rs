@@ -26,6 +26,11 @@ impl Owner for NoRequest {
 
 /// Adds a queued task.
 fn add(table: &TaskTable) -> Key {
+    add_to(table, 0)
+}
+
+/// Adds a queued task to this shard.
+fn add_to(table: &TaskTable, number: usize) -> Key {
     let entry = Entry {
         name: None,
         owner: Weak::<NoRequest>::new(),
@@ -36,7 +41,11 @@ fn add(table: &TaskTable) -> Key {
         stop: None,
         waker: None,
     };
-    table.add(entry, true).expect("the table is open").0
+    let (key, _) = table
+        .add_to(number, entry, true)
+        .expect("the table is open");
+    assert_eq!(number_of(key), number);
+    key
 }
 
 fn end(table: &TaskTable, key: Key) {
@@ -48,13 +57,13 @@ fn end(table: &TaskTable, key: Key) {
 fn tasks_look_for_a_stop_only_while_there_is_one() {
     let table = TaskTable::new(None);
     let (stopped, other) = (add(&table), add(&table));
-    assert!(!table.has_stops.load(Ordering::Relaxed));
+    assert!(table.stops.load(Ordering::Relaxed) == 0);
     assert!(table.stop(stopped, Stop::Abort));
     assert!(!table.stop(stopped, Stop::Remove), "it stops already");
-    assert!(table.has_stops.load(Ordering::Relaxed));
+    assert!(table.stops.load(Ordering::Relaxed) > 0);
     assert!(!table.may_go_on(stopped) && table.may_go_on(other));
     end(&table, stopped);
-    assert!(!table.has_stops.load(Ordering::Relaxed));
+    assert!(table.stops.load(Ordering::Relaxed) == 0);
     assert!(!table.stop(stopped, Stop::Abort), "it has ended");
     table.advance(Phase::Closed);
     assert!(table.may_go_on(other), "it is listed first");
@@ -96,7 +105,7 @@ mod models {
     fn tasks_are_stopped_while_they_start_to_wait() {
         check(|| {
             let table = Arc::new(TaskTable::new(None));
-            let keys = [add(&table), add(&table)];
+            let keys = [0, 1].map(|number| add_to(&table, number));
             let running = keys.map(|key| {
                 let table = Arc::clone(&table);
                 thread::spawn(move || run(&table, key))
@@ -106,7 +115,7 @@ mod models {
             for thread in running {
                 thread.join().unwrap();
             }
-            assert!(!table.has_stops.load(Ordering::Relaxed));
+            assert!(table.stops.load(Ordering::Relaxed) == 0);
             assert_eq!(table.stats().aborted, 2);
         });
     }
@@ -131,8 +140,28 @@ mod models {
             table.wake_stopped();
             waiting.join().unwrap();
             aborting.join().unwrap();
-            assert!(table.has_stops.load(Ordering::Relaxed));
+            assert!(table.stops.load(Ordering::Relaxed) > 0);
             assert_eq!(table.stats().aborted, 2);
+        });
+    }
+
+    #[test]
+    fn a_table_is_not_idle_while_one_task_adds_another() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let first = add_to(&table, 1);
+            let running = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || {
+                    let second = add_to(&table, 0);
+                    end(&table, first);
+                    end(&table, second);
+                })
+            };
+            block_on(table.idle());
+            assert!(table.seal_if_idle());
+            assert_eq!(table.stats().aborted, 2);
+            running.join().unwrap();
         });
     }
 

@@ -1,7 +1,8 @@
 //! `tasks()` lists the tasks that have not ended.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Barrier, Mutex},
+    thread,
     time::Instant,
 };
 
@@ -131,6 +132,39 @@ async fn tasks_that_wait_for_their_turn_and_those_of_an_open_response_are_listed
     held.let_go(2);
     open.finish().await;
     soon(supervisor.idle()).await;
+}
+
+#[tokio::test]
+async fn tasks_that_several_threads_have_added_are_listed_the_oldest_first() {
+    let supervisor = Supervisor::new();
+    let [one, two, three, four] = ["/1", "/2", "/3", "/4"].map(|path| Call::new(&supervisor, path));
+    let add = |call: &Call| call.tasks.add(async {});
+    let turns = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            add(&one);
+            turns.wait();
+            turns.wait();
+            add(&four);
+        });
+        scope.spawn(|| {
+            turns.wait();
+            add(&two);
+            add(&three);
+            turns.wait();
+        });
+    });
+    let listed: Vec<_> = supervisor
+        .tasks()
+        .iter()
+        .map(|task| task.path().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed, ["/1", "/2", "/3", "/4"]);
+    for call in [one, two, three, four] {
+        call.finish().await;
+    }
+    soon(supervisor.idle()).await;
+    assert_eq!(supervisor.stats().succeeded, 4);
 }
 
 #[tokio::test]
