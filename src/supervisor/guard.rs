@@ -11,13 +11,15 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    owner::Owner,
     report::{TaskInfo, TaskReport},
     reporter::RequestReporter,
     scope::TaskScope,
+    shard::{Entry, Stop},
     slots::Key,
     stats::{Counter, Stats},
     supervisor::Supervisor,
-    table::{Described, Entry, Owner, Stop},
+    table::Described,
     task_state::TaskState,
     unique::UniqueKey,
 };

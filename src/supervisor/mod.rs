@@ -6,9 +6,11 @@ mod config;
 mod guard;
 mod limits;
 mod observer;
+mod owner;
 mod report;
 mod reporter;
 mod scope;
+mod shard;
 mod shutdown;
 mod slots;
 mod stats;
@@ -30,8 +32,8 @@ pub use self::{
 pub(crate) use self::{
     guard::TaskGuard,
     limits::Acquire,
+    owner::{Owner, Phase},
     reporter::RequestReporter,
     scope::TaskScope,
     slots::Key,
-    table::{Owner, Phase},
 };

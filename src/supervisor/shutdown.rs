@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{report::ShutdownReport, supervisor::Supervisor, table::Phase};
+use super::{owner::Phase, report::ShutdownReport, supervisor::Supervisor};
 use crate::util::trace;
 
 impl Supervisor {

@@ -20,10 +20,12 @@ use super::{
     config::Config,
     limits::{Acquire, Limits},
     observer::Observers,
+    owner::Owner,
     report::{Busy, ShutdownReport, TaskInfo},
+    shard::Stop,
     slots::Key,
     stats::Stats,
-    table::{Owner, Stop, TaskTable},
+    table::TaskTable,
     unique::UniqueKeys,
 };
 use crate::{

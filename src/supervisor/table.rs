@@ -16,14 +16,15 @@ use std::{
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use super::{
+    owner::{Owner, Phase},
     report::TaskInfo,
-    slots::{Key, SEGMENT, Slots},
+    shard::{Entry, Shard, ShutdownCounts, Stop},
+    slots::{Key, SEGMENT},
     stats::{Counter, Stats},
     task_state::TaskState,
     thread_number::thread_number,
 };
 use crate::{
-    response::{RequestInfo, ResponseEnd},
     task::Name,
     util::sync::{
         Mutex, MutexGuard, Notify,
@@ -31,46 +32,6 @@ use crate::{
         lock,
     },
 };
-
-/// How far a supervisor is shut down. It only goes forward.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Takes tasks of all requests.
-    #[default]
-    Open,
-    /// Takes tasks of requests that came before the shutdown, and waits for all tasks.
-    Draining,
-    /// The grace is over, and tasks were asked to stop.
-    Cancelling,
-    /// Takes no tasks. Those that are left are listed for the report.
-    Closed,
-    /// Takes no tasks, and those that are left stop.
-    Sealed,
-}
-
-/// Why a task should not run to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    Remove,
-    Abort,
-}
-
-/// The request that a task belongs to. It lives at least as long as its tasks.
-pub(crate) trait Owner: Send + Sync {
-    fn has_request(&self) -> bool;
-
-    /// Returns whether the request came before the supervisor was shut down.
-    fn is_admitted(&self) -> bool;
-
-    /// Returns what is known of the request. `None` for a task without a request.
-    fn request(&self) -> Option<RequestInfo>;
-
-    /// Returns how the response ended, once it has.
-    fn end(&self) -> Option<Arc<ResponseEnd>>;
-
-    /// A shutdown has come to this phase: `Cancelling` or `Sealed`.
-    fn shut_down(self: Arc<Self>, phase: Phase);
-}
 
 /// See the module's documentation.
 pub(super) struct TaskTable {
@@ -97,42 +58,6 @@ const SHARDS: usize = if cfg!(all(test, background_loom)) {
 #[repr(align(128))]
 struct OwnLines<T>(T);
 
-/// The tasks that some threads have added.
-struct Shard {
-    stats: Stats,
-    tasks: Slots<Entry>,
-    phase: Phase,
-    /// How many tasks without a request are among the pending ones.
-    without_request: u64,
-    shutdown: ShutdownCounts,
-}
-
-/// How many tasks ended in a shutdown.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ShutdownCounts {
-    /// Within the grace.
-    pub(super) finished: u64,
-    /// By their fallback.
-    pub(super) fell_back: u64,
-    /// After they were cancelled.
-    pub(super) cancelled: u64,
-}
-
-pub(super) struct Entry {
-    pub(super) name: Option<Name>,
-    pub(super) owner: Weak<dyn Owner>,
-    pub(super) has_request: bool,
-    pub(super) state: TaskState,
-    /// When the task was allowed to run.
-    pub(super) since: Option<Instant>,
-    /// Whether the task has a fallback; once it is added, whether it runs that although the
-    /// supervisor is closed.
-    pub(super) is_fallback: bool,
-    pub(super) stop: Option<Stop>,
-    /// Wakes the task, so that it can stop. A task that has never waited has none.
-    pub(super) waker: Option<Waker>,
-}
-
 /// What the table and the request know of a task.
 pub(super) struct Described {
     pub(super) task: TaskInfo,
@@ -146,7 +71,7 @@ pub(super) struct Described {
 impl TaskTable {
     pub(super) fn new(max_pending: Option<usize>) -> Self {
         Self {
-            shards: array::from_fn(|number| OwnLines(Mutex::new(Shard::new(number)))),
+            shards: array::from_fn(|number| OwnLines(Mutex::new(Shard::new(number, SHARDS)))),
             stops: AtomicUsize::new(0),
             waiters: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -175,10 +100,7 @@ impl TaskTable {
             return None;
         }
         entry.is_fallback = is_closed;
-        *shard.stats.of(entry.state) += 1;
-        shard.without_request += u64::from(!entry.has_request);
-        let key = shard.tasks.insert(entry);
-        Some((key, is_closed))
+        Some((shard.insert(entry), is_closed))
     }
 
     /// Counts a task that was not taken.
@@ -279,20 +201,12 @@ impl TaskTable {
     #[inline]
     pub(super) fn end(&self, key: Key, outcome: Counter) {
         let mut shard = self.shard_of(key);
-        let Some(entry) = shard.tasks.remove(key) else {
+        let was_full = self.is_limited() && shard.pending_of_requests() >= self.max_pending;
+        let Some(entry) = shard.remove(key, outcome) else {
             return;
         };
-        let was_full = self.is_limited() && shard.pending_of_requests() >= self.max_pending;
-        *shard.stats.of(entry.state) -= 1;
-        shard.without_request -= u64::from(!entry.has_request);
         if entry.stop.is_some() {
             self.stops.fetch_sub(1, Ordering::Release);
-        }
-        let fell_back = shard.stats.fell_back;
-        outcome(&mut shard.stats);
-        if shard.phase != Phase::Open {
-            let fell_back = shard.stats.fell_back > fell_back;
-            shard.count_in_shutdown(fell_back);
         }
         // Who waits counts the tasks of all shards.
         let is_idle = shard.stats.pending() == 0 && self.waiters.load(Ordering::Relaxed) > 0;
@@ -486,53 +400,6 @@ impl<'a> Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shard {
-    /// The serial number of a task tells the number of its shard.
-    fn new(number: usize) -> Self {
-        Self {
-            stats: Stats::default(),
-            tasks: Slots::new(number as u64, SHARDS as u64),
-            phase: Phase::Open,
-            without_request: 0,
-            shutdown: ShutdownCounts::default(),
-        }
-    }
-
-    /// Returns the entry of a task that may run.
-    #[inline]
-    fn runnable(&mut self, key: Key) -> Option<&mut Entry> {
-        let is_sealed = self.phase == Phase::Sealed;
-        let entry = self.tasks.get_mut(key)?;
-        (entry.stop.is_none() && (!is_sealed || entry.is_fallback)).then_some(entry)
-    }
-
-    #[inline]
-    fn set_state(&mut self, key: Key, state: TaskState, since: Option<Instant>) {
-        let Some(entry) = self.tasks.get_mut(key) else {
-            return;
-        };
-        let before = std::mem::replace(&mut entry.state, state);
-        entry.since = since.or(entry.since);
-        *self.stats.of(before) -= 1;
-        *self.stats.of(state) += 1;
-    }
-
-    /// Counts a task that ended in a shutdown.
-    #[cold]
-    const fn count_in_shutdown(&mut self, fell_back: bool) {
-        match self.phase {
-            Phase::Open | Phase::Closed | Phase::Sealed => {}
-            Phase::Draining | Phase::Cancelling if fell_back => self.shutdown.fell_back += 1,
-            Phase::Draining => self.shutdown.finished += 1,
-            Phase::Cancelling => self.shutdown.cancelled += 1,
-        }
-    }
-
-    const fn pending_of_requests(&self) -> u64 {
-        self.stats.pending() - self.without_request
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tasks that are asked to stop, in a table without a runtime.
 
 use super::*;
+use crate::response::{RequestInfo, ResponseEnd};
 
 struct NoRequest;
 
