@@ -1,7 +1,7 @@
 //! [`TaskTable`]: all tasks that have not ended, and the statistics.
 //!
-//! The table has several shards. A thread adds tasks to its own shard, and tasks mostly run on the
-//! thread that added them, so that threads seldom wait for the lock of another one. A lock is held for
+//! The table has several shards. A thread always adds tasks to the same shard, and tasks mostly run on
+//! the thread that added them, so that threads seldom wait for each other's locks. A lock is held for
 //! a few additions. Whatever belongs to the user, or could be the last handle of it, is dropped after
 //! the lock is released.
 
@@ -36,7 +36,7 @@ use crate::{
 /// See the module's documentation.
 pub(super) struct TaskTable {
     shards: [OwnLines<Mutex<Shard>>; SHARDS],
-    /// How many tasks were asked to stop. A sealed table counts as one more. Tasks look at it before
+    /// How many tasks were asked to stop, and how often the table was sealed. Tasks look at it before
     /// each poll, so it is not under a lock.
     stops: AtomicUsize,
     /// How many callers wait for tasks to end. Without one, nobody needs a notification.
@@ -208,13 +208,12 @@ impl TaskTable {
         if entry.stop.is_some() {
             self.stops.fetch_sub(1, Ordering::Release);
         }
-        // Who waits counts the tasks of all shards.
-        let is_idle = shard.stats.pending() == 0 && self.waiters.load(Ordering::Relaxed) > 0;
+        let may_be_idle = shard.stats.pending() == 0 && self.waiters.load(Ordering::Relaxed) > 0;
         let has_capacity = was_full && shard.pending_of_requests() < self.max_pending;
         let unused = shard.tasks.take_unused();
         drop(shard);
         drop(unused);
-        if is_idle {
+        if may_be_idle && self.stats().pending() == 0 {
             self.idle.notify_waiters();
         }
         if has_capacity {
@@ -322,11 +321,10 @@ impl TaskTable {
     }
 
     fn set_phase(&self, shards: &mut [MutexGuard<'_, Shard>; SHARDS], phase: Phase) {
-        let was_sealed = shards[0].phase == Phase::Sealed;
         for shard in shards {
             shard.phase = shard.phase.max(phase);
         }
-        if phase == Phase::Sealed && !was_sealed {
+        if phase == Phase::Sealed {
             self.stops.fetch_add(1, Ordering::Release);
         }
     }

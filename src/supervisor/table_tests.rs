@@ -32,6 +32,13 @@ fn add(table: &TaskTable) -> Key {
 
 /// Adds a queued task to this shard.
 fn add_to(table: &TaskTable, number: usize) -> Key {
+    let key = try_add_to(table, number).expect("the table is open");
+    assert_eq!(number_of(key), number);
+    key
+}
+
+/// Adds a queued task to this shard. Returns `None` if the table takes no task.
+fn try_add_to(table: &TaskTable, number: usize) -> Option<Key> {
     let entry = Entry {
         name: None,
         owner: Weak::<NoRequest>::new(),
@@ -42,11 +49,7 @@ fn add_to(table: &TaskTable, number: usize) -> Key {
         stop: None,
         waker: None,
     };
-    let (key, _) = table
-        .add_to(number, entry, true)
-        .expect("the table is open");
-    assert_eq!(number_of(key), number);
-    key
+    table.add_to(number, entry, true).map(|(key, _)| key)
 }
 
 fn end(table: &TaskTable, key: Key) {
@@ -71,6 +74,19 @@ fn tasks_look_for_a_stop_only_while_there_is_one() {
     table.advance(Phase::Sealed);
     assert!(!table.may_go_on(other));
     assert!(!table.keep_waker(other, Waker::noop()));
+}
+
+#[cfg(not(background_loom))]
+#[test]
+fn who_waits_is_woken_once_the_last_task_of_all_shards_has_ended() {
+    let table = TaskTable::new(None);
+    let [one, other] = [0, 1].map(|number| add_to(&table, number));
+    let mut idle = tokio_test::task::spawn(table.idle());
+    assert!(idle.poll().is_pending());
+    end(&table, other);
+    assert!(!idle.is_woken());
+    end(&table, one);
+    assert!(idle.is_woken() && idle.poll().is_ready());
 }
 
 /// loom runs each model in every order that threads can take.
@@ -143,6 +159,50 @@ mod models {
             aborting.join().unwrap();
             assert!(table.stops.load(Ordering::Relaxed) > 0);
             assert_eq!(table.stats().aborted, 2);
+        });
+    }
+
+    #[test]
+    fn the_last_tasks_of_two_shards_end_while_somebody_waits() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let ending = [0, 1].map(|number| {
+                let (table, key) = (Arc::clone(&table), add_to(&table, number));
+                thread::spawn(move || end(&table, key))
+            });
+            block_on(table.idle());
+            assert_eq!(table.stats().aborted, 2);
+            for thread in ending {
+                thread.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn tasks_are_added_to_two_shards_while_the_table_is_sealed() {
+        check(|| {
+            let table = Arc::new(TaskTable::new(None));
+            let adding = [0, 1].map(|number| {
+                let table = Arc::clone(&table);
+                thread::spawn(move || {
+                    let added = try_add_to(&table, number);
+                    if let Some(key) = added {
+                        assert!(table.may_go_on(key));
+                        end(&table, key);
+                    }
+                    u64::from(added.is_some())
+                })
+            });
+            while !table.seal_if_idle() {
+                block_on(table.idle());
+            }
+            let before = table.stats();
+            let added: u64 = adding
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum();
+            assert_eq!((before.pending(), before.aborted), (0, added));
+            assert_eq!(table.stats(), before);
         });
     }
 
