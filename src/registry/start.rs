@@ -157,36 +157,28 @@ impl RequestState {
     /// Spawns tasks that start together. Without a runtime they are dropped, and count as aborted.
     pub(super) fn spawn_all(
         self: &Arc<Self>,
-        mut tasks: Vec<Queued>,
+        tasks: Vec<Queued>,
         runtime: Option<Handle>,
         after_write: bool,
     ) {
         let Some(runtime) = runtime else { return };
         // On a current-thread runtime, what the server spawns runs after the poll of the server.
-        if tasks.len() <= AT_A_TIME && is_current_thread(&runtime) {
+        let is_simple =
+            tasks.len() <= 1 || (tasks.len() <= AT_A_TIME && is_current_thread(&runtime));
+        if is_simple {
             for queued in tasks {
                 drop(self.spawn(&runtime, queued, after_write));
             }
-            return;
-        }
-        let Some(last) = tasks.pop() else { return };
-        if tasks.is_empty() {
-            drop(self.spawn(&runtime, last, after_write));
         } else {
-            self.spawn_behind(&runtime, tasks, last, after_write);
+            self.spawn_behind(&runtime, tasks, after_write);
         }
     }
 
     /// Spawns the last one of several tasks, which spawns the others.
     #[inline(never)]
-    fn spawn_behind(
-        self: &Arc<Self>,
-        runtime: &Handle,
-        others: Vec<Queued>,
-        last: Queued,
-        after_write: bool,
-    ) {
-        let others = spawn_others(Arc::clone(self), runtime.clone(), others, after_write);
+    fn spawn_behind(self: &Arc<Self>, runtime: &Handle, mut tasks: Vec<Queued>, after_write: bool) {
+        let Some(last) = tasks.pop() else { return };
+        let others = spawn_others(Arc::clone(self), runtime.clone(), tasks, after_write);
         drop(runtime.spawn(run(last, Arc::clone(self), Some(Box::pin(others)), false)));
     }
 

@@ -213,11 +213,19 @@ impl TaskTable {
         let unused = shard.tasks.take_unused();
         drop(shard);
         drop(unused);
-        if may_be_idle && self.stats().pending() == 0 {
-            self.idle.notify_waiters();
+        if may_be_idle {
+            self.notify_if_idle();
         }
         if has_capacity {
             self.capacity.notify_waiters();
+        }
+    }
+
+    /// Wakes those who wait, if no task of all shards is pending.
+    #[cold]
+    fn notify_if_idle(&self) {
+        if self.stats().pending() == 0 {
+            self.idle.notify_waiters();
         }
     }
 
