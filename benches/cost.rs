@@ -83,7 +83,7 @@ fn main() {
         ("cost-time-2-workers", TWO_WORKERS, "on two workers"),
     ] {
         let method = format!(
-            "Nanoseconds of one request {on}. Medians of {rounds} alternating rounds, each with another heap. A ratio has its quartiles in brackets."
+            "Nanoseconds of one request {on}. Medians of {rounds} alternating rounds. A ratio has its quartiles in brackets."
         );
         figures.table(name, &method, &COLUMNS);
         rows(&mut figures, ways::WAYS, settings, |case| {
@@ -105,7 +105,7 @@ fn main() {
             .map(|case| (case, [instructions(&case)]))
             .collect();
         let method = format!(
-            "Instructions of one request on the current-thread runtime, means of {PADDINGS} heaps."
+            "Instructions of one request on the current-thread runtime, means of {PADDINGS} runs whose heaps start at different addresses."
         );
         figures.table("cost-instructions", &method, &COLUMNS);
         let all = [ways::WAYS, &[BARE_WITH_HEADERS], MORE_WAYS].concat();
