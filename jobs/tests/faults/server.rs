@@ -11,6 +11,20 @@ async fn is_empty<J>(queue: &JobQueue<J>) -> bool {
     depth.is_ok_and(|depth| depth.ready + depth.invisible == 0)
 }
 
+/// Each run of the tests would leave several hundred megabytes otherwise.
+#[tokio::test]
+async fn a_server_of_the_tests_leaves_no_folder() {
+    let Some(mut server) = Postgres::start().await else {
+        return;
+    };
+    let folder = server.folder().to_owned();
+    server.execute("postgres", "CREATE TABLE kept ()").await;
+    server.crash().await;
+    server.execute("postgres", "SELECT FROM kept").await;
+    drop(server);
+    assert!(!folder.exists());
+}
+
 /// Restarted as after a crash, three times, and all backends terminated six times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_lose_nothing() {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -71,14 +72,17 @@ impl Postgres {
 
     /// Stops the server at once, as a crash would, and starts it again.
     pub async fn crash(&mut self) {
-        self.stop();
+        self.stop("keep the folder");
         self.server = serve(&self.folder, &self.programs, self.port);
         self.ready().await;
     }
 
-    fn stop(&mut self) {
-        // The shell stops the server when its input ends.
-        drop(self.server.stdin.take());
+    /// Stops the server, and gives the shell a last line.
+    fn stop(&mut self, line: &str) {
+        if let Some(mut input) = self.server.stdin.take() {
+            // The shell may be gone.
+            let _ = writeln!(input, "{line}");
+        }
         let _ = self.server.wait();
     }
 
@@ -88,6 +92,10 @@ impl Postgres {
             PgConnection::connect(&url).await.is_ok()
         })
         .await;
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn port(&self) -> u16 {
@@ -120,7 +128,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.stop();
+        self.stop("");
     }
 }
 
@@ -128,13 +136,13 @@ pub fn url(port: u16, database: &str) -> String {
     format!("postgres://test@127.0.0.1:{port}/{database}")
 }
 
-/// The shell waits for the end of its input, which comes at the latest when this process ends.
+/// The shell waits for a line or for the end of its input, which comes at the latest when this process
+/// ends. Then it stops the server, and removes the folder unless the line says otherwise.
 fn serve(folder: &Path, programs: &Path, port: u16) -> Child {
     let script = format!(
-        "{programs}/postgres -D {folder}/data -k {folder} -p {port} -h 127.0.0.1 \
+        "trap '' INT; {programs}/postgres -D {folder}/data -k {folder} -p {port} -h 127.0.0.1 \
             -c max_connections=200 -c synchronous_commit=on 2>>{folder}/log & \
-         cat >/dev/null; kill -QUIT $!; wait; \
-         [ -e {folder}/keep ] || [ $PPID -ne 1 ] || rm -rf {folder}",
+         read -r line; kill -QUIT $!; wait; [ \"$line\" = 'keep the folder' ] || rm -rf {folder}",
         programs = programs.display(),
         folder = folder.display()
     );
