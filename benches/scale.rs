@@ -6,8 +6,8 @@
 //! - The cost of a task, from the call of its request to its end, while many other tasks wait. The
 //!   reference has the same number of tasks without this crate, because more memory costs more
 //!   cache misses in any program.
-//! - The longest time that another thread waits for `Supervisor::stats`, which takes the lock that
-//!   each task takes, too.
+//! - The longest time that another thread waits for `Supervisor::stats`, which takes all locks that
+//!   tasks take.
 //! - The time of tasks that compute, on one worker and on two.
 
 #![expect(clippy::cast_precision_loss, reason = "the numbers are small")]

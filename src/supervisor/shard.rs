@@ -13,13 +13,6 @@ use super::{
 };
 use crate::task::Name;
 
-/// Why a task should not run to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    Remove,
-    Abort,
-}
-
 /// See the module's documentation.
 pub(super) struct Shard {
     pub(super) stats: Stats,
@@ -55,6 +48,13 @@ pub(super) struct Entry {
     pub(super) stop: Option<Stop>,
     /// Wakes the task, so that it can stop. A task that has never waited has none.
     pub(super) waker: Option<Waker>,
+}
+
+/// Why a task should not run to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Remove,
+    Abort,
 }
 
 impl Shard {

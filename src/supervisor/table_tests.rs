@@ -1,4 +1,5 @@
-//! Tasks that are asked to stop, in a table without a runtime.
+//! Tasks that end while somebody waits for them, asks them to stop or seals the table. There is no
+//! runtime.
 
 use super::*;
 use crate::response::{RequestInfo, ResponseEnd};
@@ -61,13 +62,13 @@ fn end(table: &TaskTable, key: Key) {
 fn tasks_look_for_a_stop_only_while_there_is_one() {
     let table = TaskTable::new(None);
     let (stopped, other) = (add(&table), add(&table));
-    assert!(table.stops.load(Ordering::Relaxed) == 0);
+    assert_eq!(table.stops.load(Ordering::Relaxed), 0);
     assert!(table.stop(stopped, Stop::Abort));
     assert!(!table.stop(stopped, Stop::Remove), "it stops already");
     assert!(table.stops.load(Ordering::Relaxed) > 0);
     assert!(!table.may_go_on(stopped) && table.may_go_on(other));
     end(&table, stopped);
-    assert!(table.stops.load(Ordering::Relaxed) == 0);
+    assert_eq!(table.stops.load(Ordering::Relaxed), 0);
     assert!(!table.stop(stopped, Stop::Abort), "it has ended");
     table.advance(Phase::Closed);
     assert!(table.may_go_on(other), "it is listed first");
@@ -132,7 +133,7 @@ mod models {
             for thread in running {
                 thread.join().unwrap();
             }
-            assert!(table.stops.load(Ordering::Relaxed) == 0);
+            assert_eq!(table.stops.load(Ordering::Relaxed), 0);
             assert_eq!(table.stats().aborted, 2);
         });
     }

@@ -14,6 +14,9 @@ use tokio::sync::OnceCell;
 
 use super::eventually;
 
+/// The line that tells the shell of a server to leave its folder: see [`serve`].
+const KEEP: &str = "keep the folder";
+
 static SERVERS: AtomicUsize = AtomicUsize::new(0);
 static DATABASES: AtomicUsize = AtomicUsize::new(0);
 static SHARED: OnceCell<Option<Postgres>> = OnceCell::const_new();
@@ -72,7 +75,7 @@ impl Postgres {
 
     /// Stops the server at once, as a crash would, and starts it again.
     pub async fn crash(&mut self) {
-        self.stop("keep the folder");
+        self.stop(KEEP);
         self.server = serve(&self.folder, &self.programs, self.port);
         self.ready().await;
     }
@@ -137,12 +140,13 @@ pub fn url(port: u16, database: &str) -> String {
 }
 
 /// The shell waits for a line or for the end of its input, which comes at the latest when this process
-/// ends. Then it stops the server, and removes the folder unless the line says otherwise.
+/// ends. Then it stops the server, and removes the folder unless the line is [`KEEP`]. Ctrl-C does not
+/// stop the shell, so it can do that.
 fn serve(folder: &Path, programs: &Path, port: u16) -> Child {
     let script = format!(
         "trap '' INT; {programs}/postgres -D {folder}/data -k {folder} -p {port} -h 127.0.0.1 \
             -c max_connections=200 -c synchronous_commit=on 2>>{folder}/log & \
-         read -r line; kill -QUIT $!; wait; [ \"$line\" = 'keep the folder' ] || rm -rf {folder}",
+         read -r line; kill -QUIT $!; wait; [ \"$line\" = '{KEEP}' ] || rm -rf {folder}",
         programs = programs.display(),
         folder = folder.display()
     );
