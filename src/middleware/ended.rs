@@ -6,10 +6,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 #[cfg(feature = "sent")]
 use crate::response::EndKind;
-use crate::{
-    registry::RequestScope,
-    response::{BodyState, Judgement},
-};
+use crate::{registry::RequestScope, response::BodyState};
 
 /// A response whose body is dropped. [`finish`](Self::finish) ends it and starts its tasks.
 #[cfg_attr(
@@ -19,7 +16,6 @@ use crate::{
 pub(crate) struct EndedResponse {
     state: RequestScope,
     body: BodyState,
-    judgement: Judgement,
     _open: Option<TaskTrackerToken>,
 }
 
@@ -27,13 +23,11 @@ impl EndedResponse {
     pub(super) const fn new(
         state: RequestScope,
         body: BodyState,
-        judgement: Judgement,
         open: Option<TaskTrackerToken>,
     ) -> Self {
         Self {
             state,
             body,
-            judgement,
             _open: open,
         }
     }
@@ -43,14 +37,14 @@ impl EndedResponse {
 impl EndedResponse {
     /// Ends the response.
     pub(crate) fn finish(&mut self, bytes_sent: Option<u64>) {
-        let now = Instant::now();
-        let details = || self.body.details(self.judgement, bytes_sent, now);
-        self.state.finish(details, now);
+        let body = std::mem::take(&mut self.body);
+        self.state.finish(body, bytes_sent, Instant::now());
     }
 
     /// Returns whether the server has all of the response.
     pub(crate) fn is_complete(&self) -> bool {
-        self.judgement.0 == EndKind::Complete
+        let head = self.state.head();
+        self.body.is_complete(&head.method, head.version)
     }
 
     /// Returns how many of the bytes that the body yielded a server sends.
@@ -60,7 +54,7 @@ impl EndedResponse {
 
     /// Ends a response whose connection died before the last byte.
     pub(crate) fn interrupt(&mut self, bytes_sent: Option<u64>) {
-        self.judgement = (EndKind::Interrupted, None);
+        self.body.set_kind(EndKind::Interrupted);
         self.finish(bytes_sent);
     }
 }

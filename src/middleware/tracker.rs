@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{BackgroundTasks, Entered, RequestScope, RequestState},
-    response::{BodyState, Judgement},
+    response::{BodyState, EndKind},
     supervisor::Supervisor,
 };
 
@@ -150,7 +150,7 @@ impl ResponseTracker {
     /// Ends the response, because the service returned an error.
     pub(super) fn service_failed(mut self) {
         if let Some(tracked) = &mut self.0 {
-            tracked.body.note_service_error();
+            tracked.body.set_kind(EndKind::ServiceError);
         }
     }
 
@@ -235,12 +235,11 @@ impl Drop for ResponseTracker {
         if !tracked.is_watched() {
             return;
         }
-        let head = tracked.state.head();
-        let judgement = tracked.body.judge(&head.method, head.version);
+        tracked.body.note_drop();
         if tracked.head_guard.is_none() && tracked.delivery.is_none() {
-            tracked.end(judgement);
+            tracked.end();
         } else if let Some(tracked) = self.0.take() {
-            tracked.end_or_hand_over(judgement);
+            tracked.end_or_hand_over();
         }
     }
 }
@@ -324,43 +323,34 @@ impl Tracked {
     }
 
     /// Ends the response.
-    fn end(&mut self, judgement: Judgement) {
-        let now = Instant::now();
-        let body = &mut self.body;
+    fn end(&mut self) {
         self.state
-            .finish(|| body.details(judgement, None, now), now);
+            .finish(std::mem::take(&mut self.body), None, Instant::now());
     }
 
     /// Ends the response, or leaves that to what is dropped later.
-    fn end_or_hand_over(mut self, judgement: Judgement) {
+    fn end_or_hand_over(mut self) {
         if let Some(head_guard) = self.head_guard.take() {
-            return head_guard.give(UnsentHead {
-                tracked: Some(self),
-                judgement,
-            });
+            return head_guard.give(UnsentHead(Some(self)));
         }
         let waits_for_last_byte = self.state.waits_for_last_byte();
         let delivery = self.delivery.take().filter(|_| waits_for_last_byte);
         let Some(delivery) = delivery else {
-            return self.end(judgement);
+            return self.end();
         };
-        let response = EndedResponse::new(self.state, self.body, judgement, self.open);
+        let response = EndedResponse::new(self.state, self.body, self.open);
         delivery.wait(response);
     }
 }
 
-/// A response whose body is dropped, and whose head is not sent. Its drop ends the response as it was
-/// judged when the body was dropped.
+/// A response whose body is dropped, and whose head is not sent. Its drop ends the response.
 #[derive(Debug)]
-struct UnsentHead {
-    tracked: Option<Tracked>,
-    judgement: Judgement,
-}
+struct UnsentHead(Option<Tracked>);
 
 impl Drop for UnsentHead {
     fn drop(&mut self) {
-        if let Some(tracked) = self.tracked.take() {
-            tracked.end_or_hand_over(self.judgement);
+        if let Some(tracked) = self.0.take() {
+            tracked.end_or_hand_over();
         }
     }
 }

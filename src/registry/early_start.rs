@@ -18,6 +18,7 @@ impl RequestState {
     pub(crate) fn note_head(self: &Arc<Self>, head: ResponseHead) {
         let mut inner = self.lock();
         inner.head = Some(head);
+        self.note_responded();
         if self.supervisor.config().start_within.is_some() {
             self.arm_timer(&mut inner);
         }

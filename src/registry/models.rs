@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::state::RequestState;
 use crate::{
-    response::{EndDetails, EndKind},
+    response::BodyState,
     supervisor::{Stats, Supervisor},
     task::{Order, Task},
     util::sync::check,
@@ -24,8 +24,7 @@ fn request(supervisor: &Supervisor) -> Arc<RequestState> {
 }
 
 fn finish(state: &Arc<RequestState>) {
-    let details = EndDetails::new(EndKind::Complete, Instant::now());
-    state.finish(|| details, Instant::now());
+    state.finish(BodyState::default(), None, Instant::now());
 }
 
 fn add(state: &Arc<RequestState>) -> bool {

@@ -87,32 +87,36 @@ impl Run {
     /// Judges the condition of the task, and takes its unique key. Returns the outcome of a task that
     /// may not run.
     fn may_run(&mut self) -> Result<(), Outcome> {
-        let Queued { task, guard, .. } = &mut self.queued;
-        let when = task.condition();
-        let early_end = guard.early_end().map(|end| (&**end).into());
-        if !when.holds(early_end.unwrap_or_else(|| self.state.summary())) {
-            return Err(Outcome::Skipped);
+        let Queued { task, guard, .. } = &self.queued;
+        let has_responded = guard.early_end().is_none() && self.state.has_responded();
+        if !task.condition().holds_after(has_responded) {
+            self.judge_condition()?;
         }
-        if when.function().is_some() || task.has_rare_options() {
-            return self.may_run_rare();
+        if self.queued.task.has_rare_options() {
+            self.claim_key()?;
         }
         Ok(())
     }
 
-    /// Judges a condition that is a function, and takes the unique key.
+    /// Judges the condition by the end of the response. Without a response, each condition holds.
     #[cold]
-    fn may_run_rare(&mut self) -> Result<(), Outcome> {
-        let Queued { task, guard, .. } = &mut self.queued;
-        if let Some(function) = task.condition().function() {
-            if let Some(end) = shared_end_of(&self.state, guard) {
-                let _entered = self.state.enter();
-                match guard.in_scope(|| catch(|| function(&end))) {
-                    Ok(true) => {}
-                    Ok(false) => return Err(Outcome::Skipped),
-                    Err(panic) => return Err(Outcome::Panicked(panic)),
-                }
-            }
+    fn judge_condition(&mut self) -> Result<(), Outcome> {
+        let Queued { task, guard, .. } = &self.queued;
+        let Some(end) = shared_end_of(&self.state, guard) else {
+            return Ok(());
+        };
+        let _entered = self.state.enter();
+        match guard.in_scope(|| catch(|| task.condition().holds(&end))) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Outcome::Skipped),
+            Err(panic) => Err(Outcome::Panicked(panic)),
         }
+    }
+
+    /// Takes the key of a unique task.
+    #[cold]
+    fn claim_key(&mut self) -> Result<(), Outcome> {
+        let Queued { task, guard, .. } = &mut self.queued;
         match task.unique_key() {
             Some(unique) if !guard.claim(unique) => Err(Outcome::Skipped),
             _ => Ok(()),

@@ -17,10 +17,10 @@ use tokio::{
 use super::{
     queued::Queued,
     run::run,
-    state::{Inner, RequestState},
+    state::{Inner, RequestState, ResponseStage},
 };
 use crate::{
-    response::{EndDetails, ResponseEnd},
+    response::{BodyState, ResponseEnd},
     supervisor::{Acquire, RequestReporter, TaskGuard},
     task::Order,
     util::{
@@ -31,12 +31,14 @@ use crate::{
 
 impl RequestState {
     /// The response has ended. Its tasks start, if they have not started before.
-    pub(crate) fn finish(self: &Arc<Self>, details: impl FnOnce() -> EndDetails, now: Instant) {
+    /// `bytes_sent` is how many bytes of the data the socket took, if that is known.
+    pub(crate) fn finish(self: &Arc<Self>, body: BodyState, bytes_sent: Option<u64>, now: Instant) {
         let mut inner = self.lock();
-        // From now on the request does not hold the buffer of its connection.
-        let Some(request) = self.note_end(&mut inner, details) else {
+        if !matches!(inner.response, ResponseStage::Open(_)) {
             return;
-        };
+        }
+        // From now on the request does not hold the buffer of its connection.
+        let request = inner.response.end(body, bytes_sent, now);
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
         // start at once would often come before the write.

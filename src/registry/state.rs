@@ -2,10 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
 };
 
 use http::{HeaderMap, Request};
@@ -14,7 +11,7 @@ use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use super::queued::Queued;
 use crate::{
     response::{
-        EndDetails, EndSummary, KeptRequest, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
+        BodyState, EndDetails, KeptRequest, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
         ResponseHead,
     },
     supervisor::{RequestReporter, Supervisor, TaskGuard},
@@ -23,7 +20,7 @@ use crate::{
         Text,
         sync::{
             Mutex, MutexGuard,
-            atomic::{AtomicU8, AtomicU64},
+            atomic::{AtomicBool, AtomicU64},
             lock,
         },
         trace::ids_are_wanted,
@@ -45,8 +42,9 @@ pub(crate) struct RequestState {
     /// Whether the tasks wait for the last byte. It is read for each frame, so it is not under the
     /// lock.
     waits_for_last_byte: AtomicBool,
-    /// An [`EndSummary`]. Each task asks for it, so it is not under the lock.
-    summary: AtomicU8,
+    /// Whether the service has returned a response. Most tasks ask for it, so it is not under the
+    /// lock. `true` for a task without a request.
+    has_responded: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -76,8 +74,11 @@ pub(super) enum ResponseStage {
 /// What is kept when the response has ended.
 pub(super) struct Ended {
     request: KeptRequest,
-    details: EndDetails,
-    /// All of it, for those who ask. Most tasks never do.
+    body: BodyState,
+    /// How many bytes of the data the socket took, if that is known.
+    bytes_sent: Option<u64>,
+    at: Instant,
+    /// How the response ended, for those who ask. Most tasks never do.
     shared: Option<Arc<ResponseEnd>>,
 }
 
@@ -145,8 +146,7 @@ impl RequestState {
             Some((head, open)) => (Some(head), ResponseStage::Open(open)),
             None => (None, ResponseStage::None),
         };
-        // Without a response, each condition holds.
-        let summary = if head.is_some() { 0 } else { u8::MAX };
+        let has_responded = head.is_none();
         Arc::new(Self {
             supervisor: supervisor.clone(),
             head,
@@ -154,7 +154,7 @@ impl RequestState {
             outer,
             bytes: AtomicU64::new(0),
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
-            summary: AtomicU8::new(summary),
+            has_responded: AtomicBool::new(has_responded),
             inner: Mutex::new(Inner {
                 response,
                 head: None,
@@ -209,34 +209,16 @@ impl RequestState {
         matches!(self.lock().response, ResponseStage::Ended(_))
     }
 
-    /// Returns what the conditions of tasks ask of the end.
+    /// Returns whether the service has returned a response. `true` for a task without a request.
     #[inline]
-    pub(super) fn summary(&self) -> EndSummary {
-        self.summary.load(Ordering::Acquire).into()
+    pub(super) fn has_responded(&self) -> bool {
+        self.has_responded.load(Ordering::Acquire)
     }
 
-    /// Notes how the response ended. Returns what was known of the request, to be dropped without the
-    /// lock. Returns `None` if the response is not open.
+    /// Notes that the service has returned a response.
     #[inline]
-    pub(super) fn note_end(
-        &self,
-        inner: &mut Inner,
-        details: impl FnOnce() -> EndDetails,
-    ) -> Option<OpenRequest> {
-        let ResponseStage::Open(request) = &inner.response else {
-            return None;
-        };
-        let ended = Ended {
-            request: request.to_kept(),
-            details: details(),
-            shared: None,
-        };
-        let summary = EndSummary::from(&ended.details);
-        self.summary.store(summary.into(), Ordering::Release);
-        match std::mem::replace(&mut inner.response, ResponseStage::Ended(ended)) {
-            ResponseStage::Open(request) => Some(request),
-            _ => None,
-        }
+    pub(super) fn note_responded(&self) {
+        self.has_responded.store(true, Ordering::Release);
     }
 
     /// Returns how the response ended, once it has.
@@ -250,8 +232,16 @@ impl RequestState {
             return None;
         };
         let end = ended.shared.get_or_insert_with(|| {
-            let request = RequestInfo::new(self.head(), ended.request.clone());
-            Arc::new(ResponseEnd::new(request, ended.details.clone()))
+            let head = self.head();
+            let request = RequestInfo::new(head, ended.request.clone());
+            let Ended {
+                body,
+                bytes_sent,
+                at,
+                ..
+            } = ended;
+            let details = body.details(&head.method, head.version, *bytes_sent, *at);
+            Arc::new(ResponseEnd::new(request, details))
         });
         Some(Arc::clone(end))
     }
@@ -415,6 +405,33 @@ impl RequestState {
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+}
+
+impl ResponseStage {
+    /// The open response ends. Returns what was known of the request, to be dropped without the
+    /// lock.
+    #[inline]
+    pub(super) fn end(
+        &mut self,
+        body: BodyState,
+        bytes_sent: Option<u64>,
+        at: Instant,
+    ) -> Option<OpenRequest> {
+        let Self::Open(request) = self else {
+            return None;
+        };
+        let ended = Ended {
+            request: request.to_kept(),
+            body,
+            bytes_sent,
+            at,
+            shared: None,
+        };
+        match std::mem::replace(self, Self::Ended(ended)) {
+            Self::Open(request) => Some(request),
+            _ => None,
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::{current::current, handle::TaskHandle, state::RequestState};
 use crate::{
     error::NotInRequest,
-    response::{EndDetails, EndKind},
+    response::{BodyState, EndKind},
     supervisor::{Stats, Supervisor},
     task::{Order, Refused, StartOn, Task},
 };
@@ -113,9 +113,14 @@ impl BackgroundTasks {
     ///
     /// See [`for_test`](Self::for_test).
     pub async fn end_for_test(&self, kind: EndKind, status: StatusCode) -> Stats {
-        let mut details = EndDetails::new(kind, Instant::now());
-        details.status = Some(status);
-        self.0.finish(|| details, Instant::now());
+        let now = Instant::now();
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        let mut body = BodyState::default();
+        self.0
+            .note_head(body.note_head(&response, now, None, false));
+        body.set_kind(kind);
+        self.0.finish(body, None, now);
         self.supervisor().idle().await;
         self.supervisor().stats()
     }

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How a response ended, and what was wrong with it.
-pub(crate) type Judgement = (EndKind, Option<ResponseError>);
+type Judgement = (EndKind, Option<ResponseError>);
 
 /// What the head of a response shows, and what its body says of itself at that time.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,8 @@ struct Head {
     at_end: bool,
 }
 
-/// What a response has shown so far.
+/// What a response has shown so far. When the response has ended, this is kept, and is judged when
+/// somebody asks.
 #[derive(Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -42,8 +43,8 @@ struct Head {
 pub(crate) struct BodyState {
     /// Whether code of the service or of the body has panicked.
     has_panicked: AtomicBool,
-    /// Whether the service returned an error.
-    service_failed: bool,
+    /// How the response ended, if that does not depend on its body.
+    kind: Option<EndKind>,
     /// Whether the end of the body was seen.
     has_ended: bool,
     /// Whether the body returned `None`.
@@ -66,11 +67,6 @@ impl BodyState {
     /// Notes that code of the service or of the body has panicked.
     pub(crate) fn note_panic(&self) {
         self.has_panicked.store(true, Ordering::Relaxed);
-    }
-
-    /// Notes that the service returned an error in place of a response.
-    pub(crate) const fn note_service_error(&mut self) {
-        self.service_failed = true;
     }
 
     /// Notes the head of the response, the exact size that its body states, and whether the body is
@@ -145,6 +141,19 @@ impl BodyState {
         self.is_over = true;
     }
 
+    /// Notes that the response is dropped, perhaps by a thread that panics.
+    #[inline]
+    pub(crate) fn note_drop(&mut self) {
+        if std::thread::panicking() {
+            self.note_panic();
+        }
+    }
+
+    /// Notes how the response ended, whatever the body has shown.
+    pub(crate) const fn set_kind(&mut self, kind: EndKind) {
+        self.kind = Some(kind);
+    }
+
     /// Returns whether the head or the trailers had a gRPC status.
     pub(crate) fn has_grpc_status(&self) -> bool {
         self.grpc_status.is_some()
@@ -175,12 +184,18 @@ impl BodyState {
         }
     }
 
+    /// Returns whether the response is complete if its body is dropped now.
+    #[cfg(feature = "sent")]
+    pub(crate) fn is_complete(&self, method: &Method, version: Version) -> bool {
+        self.judge(method, version).0 == EndKind::Complete
+    }
+
     /// Judges how the response ends if its body is dropped now.
-    pub(crate) fn judge(&self, method: &Method, version: Version) -> Judgement {
-        if self.service_failed {
-            return (EndKind::ServiceError, None);
+    fn judge(&self, method: &Method, version: Version) -> Judgement {
+        if let Some(kind) = self.kind {
+            return (kind, None);
         }
-        if self.has_panicked.load(Ordering::Relaxed) || std::thread::panicking() {
+        if self.has_panicked.load(Ordering::Relaxed) {
             return (EndKind::Panicked, None);
         }
         let Some(head) = self.head else {
@@ -266,13 +281,17 @@ impl BodyState {
     }
 
     /// Returns what a [`ResponseEnd`](super::ResponseEnd) says of the response. Takes the trailers.
+    /// `bytes_sent` is how many bytes of the data the socket took, if that is known.
     pub(crate) fn details(
         &mut self,
-        (kind, error): Judgement,
+        method: &Method,
+        version: Version,
         bytes_sent: Option<u64>,
-        now: Instant,
+        ended_at: Instant,
     ) -> EndDetails {
+        let (kind, error) = self.judge(method, version);
         EndDetails {
+            kind,
             error,
             status: self.head.map(|head| head.status),
             bytes: self.bytes,
@@ -282,7 +301,7 @@ impl BodyState {
             has_grpc_ok: self.has_grpc_ok,
             grpc_status: self.grpc_status,
             head_at: self.head.map(|head| head.at),
-            ..EndDetails::new(kind, now)
+            ended_at,
         }
     }
 }

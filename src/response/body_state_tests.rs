@@ -117,8 +117,7 @@ impl Case {
     /// Returns what is known at the end.
     fn details(&self, version: Version) -> EndDetails {
         let mut state = self.state();
-        let judgement = state.judge(&self.method, version);
-        state.details(judgement, None, Instant::now())
+        state.details(&self.method, version, None, Instant::now())
     }
 }
 
@@ -312,21 +311,24 @@ fn without_a_head() {
     }
 }
 
-/// A server that unwinds drops a response as a client does that leaves.
+/// A server that unwinds drops a response as a client does that leaves. It is judged after that.
 #[test]
 fn while_the_thread_unwinds() {
-    struct JudgesWhenDropped(Option<Judgement>);
-    impl Drop for JudgesWhenDropped {
+    struct Dropped<'a>(&'a mut BodyState);
+    impl Drop for Dropped<'_> {
         fn drop(&mut self) {
-            assert_eq!(self.0, Some(stream(&[Data(3)]).judge(Version::HTTP_11)));
+            self.0.note_drop();
         }
     }
+    let mut state = stream(&[Data(3)]).state();
+    drop(Dropped(&mut state));
+    assert_eq!(state.judge(&Method::GET, Version::HTTP_11), INTERRUPTED);
     let unwound = catch_unwind(AssertUnwindSafe(|| {
-        let _judges = JudgesWhenDropped(Some(PANICKED));
+        let _response = Dropped(&mut state);
         resume_unwind(Box::new("the server panics"));
     }));
     assert!(unwound.is_err());
-    drop(JudgesWhenDropped(Some(INTERRUPTED)));
+    assert_eq!(state.judge(&Method::GET, Version::HTTP_11), PANICKED);
 }
 
 /// HTTP/1.0 and HTTP/0.9 go by the rules of HTTP/1.1, and HTTP/3 by those of HTTP/2.

@@ -222,7 +222,7 @@ pub(crate) struct ResponseHead {
 pub(crate) struct EndDetails {
     pub(super) kind: EndKind,
     pub(super) error: Option<ResponseError>,
-    pub(crate) status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     pub(super) bytes: u64,
     pub(super) bytes_sent: Option<u64>,
     pub(super) trailers: Option<Box<HeaderMap>>,
@@ -236,23 +236,6 @@ pub(crate) struct EndDetails {
 }
 
 impl EndDetails {
-    /// Returns an end of this kind, of which nothing else is known.
-    pub(crate) const fn new(kind: EndKind, ended_at: Instant) -> Self {
-        Self {
-            kind,
-            error: None,
-            status: None,
-            bytes: 0,
-            bytes_sent: None,
-            trailers: None,
-            is_grpc: false,
-            has_grpc_ok: false,
-            grpc_status: None,
-            head_at: None,
-            ended_at,
-        }
-    }
-
     fn is_success(&self) -> bool {
         let is_intact = matches!(
             self.kind,
@@ -268,59 +251,17 @@ impl EndDetails {
     /// Returns what is known now of a response that is open.
     pub(crate) fn unfinished(head: Option<ResponseHead>, bytes: u64, now: Instant) -> Self {
         Self {
+            kind: EndKind::Unfinished,
+            error: None,
             status: head.map(|head| head.status),
             bytes,
+            bytes_sent: None,
+            trailers: None,
             is_grpc: head.is_some_and(|head| head.is_grpc),
+            has_grpc_ok: false,
+            grpc_status: None,
             head_at: head.map(|head| head.at),
-            ..Self::new(EndKind::Unfinished, now)
+            ended_at: now,
         }
-    }
-}
-
-/// What the conditions of tasks ask of an end, in the bits of one number. It can be in an atomic
-/// variable, so a task can ask without a lock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct EndSummary(u8);
-
-impl EndSummary {
-    /// The response has a head.
-    pub(crate) const HEAD: Self = Self(1);
-    /// The response is a success.
-    pub(crate) const SUCCESS: Self = Self(1 << 1);
-    /// The response is complete.
-    pub(crate) const COMPLETE: Self = Self(1 << 2);
-
-    /// Returns whether all of this is so.
-    pub(crate) const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl From<&EndDetails> for EndSummary {
-    fn from(end: &EndDetails) -> Self {
-        let set = |bit: Self, is_set| if is_set { bit.0 } else { 0 };
-        Self(
-            set(Self::HEAD, end.status.is_some())
-                | set(Self::SUCCESS, end.is_success())
-                | set(Self::COMPLETE, end.kind == EndKind::Complete),
-        )
-    }
-}
-
-impl From<&ResponseEnd> for EndSummary {
-    fn from(end: &ResponseEnd) -> Self {
-        Self::from(&end.details)
-    }
-}
-
-impl From<u8> for EndSummary {
-    fn from(bits: u8) -> Self {
-        Self(bits)
-    }
-}
-
-impl From<EndSummary> for u8 {
-    fn from(summary: EndSummary) -> Self {
-        summary.0
     }
 }

@@ -7,13 +7,13 @@ mod headers;
 mod request_info;
 mod response_error;
 
-#[cfg(feature = "sent")]
-pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub(crate) use self::{
-    body_state::{BodyState, Judgement},
-    end::{EndDetails, EndSummary, ResponseHead},
+    body_state::BodyState,
+    end::{EndDetails, ResponseHead},
     request_info::{KeptRequest, OpenRequest, RequestHead, RequestInfo},
 };
+#[cfg(feature = "sent")]
+pub(crate) use self::{body_state::can_have_body, headers::declared_length};
 pub use self::{
     end::{EndKind, ResponseEnd},
     response_error::ResponseError,

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::response::{EndSummary, ResponseEnd};
+use crate::response::ResponseEnd;
 
 /// The condition under which a task runs. It is judged when the tasks of the request start.
 ///
@@ -68,24 +68,26 @@ impl When {
         Self::Matches(Arc::new(condition))
     }
 
-    /// Judges the condition, except a function.
-    pub(crate) const fn holds(&self, end: EndSummary) -> bool {
+    /// Returns whether the condition holds. A function may panic.
+    pub(crate) fn holds(&self, end: &ResponseEnd) -> bool {
         match self {
-            Self::Responded => end.contains(EndSummary::HEAD),
-            Self::Success => end.contains(EndSummary::SUCCESS),
-            Self::Complete => end.contains(EndSummary::COMPLETE),
-            Self::Delivered => {
-                end.contains(EndSummary::COMPLETE) && end.contains(EndSummary::SUCCESS)
-            }
-            Self::Always | Self::Matches(_) => true,
+            Self::Responded => end.status().is_some(),
+            Self::Success => end.is_success(),
+            Self::Complete => end.is_complete(),
+            Self::Delivered => end.is_complete() && end.is_success(),
+            Self::Always => true,
+            Self::Matches(function) => function(end),
         }
     }
 
-    /// Returns the function that judges the condition. It may panic.
-    pub(crate) fn function(&self) -> Option<&(dyn Fn(&ResponseEnd) -> bool + Send + Sync)> {
+    /// Returns whether the condition certainly holds, if it is only known whether the service has
+    /// returned a response.
+    #[inline]
+    pub(crate) const fn holds_after(&self, has_responded: bool) -> bool {
         match self {
-            Self::Matches(function) => Some(&**function),
-            _ => None,
+            Self::Responded => has_responded,
+            Self::Always => true,
+            Self::Success | Self::Complete | Self::Delivered | Self::Matches(_) => false,
         }
     }
 
@@ -93,8 +95,8 @@ impl When {
     /// holds by the head, or it cannot hold at the end.
     pub(crate) fn is_decided(&self, unfinished: &ResponseEnd) -> bool {
         match self {
-            Self::Responded | Self::Always => self.holds(unfinished.into()),
-            Self::Success => self.holds(unfinished.into()) || has_error_status(unfinished),
+            Self::Responded | Self::Always => self.holds(unfinished),
+            Self::Success => self.holds(unfinished) || has_error_status(unfinished),
             Self::Delivered => has_error_status(unfinished),
             Self::Complete | Self::Matches(_) => false,
         }

@@ -416,7 +416,7 @@ impl Drop for Task {
         // user is dropped on its own.
         self.clear();
         let options = self.options_mut();
-        if options.when.function().is_some() {
+        if matches!(options.when, When::Matches(_)) {
             drop_and_log("the condition of a task", std::mem::take(&mut options.when));
         }
     }
