@@ -109,17 +109,22 @@ impl BackgroundTasks {
     /// Starts the tasks as if the response had ended like this, waits for them, and returns how
     /// they ended.
     ///
+    /// The response has a head with this status, unless the kind is [`EndKind::ServiceError`] or
+    /// [`EndKind::NoResponse`].
+    ///
     /// # Examples
     ///
     /// See [`for_test`](Self::for_test).
     pub async fn end_for_test(&self, kind: EndKind, status: StatusCode) -> Stats {
         let now = Instant::now();
-        let mut response = Response::new(());
-        *response.status_mut() = status;
         let mut body = BodyState::default();
-        self.0
-            .note_head(body.note_head(&response, now, None, false));
         body.set_kind(kind);
+        if !matches!(kind, EndKind::ServiceError | EndKind::NoResponse) {
+            let mut response = Response::new(());
+            *response.status_mut() = status;
+            self.0
+                .note_head(body.note_head(&response, now, None, false));
+        }
         self.0.finish(body, None, now);
         self.supervisor().idle().await;
         self.supervisor().stats()

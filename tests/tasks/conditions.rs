@@ -87,7 +87,27 @@ async fn after_each_end_with_a_head() {
 }
 
 #[tokio::test]
-async fn after_a_response_without_a_head() {
+async fn after_each_end_without_a_head() {
+    for kind in [EndKind::ServiceError, EndKind::NoResponse] {
+        assert_eq!(held(kind, StatusCode::OK).await, ["Always"], "{kind:?}");
+    }
+    let tasks = BackgroundTasks::for_test();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let task = Task::with_context(|cx| async move {
+        let end = cx.end().expect("the task has a request");
+        tell.send((end.kind(), end.status(), end.time_to_head()))
+            .expect("the test is there");
+    });
+    tasks.add(task.when(When::Always));
+    soon(tasks.end_for_test(EndKind::NoResponse, StatusCode::OK)).await;
+    assert_eq!(
+        told.await.expect("the task ran"),
+        (EndKind::NoResponse, None, None)
+    );
+}
+
+#[tokio::test]
+async fn a_client_leaves_before_the_head() {
     let supervisor = Supervisor::new();
     let call = Call::new(&supervisor, "/");
     for (name, when) in CONDITIONS {
