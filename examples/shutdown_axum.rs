@@ -13,6 +13,8 @@ use tokio::{
 };
 use tower_background::{BackgroundLayer, BackgroundTasks, Supervisor};
 
+const GRACE: Duration = Duration::from_secs(10);
+
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     tracing_subscriber::fmt::init(); // Shows the errors of tasks.
@@ -27,14 +29,24 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         .route("/", get(handler))
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()));
 
-    // First the server ends. It takes no more requests, and answers those that it has. Then their
-    // tasks end.
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move {
-            let _ = terminate.recv().await;
-        })
-        .await?;
-    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+    // 1. The signal ends endless streams: they wait for `stopping`.
+    let (stop, stopping) = (supervisor.clone(), supervisor.stopping());
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+        let _ = terminate.recv().await;
+        stop.begin_shutdown();
+    });
+    // 2. The server takes no more requests, and answers those that it has. A client that does not
+    //    read would hold it up for ever, so this stops waiting after the grace.
+    let late = async {
+        stopping.await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = late => {}
+    }
+    // 3. Then the tasks of the requests end.
+    let report = supervisor.shutdown(GRACE).await;
 
     println!("{report}");
     Ok(if report.is_clean() {

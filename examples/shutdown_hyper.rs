@@ -18,9 +18,12 @@ use hyper_util::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    time::timeout,
 };
 use tower::{ServiceBuilder, service_fn};
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
+
+const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -58,10 +61,13 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     drop(listener);
 
-    // First the connections end. They take no more requests, and answer those that they have. Then
-    // their tasks end.
-    connections.shutdown().await;
-    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+    // 1. Endless streams end: they wait for `stopping`.
+    supervisor.begin_shutdown();
+    // 2. The connections take no more requests, and answer those that they have. A client that does
+    //    not read would hold one up for ever, so this stops waiting after the grace.
+    let _ = timeout(GRACE, connections.shutdown()).await;
+    // 3. Then the tasks of the requests end.
+    let report = supervisor.shutdown(GRACE).await;
 
     println!("{report}");
     Ok(if report.is_clean() {

@@ -2,7 +2,8 @@
 //!
 //! Start it with `cargo run --example shutdown_streams -- 3000` and open `/events`, `/socket`, or
 //! send a body to `/upload`. Then send SIGTERM with `kill`. The process ends when all of them have
-//! ended, after ten seconds at the latest.
+//! ended. At the latest it ends after ten seconds for the server, ten for the tasks, and two more to
+//! stop what is left.
 
 use std::{convert::Infallible, env, error::Error, pin::pin, process::ExitCode, time::Duration};
 

@@ -24,6 +24,8 @@ use tonic_health::pb::{
 };
 use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
+const GRACE: Duration = Duration::from_secs(10);
+
 struct Service;
 
 #[tonic::async_trait]
@@ -75,18 +77,27 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("{}", listener.local_addr()?);
 
     let supervisor = Supervisor::new();
-    let stopping = supervisor.clone();
-    // The signal ends the streams. Then the server ends: it takes no more requests, and answers
-    // those that it has. Then their tasks end.
-    Server::builder()
+    // 1. The signal ends endless streams: they wait for `stopping`.
+    let (stop, stopping) = (supervisor.clone(), supervisor.stopping());
+    let serving = Server::builder()
         .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
         .add_service(HealthServer::new(Service))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             let _ = terminate.recv().await;
-            stopping.begin_shutdown();
-        })
-        .await?;
-    let report = supervisor.shutdown(Duration::from_secs(10)).await;
+            stop.begin_shutdown();
+        });
+    // 2. The server takes no more requests, and answers those that it has. A client that does not
+    //    read would hold it up for ever, so this stops waiting after the grace.
+    let late = async {
+        stopping.await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = late => {}
+    }
+    // 3. Then the tasks of the requests end.
+    let report = supervisor.shutdown(GRACE).await;
 
     println!("{report}");
     Ok(if report.is_clean() {
