@@ -10,9 +10,9 @@ impl Supervisor {
     /// Spawns a task without a request, such as the conversation of a WebSocket.
     ///
     /// The task is counted, listed, cancelled and awaited like the tasks of requests. It takes no
-    /// permit, has no default timeout, and does not count towards
-    /// [`max_pending`](crate::SupervisorBuilder::max_pending). Its [condition](crate::When) is not
-    /// judged. Inside it, [`defer`](crate::defer) and
+    /// permit but that of its own [`limit`](Task::limit). It has no default timeout, and does not
+    /// count towards [`max_pending`](crate::SupervisorBuilder::max_pending). Its
+    /// [condition](crate::When) is not judged. Inside it, [`defer`](crate::defer) and
     /// [`BackgroundTasks::current`](crate::BackgroundTasks::current) add further tasks without a
     /// request.
     ///

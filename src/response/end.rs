@@ -204,7 +204,7 @@ pub enum EndKind {
     Panicked,
     /// The response is still open, and its tasks could not wait:
     /// [`start_within`](crate::SupervisorBuilder::start_within) ran out, or the grace of a shutdown
-    /// is over.
+    /// is over and a [shutdown fallback](crate::Task::shutdown_fallback) runs.
     Unfinished,
 }
 

@@ -41,8 +41,8 @@
 //! A response that leaves no task does not wait. It is over when the server drops its body, unless
 //! the supervisor has observers.
 //!
-//! Tasks start earlier only after [`start_within`](crate::SupervisorBuilder::start_within), or at
-//! the end of a shutdown's grace.
+//! Tasks start earlier only after [`start_within`](crate::SupervisorBuilder::start_within), and
+//! [shutdown fallbacks](crate::Task::shutdown_fallback) at the end of a shutdown's grace.
 //!
 //! The socket "took" a byte when the operating system has it. No server knows whether the client
 //! reads it. With TLS the flush goes through TLS to the socket, so the same holds.

@@ -203,8 +203,9 @@ impl TaskReport {
         self.ran
     }
 
-    /// Returns how the response ended. `None` for a task that ended while its response was open,
-    /// and for a task without a request.
+    /// Returns how the response ended. For a task that started early, this is what was known then, of
+    /// the kind [`EndKind::Unfinished`](crate::EndKind::Unfinished). `None` for a task that ended
+    /// before it was allowed to start, and for a task without a request.
     #[must_use]
     pub fn end(&self) -> Option<&ResponseEnd> {
         self.end.as_deref()
@@ -257,7 +258,8 @@ impl RequestReport {
         self.end.as_deref()
     }
 
-    /// Returns how many tasks the request had, and how many of them had each outcome.
+    /// Returns how many tasks the request had, and how many of them had each outcome. If tasks are
+    /// added after a report, the next report counts only these.
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats

@@ -47,8 +47,9 @@ impl Supervisor {
     ///    [`TaskContext::cancelled`](crate::TaskContext::cancelled). Tasks with a [shutdown
     ///    fallback](crate::Task::shutdown_fallback) run that instead. They all have
     ///    [`abort_after`](crate::SupervisorBuilder::abort_after) to finish.
-    /// 3. Then the tasks that are left are aborted, and the report names them. A blocking function
-    ///    cannot be aborted, so it may still run.
+    /// 3. Then the tasks that are left are aborted, and the report names them. This takes up to another
+    ///    `abort_after` if a task blocks its thread. A blocking function cannot be aborted, so it may
+    ///    still run.
     ///
     /// It returns as soon as no task and no open response is left. After that every task without a
     /// shutdown fallback is refused. It does not stop the server: stop the server first, or at the

@@ -2,8 +2,8 @@
 
 /// When the tasks of a request start.
 ///
-/// [`start_within`](crate::SupervisorBuilder::start_within) and the end of a shutdown's grace can
-/// start tasks earlier.
+/// [`start_within`](crate::SupervisorBuilder::start_within) can start tasks earlier. The end of a
+/// shutdown's grace starts [shutdown fallbacks](crate::Task::shutdown_fallback) earlier.
 ///
 /// # Examples
 ///

@@ -215,6 +215,9 @@ impl Task {
     ///
     /// A blocking function cannot be stopped: its context is cancelled, the task counts as timed
     /// out, and the function may still run.
+    ///
+    /// On a runtime without a [time driver](tokio::runtime::Builder::enable_time) the task counts as
+    /// panicked.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.rare_mut().timeout = Some(timeout);
         self

@@ -97,8 +97,8 @@ mod facade {
 
     /// Moves tasks from one gauge to another.
     ///
-    /// The new gauge rises first. Callers call this before other threads can see the tasks in their
-    /// new state. So no gauge is ever below zero.
+    /// The new gauge rises first. No gauge is ever below zero, because a task gets into a state by this
+    /// before other threads can move it on.
     pub(crate) fn moved(from: Option<Gauge>, to: Option<Gauge>, tasks: usize) {
         if !is_wanted() {
             return;
