@@ -1,8 +1,8 @@
 //! A web service that sends a welcome mail after a sign-up, in a way that survives a crash.
 //!
 //! `cargo run -p tower-background-jobs --example web_service --features sqlite`, and then
-//! `curl -d ada@example.org http://127.0.0.1:3000/sign-up`. Kill it with `kill -9` between the
-//! two, and start it again: no mail is lost.
+//! `curl -d ada@example.org http://127.0.0.1:3000/sign-up`. Kill it with `kill -9` when `curl` has its
+//! answer, and start it again: no mail is lost.
 //!
 //! With `-- --once` it signs up one user by itself, and ends.
 

@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The job contains the character U+0000, which PostgreSQL can not store in JSON.
     Nul,
-    /// `push_in` was given a transaction on another database than the queue's.
+    /// `push_in` was given a transaction on another kind of database than the queue's.
     WrongDatabase,
     /// The engine has stopped: its thread is gone.
     Stopped,

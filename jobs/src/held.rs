@@ -49,7 +49,7 @@ impl<J: Serialize> Hold<'_, J> {
     ///
     /// As [`JobQueue::push`].
     pub async fn push(self, job: &J) -> Result<Held, Error> {
-        let until = Instant::now() + self.grace;
+        let until = Instant::now().checked_add(self.grace);
         let id = self
             .queue
             .push_with(job, self.options.delay(self.grace))
@@ -73,7 +73,7 @@ impl<J: Serialize> Hold<'_, J> {
         transaction: impl Into<crate::engine::Connection<'c>>,
         job: &J,
     ) -> Result<Held, Error> {
-        let until = Instant::now() + self.grace;
+        let until = Instant::now().checked_add(self.grace);
         let options = self.options.delay(self.grace);
         let id = self.queue.push_in_with(transaction, job, options).await?;
         Ok(Held {
@@ -92,7 +92,8 @@ impl<J: Serialize> Hold<'_, J> {
 pub struct Held {
     inner: Arc<Inner>,
     id: i64,
-    until: Instant,
+    /// The end of the grace. `None` if no clock goes that far.
+    until: Option<Instant>,
 }
 
 impl Held {
@@ -102,7 +103,7 @@ impl Held {
         self.id
     }
 
-    /// Makes the job visible. Returns `false` if a worker has it already, or had it.
+    /// Makes the job visible. Returns `false` if it is visible already, or a worker has it or had it.
     ///
     /// # Errors
     ///
@@ -153,7 +154,8 @@ impl Held {
             };
             let Err(error) = done else { return Ok(()) };
             // Later tries would come to nothing: workers see the job by then.
-            if error.is_about_data() || Instant::now() + pause >= self.until {
+            let next = Instant::now() + pause;
+            if error.is_about_data() || self.until.is_some_and(|until| next >= until) {
                 return Err(error.into());
             }
             tracing::warn!(queue = self.inner.name.as_str(), id = self.id, %error, "a held job waits");

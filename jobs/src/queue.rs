@@ -78,7 +78,9 @@ impl<J> JobQueue<J> {
         })
     }
 
-    /// Sets the longest time that a push or a release may take. The default is 5 s.
+    /// Sets the longest time that a push, a release or an operation on this handle may take. The
+    /// default is 5 s. It cannot raise the bound of the engine, which is also 5 s by default: see
+    /// `PgmqEngine::connect_with` and `SqliteEngine::open_with`.
     #[must_use]
     pub fn bound(self, bound: Duration) -> Self {
         let inner = Inner {
@@ -110,7 +112,8 @@ impl<J: Serialize> JobQueue<J> {
     /// # Errors
     ///
     /// [`Error::TimedOut`] after the [bound](Self::bound), or an error of the database. The job may
-    /// have been written all the same if the database answered too late.
+    /// have been written all the same if the database answered too late. [`Error::Encode`] if the job
+    /// is not JSON, and [`Error::Nul`] if PostgreSQL can not store it.
     pub async fn push(&self, job: &J) -> Result<i64, Error> {
         self.push_with(job, PushOptions::new()).await
     }

@@ -91,7 +91,8 @@ async fn run(database: &str, command: &str, arguments: &[&str]) -> Result<(), Bo
         ("discard", [id]) if queue.discard(id.parse()?).await? => println!("deleted"),
         ("discard", [_]) => return Err("there is no such job".into()),
         ("purge", [days]) => {
-            let age = Duration::from_secs(days.parse::<u64>()? * 24 * 60 * 60);
+            let seconds = days.parse::<u64>()?.checked_mul(24 * 60 * 60);
+            let age = Duration::from_secs(seconds.ok_or("these are too many days")?);
             println!("{} deleted", queue.purge(age).await?);
         }
         _ => return Err(USAGE.into()),

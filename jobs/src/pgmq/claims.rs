@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::channel;
+use super::{channel, seconds};
 use crate::{
     engine::{Batch, Settled, Settlement},
     message::{Claim, Headers, Message},
@@ -58,11 +58,11 @@ pub(super) async fn read(
     );
     let rows: Vec<ReadRow> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(i64::try_from(max).unwrap_or(i64::MAX))
-        .bind(invisible.as_secs_f64())
+        .bind(seconds(invisible))
         .fetch_all(connection)
         .await?;
-    let seconds = rows.first().and_then(|row| row.5);
-    let next = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let next = rows.first().and_then(|row| row.5);
+    let next = next.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let message = |(id, read_count, enqueued_at, body, headers, _): ReadRow| {
         Some((id?, read_count?, enqueued_at?, body, headers))
     };
@@ -93,10 +93,7 @@ pub(super) async fn extend(
     let query = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(ids)
         .bind(counts);
-    query
-        .bind(invisible.as_secs_f64())
-        .fetch_all(connection)
-        .await
+    query.bind(seconds(invisible)).fetch_all(connection).await
 }
 
 /// The messages of claims that nobody has read since, locked.
@@ -126,8 +123,8 @@ pub(super) async fn settle(
     for Settled { claim, end } in &settled {
         match end {
             Settlement::Delete => deleted.push(*claim),
-            Settlement::Return(delay, headers) => returned.push((*claim, *delay, headers)),
-            Settlement::Archive(headers) => archived.push((*claim, Duration::MAX, headers)),
+            Settlement::Return(delay, headers) => returned.push((*claim, Some(*delay), headers)),
+            Settlement::Archive(headers) => archived.push((*claim, None, headers)),
         }
     }
     let mut ids = move_away(connection, &queue, "delete", &deleted).await?;
@@ -165,12 +162,11 @@ async fn move_away(
         .await
 }
 
-/// Writes headers, and makes messages visible after a delay. `Duration::MAX` leaves the time as it
-/// is.
+/// Writes headers, and makes messages visible after a delay. `None` leaves the time as it is.
 async fn give_back(
     connection: &mut PgConnection,
     queue: &QueueName,
-    claims: &[(Claim, Duration, &Headers)],
+    claims: &[(Claim, Option<Duration>, &Headers)],
 ) -> Result<Vec<i64>, sqlx::Error> {
     if claims.is_empty() {
         return Ok(Vec::new());
@@ -189,8 +185,10 @@ async fn give_back(
         queue = queue.as_str()
     );
     let (ids, counts) = split(claims.iter().map(|(claim, ..)| claim));
-    let seconds = |delay: &Duration| (*delay != Duration::MAX).then_some(delay.as_secs_f64());
-    let delays: Vec<Option<f64>> = claims.iter().map(|(_, delay, _)| seconds(delay)).collect();
+    let delays: Vec<Option<f64>> = claims
+        .iter()
+        .map(|(_, delay, _)| delay.map(seconds))
+        .collect();
     let headers = claims
         .iter()
         .map(|(.., headers)| json(headers))

@@ -126,6 +126,13 @@ impl PgmqEngine {
     }
 }
 
+/// The seconds of a time span, for PostgreSQL. Its times end in the year 294276, so a longer span
+/// than 1,000 years is cut to that.
+fn seconds(span: Duration) -> f64 {
+    const LONGEST: Duration = Duration::from_hours(1_000 * 365 * 24);
+    span.min(LONGEST).as_secs_f64()
+}
+
 /// The channel on which workers of a queue listen.
 fn channel(queue: &QueueName) -> String {
     format!("pgmq_jobs_{}", queue.as_str())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{channel, claims::json};
+use super::{channel, claims::json, seconds};
 use crate::{
     info::{Depth, JobInfo, Which},
     message::Headers,
@@ -161,7 +161,7 @@ pub(super) async fn purge(
         )",
         queue = queue.as_str()
     );
-    let purged = sqlx::query(AssertSqlSafe(sql)).bind(age.as_secs_f64());
+    let purged = sqlx::query(AssertSqlSafe(sql)).bind(seconds(age));
     let purged = purged.execute(&mut *connection);
     let purged = purged.await?;
     Ok(purged.rows_affected())

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::channel;
+use super::{channel, seconds};
 use crate::{
     message::{NewMessage, Visible},
     queue_name::QueueName,
@@ -98,12 +98,12 @@ pub(super) async fn send(
 /// The delay in seconds, or the time as seconds since 1970.
 fn visible(message: &NewMessage) -> (f64, Option<f64>) {
     match message.visible {
-        Visible::In(delay) => (delay.as_secs_f64(), None),
+        Visible::In(delay) => (seconds(delay), None),
         Visible::At(time) => {
             let since = time
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .unwrap_or_default();
-            (0.0, Some(since.as_secs_f64()))
+            (0.0, Some(seconds(since)))
         }
     }
 }

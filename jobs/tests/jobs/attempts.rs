@@ -5,10 +5,12 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tower_background_jobs::{Backoff, JobError, JobOutcome, JobQueue, engines::QueueName};
+use tower_background_jobs::{
+    Backoff, JobError, JobOutcome, JobQueue, PushOptions, engines::QueueName,
+};
 
 use crate::{on_both, support::eventually};
 
@@ -125,6 +127,46 @@ on_both! {
         assert_eq!(worker.counts().returned, 1);
         let job = queue.find(given_up).await.unwrap().expect("it is archived");
         assert_eq!(job.error(), Some("gone"));
+    }
+}
+
+on_both! {
+    /// No database can count `Duration::MAX`, so the jobs wait as long as it can.
+    async fn a_delay_may_be_of_any_length(database) {
+        let queue: JobQueue<String> = database.queue("delays").await;
+        let worker = queue
+            .worker(|what: String, _| async move {
+                match what.as_str() {
+                    "retry" => Err(JobError::retry_in(Duration::MAX, "never")),
+                    "snooze" => Err(JobError::snooze(Duration::MAX / 2)),
+                    other => panic!("{other} does not run"),
+                }
+            })
+            .start();
+        let mut ids = vec![
+            queue.push(&"retry".to_owned()).await.unwrap(),
+            queue.push(&"snooze".to_owned()).await.unwrap(),
+        ];
+        eventually("both have returned", async || {
+            let counts = worker.counts();
+            counts.failed == 1 && counts.returned == 1 && counts.running == 0
+        })
+        .await;
+        for delay in [Duration::MAX, Duration::from_secs(1 << 40)] {
+            let options = PushOptions::new().delay(delay);
+            ids.push(queue.push_with(&"delayed".to_owned(), options).await.unwrap());
+        }
+        let held = queue.hold(Duration::MAX).push(&"held".to_owned()).await.unwrap();
+        ids.push(held.id());
+        assert_eq!(worker.stop(Duration::from_secs(5)).await.running, 0);
+        let in_100_years = SystemTime::now() + Duration::from_hours(24 * 365 * 100);
+        for id in ids {
+            let job = queue.find(id).await.unwrap().expect("it is there");
+            assert!(job.visible_at > in_100_years, "{job:?}");
+        }
+        assert_eq!(queue.depth().await.unwrap().invisible, 5);
+        assert_eq!(queue.purge(Duration::MAX).await.unwrap(), 0);
+        assert!(held.release().await.unwrap());
     }
 }
 

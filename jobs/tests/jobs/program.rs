@@ -104,6 +104,7 @@ on_both! {
             ("discard mails 999999", "there is no such job"),
             (&format!("retry mails {ready}"), "there is no such job, or it is visible already"),
             ("show mails x", "invalid digit found in string"),
+            ("purge mails 213503982334602", "these are too many days"),
         ] {
             let failed = jobs(&database, arguments).unwrap_err();
             assert_eq!(failed.lines().next(), Some(error), "{arguments}");
