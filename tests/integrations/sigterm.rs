@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify, task::JoinSet};
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -119,6 +119,21 @@ async fn grpc(address: String, load: Arc<Load>) {
     futures_util::future::join_all(calls).await;
 }
 
+/// The server of the example ends although a client has sent half a head and then stops.
+async fn ends_without(name: &str) {
+    let (child, address, lines) = start(name, "axum,tonic").await;
+    let mut stuck = TcpStream::connect(&address).await.expect("it listens");
+    stuck.write_all(b"GET / HT").await.expect("it reads");
+    // The server accepts its connections in order.
+    let answer = reqwest::get(format!("http://{address}/")).await;
+    assert!(answer.expect("it answers").status().is_success());
+    terminate(&child).await;
+    let (status, printed) = ended(child, lines).await;
+    assert!(status.success(), "{printed:?}");
+    assert_eq!(printed.iter().filter(|line| *line == "task").count(), 1);
+    drop(stuck);
+}
+
 async fn in_time(test: impl Future<Output = ()>) {
     tokio::time::timeout(PATIENCE, test)
         .await
@@ -138,4 +153,14 @@ async fn hyper() {
 #[tokio::test]
 async fn tonic() {
     in_time(survives("shutdown_tonic", grpc)).await;
+}
+
+#[tokio::test]
+async fn axum_without_a_stuck_client() {
+    in_time(ends_without("shutdown_axum")).await;
+}
+
+#[tokio::test]
+async fn hyper_without_a_stuck_client() {
+    in_time(ends_without("shutdown_hyper")).await;
 }
