@@ -35,6 +35,7 @@ impl RequestState {
     pub(crate) fn finish(self: &Arc<Self>, body: BodyState, bytes_sent: Option<u64>, now: Instant) {
         let mut inner = self.lock();
         if !matches!(inner.response, ResponseStage::Open(_)) {
+            // The lock is released before the body is dropped: trailers can own values of the user.
             return;
         }
         // From now on the request does not hold the buffer of its connection.

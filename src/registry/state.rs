@@ -234,13 +234,8 @@ impl RequestState {
         let end = ended.shared.get_or_insert_with(|| {
             let head = self.head();
             let request = RequestInfo::new(head, ended.request.clone());
-            let Ended {
-                body,
-                bytes_sent,
-                at,
-                ..
-            } = ended;
-            let details = body.details(&head.method, head.version, *bytes_sent, *at);
+            let (sent, at) = (ended.bytes_sent, ended.at);
+            let details = ended.body.details(&head.method, head.version, sent, at);
             Arc::new(ResponseEnd::new(request, details))
         });
         Some(Arc::clone(end))

@@ -97,8 +97,8 @@ mod facade {
 
     /// Moves tasks from one gauge to another.
     ///
-    /// The new gauge rises first. No gauge is ever below zero, because a task gets into a state by this
-    /// before other threads can move it on.
+    /// The new gauge rises first. A task is counted in a state before any thread can move it out of that
+    /// state, so no gauge is ever below zero.
     pub(crate) fn moved(from: Option<Gauge>, to: Option<Gauge>, tasks: usize) {
         if !is_wanted() {
             return;

@@ -1,5 +1,5 @@
 //! The examples of a shutdown survive a real SIGTERM under load: no request that was answered loses
-//! its task.
+//! its task. A client that has stopped in the middle of a request does not hold them up.
 
 use std::{
     sync::{

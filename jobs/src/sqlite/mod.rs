@@ -24,7 +24,8 @@ use crate::{Error, thread::EngineThread};
 ///
 /// The file is in WAL mode, and a push is written with `synchronous = FULL`: it survives a crash of
 /// the machine. Reads and deletes are not: after a power cut, jobs that were done since the last push
-/// or checkpoint can run again. Do not put the file on a network file system. `src/sqlite/schema.sql` is the schema.
+/// or checkpoint can run again. Do not put the file on a network file system.
+/// `src/sqlite/schema.sql` is the schema.
 ///
 /// If the file is deleted or replaced while it is open, the next push is [`Error::FileReplaced`]. A
 /// file that was created again is then used. Workers find the jobs in it by themselves.
