@@ -87,9 +87,9 @@ impl Run {
     /// Judges the condition of the task, and takes its unique key. Returns the outcome of a task that
     /// may not run.
     fn may_run(&mut self) -> Result<(), Outcome> {
-        let Queued { task, guard, .. } = &self.queued;
-        let has_responded = guard.early_end().is_none() && self.state.has_responded();
-        if !task.condition().holds_after(has_responded) {
+        let task = &self.queued.task;
+        // This is enough for tasks that start early, too. They wait for the head, or run always.
+        if !task.condition().holds_after(self.state.has_responded()) {
             self.judge_condition()?;
         }
         if self.queued.task.has_rare_options() {
