@@ -6,6 +6,13 @@ use tokio::time::timeout;
 
 use crate::Error;
 
+/// The bound for a connection. Both databases count it in milliseconds of 32 bits, so it is at most
+/// 24 days.
+pub(crate) fn for_connections(bound: Duration) -> Duration {
+    const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+    bound.min(LONGEST)
+}
+
 /// Awaits a call on the database, for at most `bound`.
 pub(crate) async fn within<T>(
     during: &'static str,

@@ -7,7 +7,10 @@ use std::{
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::{Error, bounds::within};
+use crate::{
+    Error,
+    bounds::{for_connections, within},
+};
 
 /// After this time without a call, a connection is asked before it is used. The network may have
 /// forgotten it without a word.
@@ -78,7 +81,7 @@ impl Sessions {
         let mut settings = format!(
             "SET default_transaction_isolation = 'read committed';
              SET statement_timeout = {};",
-            self.bound.as_millis().max(1)
+            for_connections(self.bound).as_millis().max(1)
         );
         if self.commit == Commit::Soon {
             settings += "SET synchronous_commit = off;";

@@ -7,7 +7,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::Error;
+use crate::{Error, bounds::for_connections};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -19,6 +19,7 @@ pub(super) struct File {
 
 impl File {
     pub(super) fn new(path: PathBuf, bound: Duration) -> Self {
+        let bound = for_connections(bound);
         Self { path, bound }
     }
 

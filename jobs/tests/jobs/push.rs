@@ -165,3 +165,16 @@ on_both! {
         assert_eq!((depth.ready, depth.invisible), (667, 1_333));
     }
 }
+
+on_both! {
+    async fn a_bound_can_be_of_any_length(database) {
+        let engine = database.engine_with(Duration::MAX).await;
+        let queue: JobQueue<u8> = JobQueue::open_shared(engine, "patient").await.unwrap();
+        let queue = queue.bound(Duration::MAX);
+        queue.push(&1).await.unwrap();
+        let worker = queue.worker(|_, _| async { Ok(()) }).start();
+        eventually("the job is done", async || worker.counts().done == 1).await;
+        eventually("that is written", async || worker.counts().running == 0).await;
+        assert_eq!(queue.depth().await.unwrap(), Default::default());
+    }
+}
