@@ -1,15 +1,23 @@
 //! The file: how it is opened, and whether it is still the one that was opened.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
+use tokio::time::sleep;
 
 use crate::{Error, bounds::for_connections};
 
 const SCHEMA: &str = include_str!("schema.sql");
+
+/// Between two attempts to open a file that another process creates.
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Debug)]
 pub(super) struct File {
@@ -41,15 +49,27 @@ impl File {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.bound);
-        let connection = match SqliteConnection::connect_with(&options).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(self.cannot_open(error)),
-        };
+        let connection = self.connect(&options).await?;
         Ok(Writable {
             connection,
             identity: self.identity(),
             syncs: true,
         })
+    }
+
+    /// Connects, and tries again while another process writes to a file that is not in WAL mode yet.
+    /// SQLite does not wait by itself then: its busy handler is not called when a connection that
+    /// reads wants to write.
+    async fn connect(&self, options: &SqliteConnectOptions) -> Result<SqliteConnection, Error> {
+        let started = Instant::now();
+        loop {
+            match SqliteConnection::connect_with(options).await {
+                Err(error) if is_busy(&error) && started.elapsed() < self.bound => {
+                    sleep(PAUSE).await;
+                }
+                connected => return connected.map_err(|error| self.cannot_open(error)),
+            }
+        }
     }
 
     pub(super) fn options(&self) -> SqliteConnectOptions {
@@ -82,6 +102,15 @@ impl File {
             .await;
         done.map(drop).map_err(|error| self.cannot_open(error))
     }
+}
+
+/// Whether another connection holds the lock. The low byte of an extended code is the code itself.
+fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: u32 = 5;
+    error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// A connection that writes, and the file that it has open.

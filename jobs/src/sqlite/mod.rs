@@ -68,7 +68,8 @@ impl SqliteEngine {
         Self::open_with(path, Duration::from_secs(5)).await
     }
 
-    /// Opens the file, or creates it. `bound` is the longest time that a transaction may take.
+    /// Opens the file, or creates it. `bound` is the longest time that a transaction may take. This
+    /// call waits about as long for other processes that create the file.
     ///
     /// # Errors
     ///

@@ -164,6 +164,30 @@ async fn many_processes_create_a_file_at_once() {
     assert_eq!(queue.depth().await.unwrap().ready, 8);
 }
 
+/// SQLite itself does not wait here: its busy handler is not called when a file that is read is to
+/// become a WAL file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_waits_for_a_process_that_writes_to_a_new_file() {
+    let database = Database::sqlite();
+    let url = format!("sqlite://{}?mode=rwc", database.path().display());
+    let mut other = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let short = Duration::from_millis(100);
+    let error = SqliteEngine::open_with(database.path(), short)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error:?}");
+
+    let mut open = tokio::spawn(SqliteEngine::open(database.path()));
+    let early = tokio::time::timeout(short, &mut open).await;
+    assert!(early.is_err(), "it did not wait: {early:?}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    open.await.unwrap().unwrap();
+}
+
 /// Needs the right to mount a file system.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_that_was_acknowledged() {
