@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     queued::Queued,
     run::run,
-    state::{Inner, RequestState, ResponseStage},
+    state::{Inner, RequestState},
 };
 use crate::{
     response::{BodyState, ResponseEnd},
@@ -34,12 +34,11 @@ impl RequestState {
     /// `bytes_sent` is how many bytes of the data the socket took, if that is known.
     pub(crate) fn finish(self: &Arc<Self>, body: BodyState, bytes_sent: Option<u64>, now: Instant) {
         let mut inner = self.lock();
-        if !matches!(inner.response, ResponseStage::Open(_)) {
+        if inner.has_ended() {
             // The lock is released before the body is dropped: trailers can own values of the user.
             return;
         }
-        // From now on the request does not hold the buffer of its connection.
-        let request = inner.response.end(body, bytes_sent, now);
+        inner.end(body, bytes_sent, now);
         // Over HTTP/1, tokio polls what is spawned here after the connection, so after its write.
         // Over HTTP/2 the stream must wake the connection first, so on several workers, tasks that
         // start at once would often come before the write.
@@ -54,7 +53,6 @@ impl RequestState {
             inner = self.lock();
         }
         self.start(inner, None, now, after_write);
-        drop(request);
     }
 
     /// Starts the tasks, if they have not started before. `early_end` is what they know of the end

@@ -11,8 +11,7 @@ use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use super::queued::Queued;
 use crate::{
     response::{
-        BodyState, EndDetails, KeptRequest, OpenRequest, RequestHead, RequestInfo, ResponseEnd,
-        ResponseHead,
+        BodyState, EndDetails, RequestHead, RequestInfo, ResponseEnd, ResponseHead, request_id,
     },
     supervisor::{RequestReporter, Supervisor, TaskGuard},
     task::{Order, Outcome, StartOn},
@@ -50,9 +49,12 @@ pub(crate) struct RequestState {
 
 /// The part of a [`RequestState`] that changes.
 pub(super) struct Inner {
-    pub(super) response: ResponseStage,
+    /// The `x-request-id` of the request, if somebody may want it.
+    request_id: Option<Box<Text>>,
     /// The head of the response, once there is one.
     pub(super) head: Option<ResponseHead>,
+    /// What is known of the end of the response, once it has ended.
+    ended: Option<Ended>,
     /// Whether the tasks have started. A task that is added after that starts at once.
     pub(super) has_started: bool,
     /// Tasks that wait for the start.
@@ -63,17 +65,8 @@ pub(super) struct Inner {
     pub(super) rare: Option<Box<Rare>>,
 }
 
-/// Where a response stands, and what is known of its request and of its end.
-pub(super) enum ResponseStage {
-    /// The tasks belong to no request.
-    None,
-    Open(OpenRequest),
-    Ended(Ended),
-}
-
-/// What is kept when the response has ended.
-pub(super) struct Ended {
-    request: KeptRequest,
+/// The end of a response.
+struct Ended {
     body: BodyState,
     /// How many bytes of the data the socket took, if that is known.
     bytes_sent: Option<u64>,
@@ -115,20 +108,20 @@ impl RequestState {
         started: Instant,
         outer: Option<&Arc<Self>>,
     ) -> Arc<Self> {
-        let head = RequestHead {
-            method: request.method().clone(),
-            version: request.version(),
-            started,
+        let id = if ids_are_wanted() {
+            request_id(request.headers())
+        } else {
+            None
         };
-        let open = OpenRequest::new(request, ids_are_wanted());
+        let head = RequestHead::new(request, started);
         let order = supervisor.config().order;
         let outer = outer.map(Arc::downgrade);
-        Self::new(supervisor, admitted, Some((head, open)), order, outer)
+        Self::new(supervisor, admitted, Some(head), id, order, outer)
     }
 
     /// Creates the registry of a task without a request.
     pub(super) fn without_request(supervisor: &Supervisor) -> Arc<Self> {
-        let state = Self::new(supervisor, true, None, Order::Concurrent, None);
+        let state = Self::new(supervisor, true, None, None, Order::Concurrent, None);
         state.lock().has_started = true;
         state
     }
@@ -137,15 +130,12 @@ impl RequestState {
     fn new(
         supervisor: &Supervisor,
         admitted: bool,
-        request: Option<(RequestHead, OpenRequest)>,
+        head: Option<RequestHead>,
+        request_id: Option<Box<Text>>,
         order: Order,
         outer: Option<Weak<Self>>,
     ) -> Arc<Self> {
         let config = supervisor.config();
-        let (head, response) = match request {
-            Some((head, open)) => (Some(head), ResponseStage::Open(open)),
-            None => (None, ResponseStage::None),
-        };
         let has_responded = head.is_none();
         Arc::new(Self {
             supervisor: supervisor.clone(),
@@ -156,8 +146,9 @@ impl RequestState {
             waits_for_last_byte: AtomicBool::new(config.start_on.is_last_byte()),
             has_responded: AtomicBool::new(has_responded),
             inner: Mutex::new(Inner {
-                response,
+                request_id,
                 head: None,
+                ended: None,
                 has_started: false,
                 deferred: Vec::new(),
                 order,
@@ -206,7 +197,7 @@ impl RequestState {
 
     /// Returns whether the response has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.lock().response, ResponseStage::Ended(_))
+        self.lock().has_ended()
     }
 
     /// Returns whether the service has returned a response. `true` for a task without a request.
@@ -228,12 +219,10 @@ impl RequestState {
 
     /// Returns the same as [`shared_end`](Self::shared_end), under the lock.
     pub(super) fn shared_end_in(&self, inner: &mut Inner) -> Option<Arc<ResponseEnd>> {
-        let ResponseStage::Ended(ended) = &mut inner.response else {
-            return None;
-        };
+        let ended = inner.ended.as_mut()?;
         let end = ended.shared.get_or_insert_with(|| {
             let head = self.head();
-            let request = RequestInfo::new(head, ended.request.clone());
+            let request = RequestInfo::new(head, inner.request_id.clone());
             let (sent, at) = (ended.bytes_sent, ended.at);
             let details = ended.body.details(&head.method, head.version, sent, at);
             Arc::new(ResponseEnd::new(request, details))
@@ -270,28 +259,20 @@ impl RequestState {
     pub(super) fn note_request_id(&self, headers: &HeaderMap) {
         if ids_are_wanted() && !headers.is_empty() {
             let mut inner = self.lock();
-            match &mut inner.response {
-                ResponseStage::None => {}
-                ResponseStage::Open(request) => request.note_id(headers),
-                ResponseStage::Ended(ended) => ended.request.note_id(headers),
+            if inner.request_id.is_none() {
+                inner.request_id = request_id(headers);
             }
         }
     }
 
-    /// Returns a short copy of the path of the request. It is empty for a task without a request.
-    pub(super) fn path(&self) -> Text {
-        let inner = self.lock();
-        Text::from(match &inner.response {
-            ResponseStage::None => "",
-            ResponseStage::Open(request) => request.path(),
-            ResponseStage::Ended(ended) => ended.request.path(),
-        })
+    /// Returns the path of the request. It is empty for a task without a request.
+    pub(super) fn path(&self) -> &str {
+        self.head.as_ref().map_or("", |head| &head.path)
     }
 
     /// Warns that tasks wait for the last byte, and that nothing tells when it is sent.
     pub(crate) fn warn_of_untracked(&self) {
-        // The path is copied, because a subscriber may use the tasks of the request.
-        self.supervisor.warn_of_untracked(&self.path());
+        self.supervisor.warn_of_untracked(self.path());
     }
 
     /// Returns the first line of the request. Only a response asks, so there is a request.
@@ -302,12 +283,8 @@ impl RequestState {
 
     /// Returns what is kept of the request. `None` for tasks without a request.
     pub(super) fn request(&self) -> Option<RequestInfo> {
-        let kept = match &self.lock().response {
-            ResponseStage::None => return None,
-            ResponseStage::Open(request) => request.to_kept(),
-            ResponseStage::Ended(ended) => ended.request.clone(),
-        };
-        Some(RequestInfo::new(self.head(), kept))
+        let head = self.head.as_ref()?;
+        Some(RequestInfo::new(head, self.lock().request_id.clone()))
     }
 
     pub(super) const fn has_request(&self) -> bool {
@@ -318,10 +295,10 @@ impl RequestState {
     ///
     /// Tasks can start early although the response has ended: while observers are told of the end.
     pub(super) fn end_so_far(&self, inner: &mut Inner) -> Option<Arc<ResponseEnd>> {
-        let ResponseStage::Open(request) = &inner.response else {
+        if inner.has_ended() {
             return self.shared_end_in(inner);
-        };
-        let request = RequestInfo::new(self.head(), request.to_kept());
+        }
+        let request = RequestInfo::new(self.head.as_ref()?, inner.request_id.clone());
         let bytes = self.bytes.load(Ordering::Relaxed);
         let details = EndDetails::unfinished(inner.head, bytes, Instant::now());
         Some(Arc::new(ResponseEnd::new(request, details)))
@@ -403,34 +380,24 @@ impl RequestState {
     }
 }
 
-impl ResponseStage {
-    /// The open response ends. Returns what was known of the request, to be dropped without the
-    /// lock.
+impl Inner {
+    /// The response ends.
     #[inline]
-    pub(super) fn end(
-        &mut self,
-        body: BodyState,
-        bytes_sent: Option<u64>,
-        at: Instant,
-    ) -> Option<OpenRequest> {
-        let Self::Open(request) = self else {
-            return None;
-        };
-        let ended = Ended {
-            request: request.to_kept(),
+    pub(super) fn end(&mut self, body: BodyState, bytes_sent: Option<u64>, at: Instant) {
+        self.ended = Some(Ended {
             body,
             bytes_sent,
             at,
             shared: None,
-        };
-        match std::mem::replace(self, Self::Ended(ended)) {
-            Self::Open(request) => Some(request),
-            _ => None,
-        }
+        });
     }
-}
 
-impl Inner {
+    /// Returns whether the response has ended.
+    #[inline]
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// The tasks start. `early_end` is what they know of the end of the response, if they start
     /// early. Returns the reporter, if there are observers and the request has left tasks.
     #[inline]

@@ -10,7 +10,7 @@ mod response_error;
 pub(crate) use self::{
     body_state::BodyState,
     end::{EndDetails, ResponseHead},
-    request_info::{KeptRequest, OpenRequest, RequestHead, RequestInfo},
+    request_info::{RequestHead, RequestInfo, request_id},
 };
 #[cfg(feature = "sent")]
 pub(crate) use self::{body_state::can_have_body, headers::declared_length};

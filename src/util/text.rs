@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, str};
 
-/// The longest path or request id that is kept after the response, in bytes.
+/// The longest path or request id that is kept, in bytes.
 const MAX_LEN: usize = 1024;
 
 /// The longest text that needs no allocation, in bytes.
