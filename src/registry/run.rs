@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -22,20 +21,14 @@ use crate::{
     util::catch,
 };
 
-/// A future that spawns the tasks that start together with another one.
-pub(super) type SpawnOthers = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Runs a task, and returns whether it failed.
-///
-/// If the task starts `after_write`, it first yields to the server. Then `others` spawns the tasks
-/// that start together with this one.
+/// Runs a task, and returns whether it failed. If the task starts `after_write`, it first yields to
+/// the server.
 ///
 /// tokio moves this future several times when it spawns the task, so it is kept small: what few
 /// tasks need is in boxed futures.
 pub(super) fn run(
     queued: Queued,
     state: Arc<RequestState>,
-    others: Option<SpawnOthers>,
     after_write: bool,
 ) -> impl Future<Output = bool> + Send {
     let mut run = Run {
@@ -46,10 +39,6 @@ pub(super) fn run(
         if after_write {
             // The server gets its worker back, and can write the end of the response.
             yield_now().await;
-        }
-        // Also if this task was stopped: nothing else spawns the others.
-        if let Some(others) = others {
-            others.await;
         }
         let outcome = 'outcome: {
             if !run.queued.guard.may_go_on() {

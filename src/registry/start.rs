@@ -180,7 +180,12 @@ impl RequestState {
     fn spawn_behind(self: &Arc<Self>, runtime: &Handle, mut tasks: Vec<Queued>, after_write: bool) {
         let Some(last) = tasks.pop() else { return };
         let others = spawn_others(Arc::clone(self), runtime.clone(), tasks, after_write);
-        drop(runtime.spawn(run(last, Arc::clone(self), Some(Box::pin(others)), false)));
+        let (others, last) = (Box::pin(others), run(last, Arc::clone(self), false));
+        drop(runtime.spawn(async move {
+            // Also if the last task was stopped: nothing else spawns the others.
+            others.await;
+            last.await
+        }));
     }
 
     /// Spawns one task.
@@ -191,7 +196,7 @@ impl RequestState {
         queued: Queued,
         after_write: bool,
     ) -> JoinHandle<bool> {
-        runtime.spawn(run(queued, Arc::clone(self), None, after_write))
+        runtime.spawn(run(queued, Arc::clone(self), after_write))
     }
 }
 
