@@ -8,7 +8,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::tracker::{ResponseTracker, Resumed};
+use super::tracker::ResponseTracker;
 
 /// The response body of [`Background`](crate::middleware::Background): the inner body, frame by
 /// frame.
@@ -57,10 +57,8 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        match this.tracker.resume() {
-            Resumed::Open => {}
-            Resumed::Over => return this.inner.poll_frame(cx),
-            Resumed::OwesEnd => return Poll::Ready(None),
+        if this.tracker.is_over() {
+            return this.inner.poll_frame(cx);
         }
         let user_code = this.tracker.enter();
         let mut polled = this.inner.as_mut().poll_frame(cx);
@@ -71,17 +69,13 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
             Poll::Pending => this.tracker.note_poll(),
             Poll::Ready(Some(Ok(frame))) => this.tracker.note_frame(frame, at_end),
             Poll::Ready(Some(Err(_))) => this.tracker.note_error(),
-            Poll::Ready(None) => {
-                if let Some(frame) = this.tracker.note_end() {
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-            }
+            Poll::Ready(None) => this.tracker.note_end(),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.tracker.has_told_end() || self.tracker.observe(|| self.inner.is_end_stream())
+        self.tracker.observe(|| self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,7 +1,7 @@
 //! [`Followed`] without the feature `sent`: no connection is tracked, so nothing follows a response.
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap};
+use http::Extensions;
 
 use super::ended::EndedResponse;
 
@@ -14,7 +14,7 @@ pub(super) const fn follow(_extensions: &Extensions) -> Option<Followed> {
 }
 
 impl Followed {
-    pub(super) const fn head(&self, _headers: &HeaderMap, _is_last: bool) -> bool {
+    pub(super) const fn head(&self) {
         match *self {}
     }
 
@@ -28,19 +28,7 @@ impl Followed {
         match *self {}
     }
 
-    pub(super) const fn trailers(&self, _trailers: &HeaderMap, _before: u64) {
-        match *self {}
-    }
-
-    pub(super) const fn end_frame(&self) -> Option<Bytes> {
-        match *self {}
-    }
-
-    pub(super) const fn has_told_end(&self) -> bool {
-        match *self {}
-    }
-
-    pub(super) const fn polled(&self) -> bool {
+    pub(super) const fn trailers(&self, _before: u64) {
         match *self {}
     }
 

@@ -4,14 +4,10 @@
 //! the body, and sometimes the head. Its drop ends the response. So every response ends exactly
 //! once, whoever drops it and for whatever reason.
 
-use std::{
-    any::{Any, TypeId},
-    fmt,
-    sync::Arc,
-};
+use std::{any::Any, fmt, sync::Arc};
 
-use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use bytes::Buf;
+use http::{Method, Request, Response, Uri};
 use http_body::Frame;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -66,16 +62,6 @@ impl Drop for UserCode<'_> {
             body.note_panic();
         }
     }
-}
-
-/// What a body finds when it is polled.
-pub(super) enum Resumed {
-    /// The response is open.
-    Open,
-    /// The response is over, or a layer farther out tracks it.
-    Over,
-    /// The body must return `None`.
-    OwesEnd,
 }
 
 impl ResponseTracker {
@@ -156,21 +142,12 @@ impl ResponseTracker {
         }
     }
 
-    /// The body is polled.
+    /// Returns whether the body has returned `None`, or a layer farther out tracks the response.
     #[inline]
-    pub(super) fn resume(&mut self) -> Resumed {
-        let Some(tracked) = &mut self.0 else {
-            return Resumed::Over;
-        };
-        if let Some(delivery) = &mut tracked.delivery {
-            if delivery.polled() {
-                return Resumed::OwesEnd;
-            }
-        }
-        if tracked.body.is_over() {
-            Resumed::Over
-        } else {
-            Resumed::Open
+    pub(super) const fn is_over(&self) -> bool {
+        match &self.0 {
+            Some(tracked) => tracked.body.is_over(),
+            None => true,
         }
     }
 
@@ -197,33 +174,15 @@ impl ResponseTracker {
         }
     }
 
-    /// Notes that the body returned `None`, which ends the response. Returns a frame that goes out
-    /// in place of the `None`.
-    pub(super) fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
-        let tracked = self.0.as_mut()?;
+    /// Notes that the body returned `None`. This ends the response, unless its tasks wait for the
+    /// last byte.
+    #[inline]
+    pub(super) fn note_end(&mut self) {
+        let Some(tracked) = &mut self.0 else { return };
         tracked.body.note_end();
-        if tracked.state.waits_for_last_byte() {
-            let is_bytes = TypeId::of::<D>() == TypeId::of::<Bytes>();
-            let frame = if is_bytes {
-                tracked.delivery.as_mut()?.end_frame()
-            } else {
-                None
-            };
-            return frame.and_then(from_bytes).map(Frame::data);
-        }
-        tracked.head_guard = None;
-        *self = Self::none();
-        None
-    }
-
-    /// Returns whether a frame in place of the body's `None` has told the end.
-    pub(super) fn has_told_end(&self) -> bool {
-        match &self.0 {
-            Some(Tracked {
-                delivery: Some(delivery),
-                ..
-            }) => delivery.has_told_end(),
-            _ => false,
+        if !tracked.state.waits_for_last_byte() {
+            tracked.head_guard = None;
+            *self = Self::none();
         }
     }
 }
@@ -253,24 +212,21 @@ impl Tracked {
         self.state.note_head(head);
         if self.is_head_request() || self.body.has_grpc_status() || self.state.waits_for_last_byte()
         {
-            if let Some(guard) = self.follow_head(response.headers_mut()) {
+            if let Some(guard) = self.follow_head() {
                 response.extensions_mut().insert(guard);
             }
         }
     }
 
     /// Follows a head that may be the last frame, or that may be sent after the body is dropped.
-    fn follow_head(&mut self, headers: &mut HeaderMap) -> Option<HeadGuard<UnsentHead>> {
+    fn follow_head(&mut self) -> Option<HeadGuard<UnsentHead>> {
+        if let Some(delivery) = self.delivery() {
+            delivery.head();
+        }
+        let is_untracked = self.state.waits_for_last_byte() && self.delivery.is_none();
         // A layer farther out may replace the body of an answer to `HEAD`, so that only the head is
         // sent.
-        let is_last = self.body.has_ended() || self.is_head_request();
-        let waits_for_last_byte = self.state.waits_for_last_byte();
-        let is_held = self
-            .delivery()
-            .is_some_and(|delivery| delivery.head(headers, is_last));
-        let may_lose_body = self.is_head_request()
-            || self.body.has_grpc_status()
-            || (waits_for_last_byte && !is_held);
+        let may_lose_body = self.is_head_request() || self.body.has_grpc_status() || is_untracked;
         if !may_lose_body || !self.is_watched() {
             return None;
         }
@@ -312,7 +268,7 @@ impl Tracked {
             let keep = self.is_watched();
             self.body.note_trailers(trailers, keep);
             if let Some(delivery) = self.delivery() {
-                delivery.trailers(trailers, before);
+                delivery.trailers(before);
             }
         } else {
             self.body.note_poll();
@@ -377,13 +333,4 @@ fn open_outer<'a>(
     }
     supervisor.warn_of_two_supervisors(uri.path());
     Some(found)
-}
-
-/// Converts bytes to the data type of a body, if that is `Bytes`.
-fn from_bytes<D: 'static>(bytes: Bytes) -> Option<D> {
-    let mut data = None::<D>;
-    if let Some(data) = (&mut data as &mut dyn Any).downcast_mut::<Option<Bytes>>() {
-        *data = Some(bytes);
-    }
-    data
 }

@@ -236,14 +236,17 @@ impl RequestState {
         self.waits_for_last_byte.load(Ordering::Relaxed)
     }
 
-    /// Chooses when the tasks start. Returns whether it was in time.
+    /// Chooses when the tasks start. Returns whether it was in time. A response whose head has passed
+    /// can not be followed to its last byte any more.
     pub(super) fn set_start_on(&self, start_on: StartOn) -> bool {
         let inner = self.lock();
-        if !inner.has_started {
+        let is_last_byte = start_on.is_last_byte();
+        let is_late = inner.has_started || (is_last_byte && self.has_responded());
+        if !is_late {
             self.waits_for_last_byte
-                .store(start_on.is_last_byte(), Ordering::Relaxed);
+                .store(is_last_byte, Ordering::Relaxed);
         }
-        !inner.has_started
+        !is_late
     }
 
     /// Chooses the order of the tasks. Returns whether it was in time.

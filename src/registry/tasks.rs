@@ -251,7 +251,8 @@ impl BackgroundTasks {
         self.0.set_order(order)
     }
 
-    /// Chooses when the tasks of this request start. Returns whether it was in time.
+    /// Chooses when the tasks of this request start. Returns whether it was in time: before the tasks
+    /// have started and, for [`StartOn::LastByteSent`], before the response has a head.
     ///
     /// # Examples
     ///

@@ -159,11 +159,6 @@ impl BodyState {
         self.grpc_status.is_some()
     }
 
-    /// Returns whether the end of the body was seen.
-    pub(crate) const fn has_ended(&self) -> bool {
-        self.has_ended
-    }
-
     /// Returns whether the body has returned `None`, and only its drop is missing.
     pub(crate) const fn is_over(&self) -> bool {
         self.is_over

@@ -3,21 +3,21 @@
 //! Over HTTP/1 a server has one response at a time. So the flush after the server dropped a
 //! response is a flush of all of it.
 //!
-//! Over HTTP/2 a server queues frames, and writes them when the client allows it. So each data
-//! frame gets a guard. If the head or the trailers are the last frame, one of their values gets a
-//! guard. The guard of the last frame tells when the response was written. The other guards tell
-//! how much of a lost response was written. If [`SentBody`](super::SentBody) guards the last frame,
-//! this file does not.
+//! Over HTTP/2 a server queues frames, and writes them when the client allows it. [`SentBody`]
+//! guards the last frame, whose guard tells when the response was written. This file guards the
+//! data frames before that one. Their guards tell how much of a lost response was written.
+//!
+//! [`SentBody`]: super::SentBody
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap};
+use http::Extensions;
 
 use super::{
     entry::SendResult,
-    frames::{Ending, guard_data, guard_headers},
-    guard::{FrameGuard, TrackedResponse},
+    frames::guard_data,
+    guard::{Claimed, FrameGuard, TrackedResponse},
     pending::ResponseKey,
     state::Pending,
     write_progress::Position,
@@ -36,10 +36,9 @@ impl Connection for TrackedResponse {
         Box::new(ResponseDelivery {
             response: self,
             position,
-            has_claimed: false,
-            is_held: false,
             key: None,
-            ending: Ending::default(),
+            is_given_up: false,
+            guards_data: false,
             ended: None,
         })
     }
@@ -50,13 +49,12 @@ struct ResponseDelivery {
     response: Arc<TrackedResponse>,
     /// Where the response stands in the writes of its connection, over HTTP/1.
     position: Option<Position>,
-    /// Whether it is known that tasks wait for the response.
-    has_claimed: bool,
-    /// Whether [`SentBody`](super::SentBody) sees the response, and guards its last frame.
-    is_held: bool,
-    /// The response, once tasks wait for it or it has a guard.
+    /// The response in the table of its connection. `None` if the server was first.
     key: Option<ResponseKey>,
-    ending: Ending,
+    /// Whether the server gave up the response before there was a head.
+    is_given_up: bool,
+    /// Whether this layer guards data. Only one layer does, or the data would count twice.
+    guards_data: bool,
     /// What the layer leaves of the response when it drops the body.
     ended: Option<EndedResponse>,
 }
@@ -66,95 +64,51 @@ impl ResponseDelivery {
         self.position.is_none()
     }
 
-    /// Notes that tasks wait for the response.
-    fn claim(&mut self) {
-        if !std::mem::replace(&mut self.has_claimed, true) {
-            self.key = self.response.claim();
-            self.is_held = self.key.is_some();
+    /// Notes that the body has yielded so many bytes, and more is coming.
+    fn note_yielded(&mut self, bytes: u64) {
+        if let Some(position) = &mut self.position {
+            let progress = self.response.connection().progress();
+            progress.bytes_sent(position, bytes);
         }
-    }
-
-    fn note_poll(&self) {
-        if let Some(key) = self.key {
-            self.response.connection().note_poll(key);
-        }
-    }
-
-    fn guard(&mut self, length: usize, is_last: bool) -> Option<FrameGuard> {
-        FrameGuard::new(self.response.connection(), &mut self.key, length, is_last)
     }
 }
 
 impl Delivery for ResponseDelivery {
-    fn head(&mut self, headers: &mut HeaderMap, is_last: bool) -> bool {
-        self.claim();
-        self.ending.note_last(is_last);
-        if is_last && !self.is_held && self.is_multiplexed() {
-            guard_headers(headers, || self.guard(0, true));
+    fn head(&mut self) {
+        match self.response.claim() {
+            Claimed::Key(key, is_only) => {
+                self.key = Some(key);
+                self.guards_data = is_only && self.is_multiplexed();
+            }
+            Claimed::TooLate => {}
+            Claimed::GivenUp => self.is_given_up = true,
         }
-        self.is_held
     }
 
     fn data(&mut self, data: Option<&mut Bytes>, length: usize, is_last: bool, before: u64) {
-        self.claim();
-        self.ending.note_last(is_last);
-        if let Some(position) = &mut self.position {
-            self.response
-                .connection()
-                .progress()
-                .bytes_sent(position, before);
+        self.note_yielded(before);
+        if is_last || length == 0 || !self.guards_data {
             return;
         }
-        let needs_guard = if is_last { !self.is_held } else { length > 0 };
-        if let Some(data) = data.filter(|_| needs_guard) {
-            guard_data(data, self.guard(length, is_last));
+        if let (Some(data), Some(key)) = (data, self.key) {
+            let guard = FrameGuard::new(self.response.connection(), key, length, false);
+            guard_data(data, guard);
         }
     }
 
-    fn trailers(&mut self, trailers: &mut HeaderMap, before: u64) {
-        self.claim();
-        self.ending.note_last(true);
-        if let Some(position) = &mut self.position {
-            self.response
-                .connection()
-                .progress()
-                .bytes_sent(position, before);
-        } else if !self.is_held {
-            guard_headers(trailers, || self.guard(0, true));
-        }
-    }
-
-    fn end_frame(&mut self) -> Option<Bytes> {
-        self.claim();
-        if self.ending.has_passed() || self.is_held || !self.is_multiplexed() {
-            return None;
-        }
-        let Self {
-            response,
-            key,
-            ending,
-            ..
-        } = self;
-        ending.end_frame(|| FrameGuard::new(response.connection(), key, 0, true))
-    }
-
-    fn polled(&mut self) -> bool {
-        self.note_poll();
-        self.ending.take_owed_none()
-    }
-
-    fn has_told_end(&self) -> bool {
-        self.note_poll();
-        self.ending.has_end_frame()
+    fn trailers(&mut self, before: u64) {
+        self.note_yielded(before);
     }
 
     fn wait(mut self: Box<Self>, mut response: EndedResponse) {
         if response.is_complete() {
-            self.claim();
+            self.ended = Some(response);
+            if self.is_given_up {
+                return self.finish(SendResult::Lost(None));
+            }
             let key = self.key.take();
             let multiplexed = self.is_multiplexed();
             let connection = Arc::clone(self.response.connection());
-            self.ended = Some(response);
             return connection.layer_dropped(key, self, multiplexed);
         }
         // A response that ended in any other way has nothing to wait for.
@@ -165,8 +119,8 @@ impl Delivery for ResponseDelivery {
                     .progress()
                     .bytes_sent(position, response.sendable()),
             ),
-            (None, Some(key)) => self.response.connection().flushed_data(key),
-            (None, None) => (response.sendable() == 0).then_some(0),
+            (None, Some(key)) if self.guards_data => self.response.connection().flushed_data(key),
+            (None, _) => (response.sendable() == 0).then_some(0),
         };
         response.finish(bytes_sent);
     }
@@ -185,7 +139,9 @@ impl Pending for ResponseDelivery {
                 let progress = self.response.connection().progress();
                 response.interrupt(Some(progress.bytes_sent(position, sendable)));
             }
-            (SendResult::Lost(bytes_sent), None) => response.interrupt(bytes_sent),
+            (SendResult::Lost(bytes_sent), None) => {
+                response.interrupt(bytes_sent.filter(|_| self.guards_data));
+            }
         }
     }
 }
@@ -193,7 +149,7 @@ impl Pending for ResponseDelivery {
 impl Drop for ResponseDelivery {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.response.connection().remove(key);
+            self.response.connection().remove_layer(key);
         }
     }
 }

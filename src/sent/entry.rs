@@ -1,5 +1,7 @@
 //! [`Entry`]: what is known of one response on a tracked connection, and what it waits for.
 
+use std::iter;
+
 /// How a frame was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dropped {
@@ -7,7 +9,8 @@ pub(super) enum Dropped {
     Written,
     /// The server discarded it.
     Discarded,
-    /// A layer before the server took the frame apart, so the drop says nothing.
+    /// Another task than that of the connection dropped it: a layer that took it apart, or the task
+    /// of its stream, which gave up the response.
     Unknown,
 }
 
@@ -36,7 +39,29 @@ pub(super) enum Stage {
     Flushed,
 }
 
-/// One response. `T` is what the layer leaves of the response when it drops the body.
+/// What the layers leave of a response: each layer of this crate that follows it leaves a `T`. There
+/// are several if the request passed layers of several supervisors.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended<T> {
+    first: T,
+    others: Vec<T>,
+}
+
+impl<T> Ended<T> {
+    pub(super) const fn new(first: T) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+
+    /// Returns what each layer has left.
+    pub(super) fn each(self) -> impl Iterator<Item = T> {
+        iter::once(self.first).chain(self.others)
+    }
+}
+
+/// One response. See [`Ended`] for `T`.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "they are independent observations, judged together at the end"
@@ -58,11 +83,14 @@ pub(super) struct Entry<T> {
     /// Whether the body was polled after that.
     polled_again: bool,
     stage: Stage,
-    ended: Option<T>,
+    /// How many layers follow the response, and have not dropped the body.
+    layers: usize,
+    ended: Option<Ended<T>>,
     data: Data,
 }
 
 impl<T> Entry<T> {
+    /// Creates the entry of a response that one layer follows.
     pub(super) fn new(multiplexed: bool, in_flight: bool) -> Self {
         Self {
             multiplexed,
@@ -74,9 +102,33 @@ impl<T> Entry<T> {
             taken_apart: false,
             polled_again: false,
             stage: Stage::Drop,
+            layers: 1,
             ended: None,
             data: Data::default(),
         }
+    }
+
+    /// Notes that another layer follows the response. Returns whether it is the only one.
+    pub(super) const fn add_layer(&mut self) -> bool {
+        let is_only = !self.is_followed();
+        self.layers += 1;
+        is_only
+    }
+
+    /// Notes that a layer no longer follows the response.
+    pub(super) const fn remove_layer(&mut self) {
+        self.layers -= 1;
+    }
+
+    /// Returns whether a layer follows the response, or waits for it.
+    pub(super) const fn is_followed(&self) -> bool {
+        self.layers > 0 || self.ended.is_some()
+    }
+
+    /// Returns whether nobody follows the response, and nobody will. A layer between can try again,
+    /// and send another response in place of one that it drops.
+    pub(super) const fn is_done(&self) -> bool {
+        !self.is_followed() && !self.in_flight
     }
 
     /// Adds a guard for a frame, so the response waits for its drop.
@@ -112,11 +164,15 @@ impl<T> Entry<T> {
         self.polled_again |= self.taken_apart;
     }
 
-    /// Notes that the layer dropped the body.
+    /// Notes that a layer dropped the body.
     pub(super) fn layer_dropped(&mut self, ended: T) {
         // If the response is in flight, the server decides whether it is given up.
         self.lost |= self.is_given_up() && !self.in_flight;
-        self.ended = Some(ended);
+        self.remove_layer();
+        match &mut self.ended {
+            Some(before) => before.others.push(ended),
+            None => self.ended = Some(Ended::new(ended)),
+        }
     }
 
     /// Notes that the server dropped the response, and whether it had all of it.
@@ -130,8 +186,8 @@ impl<T> Entry<T> {
         self.lost = true;
     }
 
-    /// Notes that the connection is closed. Returns the response if the layer has dropped the body.
-    pub(super) fn close(&mut self, flushes: u64) -> Option<(T, SendResult)> {
+    /// Notes that the connection is closed. Returns the response if a layer has dropped the body.
+    pub(super) fn close(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
         self.lose();
         self.take_ended(flushes)
     }
@@ -170,7 +226,7 @@ impl<T> Entry<T> {
     }
 
     /// Returns the response if it is over: it is lost, or it was flushed.
-    pub(super) fn take_over(&mut self, flushes: u64) -> Option<(T, SendResult)> {
+    pub(super) fn take_over(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
         let is_settled = self.lost || matches!(self.stage, Stage::Flushed);
         if self.in_flight || !self.is_unguarded() || !is_settled {
             return None;
@@ -178,7 +234,7 @@ impl<T> Entry<T> {
         self.take_ended(flushes)
     }
 
-    fn take_ended(&mut self, flushes: u64) -> Option<(T, SendResult)> {
+    fn take_ended(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
         let ended = self.ended.take()?;
         let result = if self.lost {
             SendResult::Lost(Some(self.flushed_data(flushes)))

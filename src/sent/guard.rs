@@ -22,21 +22,22 @@ pub(super) struct FrameGuard {
 }
 
 impl FrameGuard {
-    /// Creates a guard for a frame with so many bytes of the body's data. A response without a key
-    /// gets one. Returns `None` if the connection is closed.
+    /// Creates a guard for a frame with so many bytes of the body's data. Returns `None` if nobody
+    /// needs it.
     pub(super) fn new(
         connection: &Arc<ConnectionState>,
-        key: &mut Option<ResponseKey>,
+        key: ResponseKey,
         length: usize,
         is_last: bool,
     ) -> Option<Self> {
-        let added = connection.add_guard(*key, is_last)?;
-        *key = Some(added);
+        if !connection.add_guard(key, is_last) {
+            return None;
+        }
         let length = length as u64;
         Some(Self {
             connection: Arc::clone(connection),
             frame: GuardedFrame {
-                key: added,
+                key,
                 is_last,
                 bytes: length,
             },
@@ -60,9 +61,30 @@ pub(super) struct TrackedResponse {
     method: Method,
     /// Whether the connection sends several responses at once, from a queue.
     multiplexed: bool,
-    /// The key of the response, once tasks wait for it. `Some(None)` if the server dropped the
-    /// response before. A response that no task waits for is not in the table of the connection.
-    claim: OnceLock<Option<ResponseKey>>,
+    /// A response that no task waits for is not in the table of the connection.
+    claim: OnceLock<Claim>,
+}
+
+/// Which was first: a layer that follows the response, or the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// A layer. The response has this key.
+    Followed(ResponseKey),
+    /// The server got a response that no layer followed.
+    Unfollowed,
+    /// The server gave up the response before it got one.
+    GivenUp,
+}
+
+/// What a layer learns when it begins to follow a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// The key of the response, and whether this is the only layer that follows it.
+    Key(ResponseKey, bool),
+    /// The server got the response before. It may be a body that is still being written.
+    TooLate,
+    /// The server gave up the response.
+    GivenUp,
 }
 
 impl TrackedResponse {
@@ -87,15 +109,18 @@ impl TrackedResponse {
         self.multiplexed
     }
 
-    /// Notes that tasks wait for the response. Returns `None` if another layer has noted that, or
-    /// the server has dropped the response.
-    pub(super) fn claim(&self) -> Option<ResponseKey> {
-        let mut claimed = None;
-        self.claim.get_or_init(|| {
-            claimed = Some(self.connection.open(self.multiplexed));
-            claimed
+    /// Notes that a layer follows the response, because tasks wait for it.
+    pub(super) fn claim(&self) -> Claimed {
+        let mut is_first = false;
+        let claim = self.claim.get_or_init(|| {
+            is_first = true;
+            Claim::Followed(self.connection.open(self.multiplexed))
         });
-        claimed
+        match *claim {
+            Claim::Followed(key) => Claimed::Key(key, is_first || self.connection.add_layer(key)),
+            Claim::Unfollowed => Claimed::TooLate,
+            Claim::GivenUp => Claimed::GivenUp,
+        }
     }
 }
 
@@ -106,6 +131,8 @@ pub(super) struct InFlight {
     response: Arc<TrackedResponse>,
     /// Whether the server had all of the response.
     pub(super) is_whole: bool,
+    /// Whether the server got a response.
+    pub(super) has_response: bool,
 }
 
 impl InFlight {
@@ -113,6 +140,7 @@ impl InFlight {
         Self {
             response,
             is_whole: false,
+            has_response: false,
         }
     }
 
@@ -141,15 +169,17 @@ impl InFlight {
     /// Creates a guard for the last frame, which has so many bytes of data. Layers may have changed
     /// the body, so the guard does not count these bytes as data of the body.
     pub(super) fn guard_last(&self, length: usize) -> Option<FrameGuard> {
-        let mut key = Some(self.key()?);
-        let mut guard = FrameGuard::new(&self.response.connection, &mut key, length, true)?;
+        let mut guard = FrameGuard::new(&self.response.connection, self.key()?, length, true)?;
         guard.frame.bytes = 0;
         Some(guard)
     }
 
     #[inline]
     fn key(&self) -> Option<ResponseKey> {
-        self.response.claim.get().copied().flatten()
+        match self.response.claim.get() {
+            Some(Claim::Followed(key)) => Some(*key),
+            _ => None,
+        }
     }
 }
 
@@ -158,7 +188,12 @@ impl Drop for InFlight {
         let TrackedResponse {
             connection, claim, ..
         } = &*self.response;
-        if let Some(key) = *claim.get_or_init(|| None) {
+        let unclaimed = if self.has_response {
+            Claim::Unfollowed
+        } else {
+            Claim::GivenUp
+        };
+        if let Claim::Followed(key) = *claim.get_or_init(|| unclaimed) {
             connection.server_dropped(key, self.is_whole);
         }
     }
@@ -169,17 +204,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_layer_claims_a_response_before_the_server_drops_it() {
+    fn layers_claim_a_response_before_the_server_drops_it() {
         let open = || Arc::new(TrackedResponse::new(Arc::default(), Method::GET, true));
         let response = open();
         let in_flight = InFlight::new(Arc::clone(&response));
         assert!(!in_flight.is_claimed());
-        assert!(response.claim().is_some());
+        let Claimed::Key(key, true) = response.claim() else {
+            panic!("it is the only layer");
+        };
         assert!(in_flight.is_claimed());
-        assert_eq!(response.claim(), None, "another layer has claimed it");
+        let again = response.claim();
+        assert_eq!(again, Claimed::Key(key, false), "another layer has it");
 
-        let response = open();
-        drop(InFlight::new(Arc::clone(&response)));
-        assert_eq!(response.claim(), None, "the server has dropped it");
+        for (has_response, claimed) in [(false, Claimed::GivenUp), (true, Claimed::TooLate)] {
+            let response = open();
+            let mut in_flight = InFlight::new(Arc::clone(&response));
+            in_flight.has_response = has_response;
+            drop(in_flight);
+            assert_eq!(response.claim(), claimed);
+        }
     }
 }

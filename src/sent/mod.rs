@@ -84,6 +84,9 @@
 //! | HTTP/2, gRPC | the data frames that were written whole and flushed; `None` without guards |
 //! | not tracked, or another `StartOn` | `None` |
 //!
+//! If the layers of several supervisors follow a response over HTTP/2, only the innermost one guards its
+//! data.
+//!
 //! Over HTTP/1, the number is not exact if a layer outside of `BackgroundLayer` changes the length
 //! of the data, but the socket took at least this much. With TLS the number can be too low by the
 //! bytes that TLS still held when the connection died: at most 64 KiB with the defaults of rustls.

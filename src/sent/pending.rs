@@ -13,7 +13,7 @@
 
 use slab::Slab;
 
-use super::entry::{Dropped, Entry, SendResult, Stage};
+use super::entry::{Dropped, Ended, Entry, SendResult, Stage};
 
 /// Identifies a response. A place in the table is used again, but a serial number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +32,10 @@ pub(super) struct GuardedFrame {
     pub(super) bytes: u64,
 }
 
-/// The responses of a connection. `T` is what the layer leaves of a response when it drops the
-/// body.
+/// The responses of a connection. `T` is what a layer leaves of a response when it drops the body.
 ///
 /// The argument `flushes` says how often the connection has been flushed. Methods that return an
-/// `Option<(T, SendResult)>` return a response that is over.
+/// [`Over`] return a response that is over.
 #[derive(Debug)]
 pub(super) struct PendingResponses<T> {
     /// The responses, each with its serial number.
@@ -48,6 +47,9 @@ pub(super) struct PendingResponses<T> {
     last_serial: u64,
     closed: bool,
 }
+
+/// A response that is over.
+pub(super) type Over<T> = Option<(Ended<T>, SendResult)>;
 
 impl<T> Default for PendingResponses<T> {
     fn default() -> Self {
@@ -72,19 +74,19 @@ impl<T> PendingResponses<T> {
         self.insert(entry)
     }
 
-    /// Adds a guard for a frame. Without a key, it is the first frame of a new response. Returns
-    /// `None` if the connection is closed.
-    pub(super) fn add_guard(
-        &mut self,
-        key: Option<ResponseKey>,
-        is_last: bool,
-    ) -> Option<ResponseKey> {
+    /// Notes that another layer follows the response. Returns whether it is the only one.
+    pub(super) fn add_layer(&mut self, key: ResponseKey) -> bool {
+        self.get(key).is_some_and(Entry::add_layer)
+    }
+
+    /// Adds a guard for a frame. Returns whether it is needed: the connection is open, and a layer
+    /// follows the response or waits for it.
+    pub(super) fn add_guard(&mut self, key: ResponseKey, is_last: bool) -> bool {
         if self.closed {
-            return None;
+            return false;
         }
-        let key = key.unwrap_or_else(|| self.insert(Entry::new(true, false)));
-        self.get(key)?.add_guard(is_last);
-        Some(key)
+        let entry = self.get(key).filter(|entry| entry.is_followed());
+        entry.map(|entry| entry.add_guard(is_last)).is_some()
     }
 
     /// Notes that a frame with a guard was dropped.
@@ -93,7 +95,7 @@ impl<T> PendingResponses<T> {
         frame: GuardedFrame,
         dropped: Dropped,
         flushes: u64,
-    ) -> Option<(T, SendResult)> {
+    ) -> Over<T> {
         self.get(frame.key)?
             .guard_dropped(frame.is_last, frame.bytes, dropped, flushes);
         self.advance(frame.key, flushes)
@@ -111,18 +113,18 @@ impl<T> PendingResponses<T> {
         }
     }
 
-    /// Notes that the layer dropped the body of a response. Without a key, the response had no
-    /// guard.
+    /// Notes that a layer dropped the body of a response. Without a key, no layer followed the
+    /// response when the server got it.
     pub(super) fn layer_dropped(
         &mut self,
         key: Option<ResponseKey>,
         ended: T,
         multiplexed: bool,
         flushes: u64,
-    ) -> Option<(T, SendResult)> {
+    ) -> Over<T> {
         let known = key.filter(|key| self.get(*key).is_some());
         if known.is_none() && self.closed {
-            return Some((ended, SendResult::Lost(None)));
+            return Some((Ended::new(ended), SendResult::Lost(None)));
         }
         let key = known.unwrap_or_else(|| self.insert(Entry::new(multiplexed, false)));
         self.get(key)?.layer_dropped(ended);
@@ -135,15 +137,16 @@ impl<T> PendingResponses<T> {
         key: ResponseKey,
         is_whole: bool,
         flushes: u64,
-    ) -> Option<(T, SendResult)> {
+    ) -> Over<T> {
         self.get(key)?.server_dropped(is_whole);
         self.advance(key, flushes)
     }
 
-    /// Removes a response that ended in another way.
-    pub(super) fn remove(&mut self, key: ResponseKey) {
-        if self.get(key).is_some() {
-            self.responses.remove(key.index);
+    /// Notes that a layer no longer follows a response, because that ended in another way.
+    pub(super) fn remove_layer(&mut self, key: ResponseKey) {
+        if let Some(entry) = self.get(key) {
+            entry.remove_layer();
+            self.remove_done(key.index);
         }
     }
 
@@ -158,7 +161,7 @@ impl<T> PendingResponses<T> {
     }
 
     /// Notes that the connection was flushed. Call it until it returns `None`.
-    pub(super) fn note_flush(&mut self, flushes: u64) -> Option<(T, SendResult)> {
+    pub(super) fn note_flush(&mut self, flushes: u64) -> Over<T> {
         while let Some(key) = self.flush.pop() {
             if let Some(entry) = self.get_at(key, Stage::Flush) {
                 entry.set_stage(Stage::Flushed);
@@ -172,14 +175,14 @@ impl<T> PendingResponses<T> {
 
     /// Notes that the connection is closed. Call it until it returns `None`. Responses that the
     /// layer has not dropped yet are lost when it does.
-    pub(super) fn close(&mut self, flushes: u64) -> Option<(T, SendResult)> {
+    pub(super) fn close(&mut self, flushes: u64) -> Over<T> {
         self.closed = true;
         self.read_cycle.clear();
         self.flush.clear();
         let mut responses = self.responses.iter_mut();
         let (index, over) =
             responses.find_map(|(index, (_, entry))| Some((index, entry.close(flushes)?)))?;
-        self.responses.remove(index);
+        self.remove_done(index);
         Some(over)
     }
 
@@ -195,11 +198,11 @@ impl<T> PendingResponses<T> {
     }
 
     /// Returns a response that is over, or lets it wait for what comes next.
-    fn advance(&mut self, key: ResponseKey, flushes: u64) -> Option<(T, SendResult)> {
+    fn advance(&mut self, key: ResponseKey, flushes: u64) -> Over<T> {
         let entry = self.get(key)?;
         let over = entry.take_over(flushes);
-        if over.is_some() {
-            self.responses.remove(key.index);
+        if over.is_some() || entry.is_done() {
+            self.remove_done(key.index);
         } else if let Some(stage) = entry.next_stage() {
             entry.set_stage(stage);
             match stage {
@@ -209,6 +212,13 @@ impl<T> PendingResponses<T> {
             }
         }
         over
+    }
+
+    /// Removes a response that nobody follows any more, and nobody waits for.
+    fn remove_done(&mut self, index: usize) {
+        if self.responses[index].1.is_done() {
+            self.responses.remove(index);
+        }
     }
 
     fn insert(&mut self, entry: Entry<T>) -> ResponseKey {

@@ -10,13 +10,28 @@ const MORE: bool = false;
 
 type Pending = PendingResponses<&'static str>;
 
-/// A response with a guard in its last frame.
+/// A response that the server has dropped, with a guard in its last frame.
 fn guarded() -> (Pending, ResponseKey) {
     let mut pending = Pending::default();
-    let key = pending
-        .add_guard(None, LAST)
-        .expect("the connection is open");
+    let key = add(&mut pending, LAST);
     (pending, key)
+}
+
+/// Adds a response that the server has dropped, with a guard.
+fn add(pending: &mut Pending, is_last: bool) -> ResponseKey {
+    let key = pending.open(true);
+    assert!(pending.add_guard(key, is_last));
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    key
+}
+
+/// A response that is over, and that one layer follows.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it is compared with what methods return"
+)]
+fn over(ended: &'static str, result: SendResult) -> Over<&'static str> {
+    Some((Ended::new(ended), result))
 }
 
 const fn frame(key: ResponseKey, is_last: bool, bytes: u64) -> GuardedFrame {
@@ -42,7 +57,7 @@ fn a_frame_that_was_taken_apart_waits_for_a_read_cycle_and_then_a_flush() {
         "the server may not have written it"
     );
     pending.note_read_cycle();
-    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Queued)));
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Queued));
     assert!(!pending.is_waiting());
 }
 
@@ -53,7 +68,7 @@ fn a_frame_that_was_dropped_without_another_poll_is_lost() {
         pending.guard_dropped(frame(key, LAST, 5), Dropped::Unknown, 0),
         None
     );
-    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    let lost = over(ONE, SendResult::Lost(Some(0)));
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), lost);
 }
 
@@ -65,26 +80,26 @@ fn a_poll_counts_for_one_last_frame() {
         None
     );
     pending.note_poll(key);
-    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert!(pending.add_guard(key, LAST));
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
         None
     );
-    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    let lost = over(ONE, SendResult::Lost(Some(0)));
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), lost);
 }
 
 #[test]
 fn each_guard_counts() {
     let (mut pending, key) = guarded();
-    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert!(pending.add_guard(key, LAST));
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 3), Dropped::Written, 0),
         None
     );
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(pending.note_flush(1), None, "one guard is not dropped yet");
-    let lost = Some((ONE, SendResult::Lost(Some(3))));
+    let lost = over(ONE, SendResult::Lost(Some(3)));
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 4), Dropped::Discarded, 1),
         lost
@@ -98,7 +113,7 @@ fn a_flush_does_not_count_for_a_later_frame() {
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0),
         None
     );
-    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert!(pending.add_guard(key, LAST));
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(
         pending.note_flush(1),
@@ -109,36 +124,32 @@ fn a_flush_does_not_count_for_a_later_frame() {
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
         None
     );
-    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
 }
 
 #[test]
 fn written_data_is_sent_after_a_flush() {
     let mut pending = Pending::default();
-    let key = pending
-        .add_guard(None, MORE)
-        .expect("the connection is open");
+    let key = add(&mut pending, MORE);
     assert_eq!(
         pending.guard_dropped(frame(key, MORE, 3), Dropped::Written, 0),
         None
     );
     assert_eq!(pending.flushed_data(key, 0), Some(0));
     assert_eq!(pending.flushed_data(key, 1), Some(3));
-    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert!(pending.add_guard(key, LAST));
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 4), Dropped::Written, 1),
         None
     );
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), None);
-    assert_eq!(pending.close(1), Some((ONE, SendResult::Lost(Some(3)))));
+    assert_eq!(pending.close(1), over(ONE, SendResult::Lost(Some(3))));
 }
 
 #[test]
 fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_guards() {
     let mut pending = Pending::default();
-    let key = pending
-        .add_guard(None, MORE)
-        .expect("the connection is open");
+    let key = add(&mut pending, MORE);
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     pending.note_read_cycle();
     assert_eq!(pending.note_flush(1), None, "data is not written yet");
@@ -153,23 +164,23 @@ fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_gua
     );
     assert!(pending.needs_read_cycle());
     pending.note_read_cycle();
-    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Queued)));
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Queued));
 }
 
 #[test]
 fn a_closed_connection_loses_its_responses_and_takes_no_more() {
     let (mut pending, key) = guarded();
     assert_eq!(pending.layer_dropped(None, ONE, false, 0), None);
-    assert_eq!(pending.close(0), Some((ONE, SendResult::Lost(Some(0)))));
+    assert_eq!(pending.close(0), over(ONE, SendResult::Lost(Some(0))));
     assert_eq!(pending.close(0), None);
-    assert_eq!(pending.add_guard(None, LAST), None);
-    let lost = Some(("two", SendResult::Lost(None)));
+    assert!(!pending.add_guard(key, LAST));
+    let lost = over("two", SendResult::Lost(None));
     assert_eq!(pending.layer_dropped(None, "two", true, 0), lost);
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
         None
     );
-    let lost = Some(("three", SendResult::Lost(Some(0))));
+    let lost = over("three", SendResult::Lost(Some(0)));
     assert_eq!(pending.layer_dropped(Some(key), "three", true, 0), lost);
     assert!(pending.responses.is_empty());
 }
@@ -177,7 +188,7 @@ fn a_closed_connection_loses_its_responses_and_takes_no_more() {
 #[test]
 fn a_removed_response_is_forgotten() {
     let (mut pending, key) = guarded();
-    pending.remove(key);
+    pending.remove_layer(key);
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 3), Dropped::Written, 0),
         None
@@ -188,10 +199,8 @@ fn a_removed_response_is_forgotten() {
 #[test]
 fn the_key_of_a_removed_response_does_not_reach_the_next_one() {
     let (mut pending, key) = guarded();
-    pending.remove(key);
-    let next = pending
-        .add_guard(None, LAST)
-        .expect("the connection is open");
+    pending.remove_layer(key);
+    let next = add(&mut pending, LAST);
     assert_eq!(next.index, key.index, "the place is used again");
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 3), Dropped::Discarded, 0),
@@ -202,7 +211,7 @@ fn the_key_of_a_removed_response_does_not_reach_the_next_one() {
         None
     );
     assert_eq!(pending.layer_dropped(Some(next), ONE, true, 0), None);
-    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
 }
 
 /// A response that is in flight, and that tasks wait for.
@@ -222,7 +231,7 @@ fn a_response_in_flight_is_not_over() {
         "a layer has the body, and may send it later"
     );
     assert_eq!(pending.server_dropped(key, true, 0), None);
-    assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
 }
 
 #[test]
@@ -230,7 +239,7 @@ fn a_response_can_be_flushed_before_the_layer_drops_it() {
     for multiplexed in [false, true] {
         let (mut pending, key) = in_flight(multiplexed);
         if multiplexed {
-            assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+            assert!(pending.add_guard(key, LAST));
             assert_eq!(
                 pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0),
                 None
@@ -241,7 +250,7 @@ fn a_response_can_be_flushed_before_the_layer_drops_it() {
             assert_eq!(pending.server_dropped(key, true, 0), None);
             assert_eq!(pending.note_flush(1), None);
         }
-        let sent = Some((ONE, SendResult::Sent));
+        let sent = over(ONE, SendResult::Sent);
         assert_eq!(pending.layer_dropped(Some(key), ONE, multiplexed, 1), sent);
         assert!(pending.responses.is_empty());
     }
@@ -251,14 +260,14 @@ fn a_response_can_be_flushed_before_the_layer_drops_it() {
 fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
     for keep in [false, true] {
         let (mut pending, key) = in_flight(true);
-        assert_eq!(pending.add_guard(Some(key), MORE), Some(key));
+        assert!(pending.add_guard(key, MORE));
         if !keep {
             assert_eq!(
                 pending.guard_dropped(frame(key, MORE, 5), Dropped::Unknown, 0),
                 None
             );
         }
-        assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+        assert!(pending.add_guard(key, LAST));
         assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
         assert_eq!(pending.server_dropped(key, true, 0), None);
         pending.note_read_cycle();
@@ -271,13 +280,13 @@ fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
             pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 1),
             None
         );
-        assert_eq!(pending.note_flush(1), Some((ONE, SendResult::Sent)));
+        assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
     }
 }
 
 #[test]
 fn a_response_that_the_server_gives_up_is_lost() {
-    let lost = Some((ONE, SendResult::Lost(Some(0))));
+    let lost = over(ONE, SendResult::Lost(Some(0)));
     let (mut pending, key) = in_flight(true);
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(
@@ -287,7 +296,7 @@ fn a_response_that_the_server_gives_up_is_lost() {
     );
 
     let (mut pending, key) = in_flight(true);
-    assert_eq!(pending.add_guard(Some(key), LAST), Some(key));
+    assert!(pending.add_guard(key, LAST));
     assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
@@ -303,7 +312,47 @@ fn a_response_that_the_server_gives_up_is_lost() {
 #[test]
 fn a_response_that_was_removed_is_unknown() {
     let (mut pending, key) = in_flight(true);
-    pending.remove(key);
+    pending.remove_layer(key);
     assert_eq!(pending.server_dropped(key, true, 0), None);
+    assert!(pending.responses.is_empty());
+}
+
+#[test]
+fn a_response_is_over_for_each_layer_that_follows_it() {
+    let (mut pending, key) = in_flight(false);
+    for _ in 0..3 {
+        pending.add_layer(key);
+    }
+    pending.remove_layer(key);
+    assert_eq!(pending.layer_dropped(Some(key), ONE, false, 0), None);
+    assert_eq!(pending.layer_dropped(Some(key), "two", false, 0), None);
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    let (ended, result) = pending.note_flush(1).expect("it was flushed");
+    assert_eq!(result, SendResult::Sent);
+    assert_eq!(ended.each().collect::<Vec<_>>(), [ONE, "two"]);
+
+    let late = pending.layer_dropped(Some(key), "three", false, 1);
+    assert_eq!(
+        late,
+        over("three", SendResult::Sent),
+        "it was flushed before"
+    );
+    assert!(pending.responses.is_empty());
+}
+
+#[test]
+fn a_response_in_flight_can_lose_its_layer_and_get_another() {
+    let (mut pending, key) = in_flight(true);
+    pending.remove_layer(key);
+    assert!(!pending.add_guard(key, MORE), "nobody follows the response");
+    assert!(pending.add_layer(key), "it is the only layer");
+    assert!(!pending.add_layer(key));
+    pending.remove_layer(key);
+    assert!(pending.add_guard(key, LAST));
+    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.server_dropped(key, true, 0), None);
+    let written = pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0);
+    assert_eq!(written, None);
+    assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
     assert!(pending.responses.is_empty());
 }

@@ -6,8 +6,8 @@ use std::{cell::Cell, fmt, ptr, task::Waker};
 use tokio::task::{Id, try_id};
 
 use super::{
-    entry::{Dropped, SendResult},
-    pending::{GuardedFrame, PendingResponses, ResponseKey},
+    entry::{Dropped, Ended, SendResult},
+    pending::{GuardedFrame, Over, PendingResponses, ResponseKey},
     write_progress::WriteProgress,
 };
 use crate::util::sync::{
@@ -60,6 +60,12 @@ struct Locked {
 pub(super) trait Pending: Send {
     /// Ends the response.
     fn finish(&mut self, result: SendResult);
+}
+
+fn finish(ended: Ended<Box<dyn Pending>>, result: SendResult) {
+    for mut response in ended.each() {
+        response.finish(result);
+    }
 }
 
 /// What the stream reports.
@@ -120,7 +126,7 @@ impl ConnectionState {
             self.publish(&locked);
             drop(locked);
             match sent {
-                Some((mut response, result)) => response.finish(result),
+                Some((response, result)) => finish(response, result),
                 None => return,
             }
         }
@@ -136,7 +142,7 @@ impl ConnectionState {
             drop(locked);
             drop(waker);
             match lost {
-                Some((mut response, result)) => response.finish(result),
+                Some((response, result)) => finish(response, result),
                 None => return,
             }
         }
@@ -153,7 +159,11 @@ impl ConnectionState {
         self.lock().pending.open(multiplexed)
     }
 
-    pub(super) fn add_guard(&self, key: Option<ResponseKey>, is_last: bool) -> Option<ResponseKey> {
+    pub(super) fn add_layer(&self, key: ResponseKey) -> bool {
+        self.lock().pending.add_layer(key)
+    }
+
+    pub(super) fn add_guard(&self, key: ResponseKey, is_last: bool) -> bool {
         self.lock().pending.add_guard(key, is_last)
     }
 
@@ -215,8 +225,8 @@ impl ConnectionState {
             .flushed_data(key, self.progress.flushes())
     }
 
-    pub(super) fn remove(&self, key: ResponseKey) {
-        self.lock().pending.remove(key);
+    pub(super) fn remove_layer(&self, key: ResponseKey) {
+        self.lock().pending.remove_layer(key);
     }
 }
 
@@ -258,21 +268,14 @@ impl ConnectionState {
     }
 
     /// Changes the pending responses, and ends a response that is over then.
-    fn change(
-        &self,
-        change: impl FnOnce(&mut Locked, u64) -> Option<(Box<dyn Pending>, SendResult)>,
-    ) {
+    fn change(&self, change: impl FnOnce(&mut Locked, u64) -> Over<Box<dyn Pending>>) {
         let mut locked = self.lock();
         let over = change(&mut locked, self.progress.flushes());
         self.changed(locked, over);
     }
 
     /// Does what comes after each change, apart from the code of the changes.
-    fn changed(
-        &self,
-        locked: MutexGuard<'_, Locked>,
-        over: Option<(Box<dyn Pending>, SendResult)>,
-    ) {
+    fn changed(&self, locked: MutexGuard<'_, Locked>, over: Over<Box<dyn Pending>>) {
         self.publish(&locked);
         // A server with nothing to read or to write runs no read cycle unless it is woken.
         let needs_wake = locked.pending.needs_read_cycle();
@@ -282,8 +285,8 @@ impl ConnectionState {
             None
         };
         drop(locked);
-        if let Some((mut response, result)) = over {
-            response.finish(result);
+        if let Some((response, result)) = over {
+            finish(response, result);
         }
         if let Some(waker) = waker {
             waker.wake();

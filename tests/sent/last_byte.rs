@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn, util::MapResponseLayer};
 use tower_background::{
-    BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor, middleware::ResponseBody,
-    sent::SentStream,
+    BackgroundLayer, BackgroundTasks, BackgroundTasksExt, EndKind, StartOn, Supervisor,
+    middleware::ResponseBody, sent::SentStream,
 };
 
 use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
@@ -534,4 +534,30 @@ async fn a_response_waits_for_its_last_byte_if_it_leaves_a_task() {
         drop(stream);
         assert_eq!(supervisor.open_responses(), 0, "{adds:?}");
     }
+}
+
+#[tokio::test]
+async fn the_last_byte_is_chosen_before_there_is_a_head() {
+    let service = BackgroundLayer::with_supervisor(Supervisor::new()).layer(service_fn(
+        |request: Request<()>| {
+            let tasks = request.background_tasks().expect("the layer is there");
+            assert!(tasks.set_start_on(StartOn::LastByteSent));
+            assert!(tasks.set_start_on(StartOn::EndOfStream));
+            tasks.add(async {});
+            let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+            response.extensions_mut().insert(tasks);
+            std::future::ready(Ok::<_, Infallible>(response))
+        },
+    ));
+    let response = service.oneshot(Request::new(())).await;
+    let response = response.expect("the service answers");
+    let tasks = response.extensions().get::<BackgroundTasks>();
+    let tasks = tasks.expect("the handler left it").clone();
+    assert!(!tasks.set_start_on(StartOn::LastByteSent));
+    assert!(tasks.set_start_on(StartOn::EndOfStream));
+    drop(response);
+    assert!(
+        !tasks.set_start_on(StartOn::EndOfStream),
+        "they have started"
+    );
 }

@@ -1,14 +1,24 @@
 //! Tasks also start after the last byte if a layer outside of `BackgroundLayer` replaces the body.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt,
+    retry::{Policy, RetryLayer},
+    service_fn,
+};
 use tower_background::{
     BackgroundLayer, BackgroundTasksExt, EndKind, StartOn, Supervisor, middleware::ResponseBody,
 };
@@ -17,6 +27,7 @@ use tower_http::compression::CompressionLayer;
 use super::tracked::{assert_ends, assert_waits, last_byte, serve_tracked, until_deferred};
 use crate::common::{
     Multiplexed, Raw, Script, Servable, Server, Step, Witness, data, rest, settle, soon,
+    unreleased_data,
 };
 
 const LARGE: usize = 8 << 20;
@@ -66,6 +77,7 @@ fn service(
             let body = match request.uri().path() {
                 "/full" => Script::new(steps).sized(bytes.len() as u64).tells_end(),
                 "/stream" => Script::new(steps),
+                "/chunks" => Script::new((0..3).map(|_| Step::data(bytes.clone()))),
                 "/trailers" => {
                     Script::new(steps.into_iter().chain([Step::trailer("grpc-status", "0")]))
                 }
@@ -162,7 +174,7 @@ async fn a_layer_that_buffers_over_http2() {
     for (window, leave) in HTTP2_CASES {
         for path in ["/full", "/stream", "/trailers"] {
             let mut client = Multiplexed::with_window(&server, window).await;
-            let (response, stream) = client.send(http::Method::GET, path).await;
+            let (response, stream) = client.send(Method::GET, path).await;
             until_deferred(&server, 1).await;
             let case = format!("{path}, window of {window}, {leave:?}");
             assert_waits(&server, &case).await;
@@ -288,5 +300,226 @@ async fn compression_without_a_connection() {
         drop(response);
         soon(supervisor.idle()).await;
         assert_eq!(supervisor.stats().succeeded, 1);
+    }
+}
+
+/// A response passes the layers of two supervisors. The task of the handler belongs to the inner one,
+/// and the outer one has a task or none.
+#[tokio::test]
+async fn layers_of_two_supervisors() {
+    for tasks in [0, 1] {
+        let (inner, outer) = (last_byte(), last_byte());
+        let (witness, seen_outside) = (Witness::new(), Witness::new());
+        let watching = seen_outside.clone();
+        let service = ServiceBuilder::new()
+            .layer(BackgroundLayer::with_supervisor(outer.clone()))
+            .map_request(move |request: Request<Incoming>| {
+                for _ in 0..tasks {
+                    watching.watch(&request.background_tasks().expect("the layer is there"));
+                }
+                request
+            })
+            .service(service(&inner, &witness, LARGE));
+        let server = serve_tracked(inner, witness, service).await;
+        let assert_both_wait = async |case: &str| {
+            assert_waits(&server, case).await;
+            assert_eq!(outer.stats().deferred, tasks, "{case}");
+        };
+        let assert_both_end = async |end: EndKind| {
+            assert_ends(&server, end).await;
+            for _ in 0..tasks {
+                assert_eq!(seen_outside.next().await.end.kind(), end);
+            }
+            soon(outer.idle()).await;
+            assert_eq!(outer.open_responses(), 0);
+        };
+        for path in ["/full", "/stream", "/trailers"] {
+            for leave in [false, true] {
+                let mut client = Raw::narrow(server.address).await;
+                client.get_last(path).await;
+                client.until("\r\n\r\n").await;
+                assert_both_wait(path).await;
+                if leave {
+                    client.reset();
+                    assert_both_end(EndKind::Interrupted).await;
+                } else {
+                    assert!(client.bytes().await.len() >= LARGE, "{path}: it is whole");
+                    assert_both_end(EndKind::Complete).await;
+                }
+            }
+            for (window, leave) in HTTP2_CASES {
+                let mut client = Multiplexed::with_window(&server, window).await;
+                let (response, mut stream) = client.send(Method::GET, path).await;
+                let mut response = soon(response).await.expect("there is a head");
+                assert_both_wait(path).await;
+                match leave {
+                    None => {
+                        client.set_window(1 << 24);
+                        rest(response.body_mut()).await.expect("it is whole");
+                        assert_both_end(EndKind::Complete).await;
+                    }
+                    Some(true) => {
+                        client.leave().await;
+                        assert_both_end(EndKind::Interrupted).await;
+                    }
+                    Some(false) => {
+                        stream.send_reset(h2::Reason::CANCEL);
+                        assert_both_end(EndKind::Interrupted).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_supervisors_do_not_count_data_twice() {
+    let (inner, outer) = (last_byte(), last_byte());
+    let (witness, seen_outside) = (Witness::new(), Witness::new());
+    let watching = seen_outside.clone();
+    let service = ServiceBuilder::new()
+        .layer(BackgroundLayer::with_supervisor(outer))
+        .map_request(move |request: Request<Incoming>| {
+            watching.watch(&request.background_tasks().expect("the layer is there"));
+            request
+        })
+        .service(service(&inner, &witness, 5_000));
+    let server = serve_tracked(inner, witness, service).await;
+    let mut client = Multiplexed::with_window(&server, 12_500).await;
+    let (response, mut stream) = client.send(Method::GET, "/chunks").await;
+    let mut response = soon(response).await.expect("there is a head");
+    let mut read = 0;
+    while read < 12_500 {
+        read += unreleased_data(response.body_mut()).await.len();
+    }
+    settle().await;
+    stream.send_reset(h2::Reason::CANCEL);
+    for (seen, bytes_sent) in [(&server.witness, Some(10_000)), (&seen_outside, None)] {
+        let end = seen.next().await.end;
+        assert_eq!(
+            (end.kind(), end.bytes_sent()),
+            (EndKind::Interrupted, bytes_sent)
+        );
+    }
+}
+
+/// Tries once more after 503.
+#[derive(Clone)]
+struct Again;
+
+impl<Res, E> Policy<Request<()>, Response<Res>, E> for Again {
+    type Future = std::future::Ready<()>;
+
+    fn retry(
+        &mut self,
+        _request: &mut Request<()>,
+        result: &mut Result<Response<Res>, E>,
+    ) -> Option<Self::Future> {
+        let is_unavailable =
+            |response: &mut Response<Res>| response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let again = result.as_mut().is_ok_and(is_unavailable);
+        again.then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<()>) -> Option<Request<()>> {
+        Some(request.clone())
+    }
+}
+
+/// A layer outside drops the response of the first attempt, whose task starts then or never.
+#[tokio::test]
+async fn a_layer_that_tries_again() {
+    let (supervisor, witness) = (last_byte(), Witness::new());
+    let watching = witness.clone();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let service = ServiceBuilder::new()
+        .map_request(|request: Request<Incoming>| request.map(drop))
+        .layer(RetryLayer::new(Again))
+        .layer(BackgroundLayer::with_supervisor(supervisor.clone()))
+        .service_fn(move |request: Request<()>| {
+            let mut response = Response::new(Script::new([Step::data("try again")]));
+            if attempts.fetch_add(1, SeqCst) % 2 == 0 {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            } else {
+                watching.watch(&request.background_tasks().expect("the layer is there"));
+                let chunks = |count| Script::new((0..count).map(|_| Step::data(noise(5_000))));
+                *response.body_mut() = match request.uri().path() {
+                    "/full" => chunks(1).tells_end(),
+                    "/stream" => chunks(1),
+                    _ => chunks(3),
+                };
+            }
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+    let server = serve_tracked(supervisor, witness, service).await;
+    for path in ["/full", "/stream"] {
+        for (window, leave) in HTTP2_CASES {
+            let mut client = Multiplexed::with_window(&server, window).await;
+            let (response, stream) = client.send(Method::GET, path).await;
+            let mut response = soon(response).await.expect("there is a head");
+            assert_waits(&server, path).await;
+            match leave {
+                None => {
+                    client.set_window(1 << 24);
+                    rest(response.body_mut()).await.expect("it is whole");
+                    assert_ends(&server, EndKind::Complete).await;
+                }
+                Some(leave) => assert_interrupted(&server, client, stream, leave).await,
+            }
+        }
+    }
+    let mut client = Multiplexed::with_window(&server, 12_500).await;
+    let (response, mut stream) = client.send(Method::GET, "/chunks").await;
+    let mut response = soon(response).await.expect("there is a head");
+    let mut read = 0;
+    while read < 12_500 {
+        read += unreleased_data(response.body_mut()).await.len();
+    }
+    settle().await;
+    stream.send_reset(h2::Reason::CANCEL);
+    let end = server.witness.next().await.end;
+    assert_eq!(end.bytes_sent(), Some(10_000));
+}
+
+/// A layer outside runs the service in another task, so the service answers a client that has left.
+#[tokio::test]
+async fn a_service_that_answers_a_client_that_left() {
+    let (supervisor, witness) = (last_byte(), Witness::new());
+    let (watching, permits) = (witness.clone(), Arc::new(Semaphore::new(0)));
+    let passed = permits.clone();
+    let service = BackgroundLayer::with_supervisor(supervisor.clone()).layer(service_fn(
+        move |request: Request<Incoming>| {
+            watching.watch(&request.background_tasks().expect("the layer is there"));
+            let permits = permits.clone();
+            async move {
+                permits.acquire().await.expect("it is open").forget();
+                let response = Response::builder().status(StatusCode::NO_CONTENT);
+                response.body(Script::new([]).tells_end())
+            }
+        },
+    ));
+    let spawned = service_fn(move |request: Request<Incoming>| {
+        let answer = tokio::spawn(service.clone().oneshot(request));
+        async move { answer.await.expect("it does not panic") }
+    });
+    let server = serve_tracked(supervisor, witness, spawned).await;
+    for http2 in [false, true] {
+        if http2 {
+            let mut client = Multiplexed::with_window(&server, 1).await;
+            let (_response, mut stream) = client.send(Method::GET, "/").await;
+            until_deferred(&server, 1).await;
+            stream.send_reset(h2::Reason::CANCEL);
+            settle().await;
+            passed.add_permits(1);
+            assert_ends(&server, EndKind::Interrupted).await;
+        } else {
+            let mut client = Raw::narrow(server.address).await;
+            client.get_last("/").await;
+            until_deferred(&server, 1).await;
+            client.reset();
+            settle().await;
+            passed.add_permits(1);
+            assert_ends(&server, EndKind::Interrupted).await;
+        }
     }
 }
