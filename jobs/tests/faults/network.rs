@@ -28,8 +28,9 @@ async fn setup() -> Option<Setup> {
     let proxy = Proxy::to(server.port()).await;
     let options = PgConnectOptions::from_str(&url(proxy.port(), name)).unwrap();
     let engine = PgmqEngine::connect_with(options, BOUND).unwrap();
-    let broken = JobQueue::open(engine, "net").await.unwrap().bound(BOUND);
+    // The first one creates the tables, which may take longer than `BOUND` on a busy disk.
     let direct = database.queue("net").await;
+    let broken = JobQueue::open(engine, "net").await.unwrap().bound(BOUND);
     Some(Setup {
         proxy,
         broken,
