@@ -275,7 +275,12 @@ async fn store_mail() {
 }
 
 async fn shutdown(tasks: BackgroundTasks) -> &'static str {
-    tasks.add(Task::new(work(500)).named("short")); // ends within the grace
+    let stopping = tasks.stopping();
+    let short = async move {
+        stopping.await;
+        work(500).await; // ends within the grace
+    };
+    tasks.add(Task::new(short).named("short"));
     tasks.add(Task::with_context(|cx| async move { cx.cancelled().await }).named("polite"));
     tasks.add(Task::new(pending::<()>()).named("stubborn")); // is aborted, and the report names it
     "Good night.\n"

@@ -61,6 +61,9 @@ impl<T> Ended<T> {
     }
 }
 
+/// A response that is over, or `None`.
+pub(super) type Over<T> = Option<(Ended<T>, SendResult)>;
+
 /// One response. See [`Ended`] for `T`.
 #[expect(
     clippy::struct_excessive_bools,
@@ -187,7 +190,7 @@ impl<T> Entry<T> {
     }
 
     /// Notes that the connection is closed. Returns the response if a layer has dropped the body.
-    pub(super) fn close(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
+    pub(super) fn close(&mut self, flushes: u64) -> Over<T> {
         self.lose();
         self.take_ended(flushes)
     }
@@ -226,7 +229,7 @@ impl<T> Entry<T> {
     }
 
     /// Returns the response if it is over: it is lost, or it was flushed.
-    pub(super) fn take_over(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
+    pub(super) fn take_over(&mut self, flushes: u64) -> Over<T> {
         let is_settled = self.lost || matches!(self.stage, Stage::Flushed);
         if self.in_flight || !self.is_unguarded() || !is_settled {
             return None;
@@ -234,7 +237,7 @@ impl<T> Entry<T> {
         self.take_ended(flushes)
     }
 
-    fn take_ended(&mut self, flushes: u64) -> Option<(Ended<T>, SendResult)> {
+    fn take_ended(&mut self, flushes: u64) -> Over<T> {
         let ended = self.ended.take()?;
         let result = if self.lost {
             SendResult::Lost(Some(self.flushed_data(flushes)))

@@ -61,7 +61,8 @@ pub(super) struct TrackedResponse {
     method: Method,
     /// Whether the connection sends several responses at once, from a queue.
     multiplexed: bool,
-    /// A response that no task waits for is not in the table of the connection.
+    /// Not set while the response has neither a layer that follows it nor an end at the server. A
+    /// response that no layer follows is not in the table of the connection.
     claim: OnceLock<Claim>,
 }
 

@@ -13,7 +13,7 @@
 
 use slab::Slab;
 
-use super::entry::{Dropped, Ended, Entry, SendResult, Stage};
+use super::entry::{Dropped, Ended, Entry, Over, SendResult, Stage};
 
 /// Identifies a response. A place in the table is used again, but a serial number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +47,6 @@ pub(super) struct PendingResponses<T> {
     last_serial: u64,
     closed: bool,
 }
-
-/// A response that is over.
-pub(super) type Over<T> = Option<(Ended<T>, SendResult)>;
 
 impl<T> Default for PendingResponses<T> {
     fn default() -> Self {

@@ -6,8 +6,8 @@ use std::{cell::Cell, fmt, ptr, task::Waker};
 use tokio::task::{Id, try_id};
 
 use super::{
-    entry::{Dropped, Ended, SendResult},
-    pending::{GuardedFrame, Over, PendingResponses, ResponseKey},
+    entry::{Dropped, Ended, Over, SendResult},
+    pending::{GuardedFrame, PendingResponses, ResponseKey},
     write_progress::WriteProgress,
 };
 use crate::util::sync::{

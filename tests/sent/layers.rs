@@ -1,4 +1,5 @@
-//! Tasks also start after the last byte if a layer outside of `BackgroundLayer` replaces the body.
+//! Tasks also start after the last byte if a layer outside of `BackgroundLayer` replaces the body, tries
+//! again, runs the service in another task or belongs to another supervisor.
 
 use std::{
     convert::Infallible,
@@ -352,24 +353,36 @@ async fn layers_of_two_supervisors() {
                 let (response, mut stream) = client.send(Method::GET, path).await;
                 let mut response = soon(response).await.expect("there is a head");
                 assert_both_wait(path).await;
-                match leave {
-                    None => {
-                        client.set_window(1 << 24);
-                        rest(response.body_mut()).await.expect("it is whole");
-                        assert_both_end(EndKind::Complete).await;
-                    }
-                    Some(true) => {
-                        client.leave().await;
-                        assert_both_end(EndKind::Interrupted).await;
-                    }
-                    Some(false) => {
-                        stream.send_reset(h2::Reason::CANCEL);
-                        assert_both_end(EndKind::Interrupted).await;
-                    }
+                if leave.is_none() {
+                    client.set_window(1 << 24);
+                    rest(response.body_mut()).await.expect("it is whole");
+                    assert_both_end(EndKind::Complete).await;
+                    continue;
                 }
+                if leave == Some(true) {
+                    client.leave().await;
+                } else {
+                    stream.send_reset(h2::Reason::CANCEL);
+                }
+                assert_both_end(EndKind::Interrupted).await;
             }
         }
     }
+}
+
+/// Requests three chunks of 5,000 bytes, and resets the stream in the middle of the third. The two
+/// before are written.
+async fn reset_in_third_chunk(server: &Server) {
+    let mut client = Multiplexed::with_window(server, 12_500).await;
+    let (response, mut stream) = client.send(Method::GET, "/chunks").await;
+    let mut response = soon(response).await.expect("there is a head");
+    let mut read = 0;
+    while read < 12_500 {
+        read += unreleased_data(response.body_mut()).await.len();
+    }
+    settle().await;
+    stream.send_reset(h2::Reason::CANCEL);
+    settle().await;
 }
 
 #[tokio::test]
@@ -385,15 +398,7 @@ async fn two_supervisors_do_not_count_data_twice() {
         })
         .service(service(&inner, &witness, 5_000));
     let server = serve_tracked(inner, witness, service).await;
-    let mut client = Multiplexed::with_window(&server, 12_500).await;
-    let (response, mut stream) = client.send(Method::GET, "/chunks").await;
-    let mut response = soon(response).await.expect("there is a head");
-    let mut read = 0;
-    while read < 12_500 {
-        read += unreleased_data(response.body_mut()).await.len();
-    }
-    settle().await;
-    stream.send_reset(h2::Reason::CANCEL);
+    reset_in_third_chunk(&server).await;
     for (seen, bytes_sent) in [(&server.witness, Some(10_000)), (&seen_outside, None)] {
         let end = seen.next().await.end;
         assert_eq!(
@@ -426,7 +431,8 @@ impl<Res, E> Policy<Request<()>, Response<Res>, E> for Again {
     }
 }
 
-/// A layer outside drops the response of the first attempt, whose task starts then or never.
+/// A layer outside drops the response of the first attempt, and sends that of the second. Only the
+/// second has a task.
 #[tokio::test]
 async fn a_layer_that_tries_again() {
     let (supervisor, witness) = (last_byte(), Witness::new());
@@ -468,15 +474,7 @@ async fn a_layer_that_tries_again() {
             }
         }
     }
-    let mut client = Multiplexed::with_window(&server, 12_500).await;
-    let (response, mut stream) = client.send(Method::GET, "/chunks").await;
-    let mut response = soon(response).await.expect("there is a head");
-    let mut read = 0;
-    while read < 12_500 {
-        read += unreleased_data(response.body_mut()).await.len();
-    }
-    settle().await;
-    stream.send_reset(h2::Reason::CANCEL);
+    reset_in_third_chunk(&server).await;
     let end = server.witness.next().await.end;
     assert_eq!(end.bytes_sent(), Some(10_000));
 }
@@ -503,23 +501,21 @@ async fn a_service_that_answers_a_client_that_left() {
         async move { answer.await.expect("it does not panic") }
     });
     let server = serve_tracked(supervisor, witness, spawned).await;
-    for http2 in [false, true] {
-        if http2 {
-            let mut client = Multiplexed::with_window(&server, 1).await;
-            let (_response, mut stream) = client.send(Method::GET, "/").await;
-            until_deferred(&server, 1).await;
-            stream.send_reset(h2::Reason::CANCEL);
-            settle().await;
-            passed.add_permits(1);
-            assert_ends(&server, EndKind::Interrupted).await;
-        } else {
-            let mut client = Raw::narrow(server.address).await;
-            client.get_last("/").await;
-            until_deferred(&server, 1).await;
-            client.reset();
-            settle().await;
-            passed.add_permits(1);
-            assert_ends(&server, EndKind::Interrupted).await;
-        }
-    }
+    let assert_answer_is_lost = async || {
+        settle().await;
+        passed.add_permits(1);
+        assert_ends(&server, EndKind::Interrupted).await;
+    };
+
+    let mut client = Raw::narrow(server.address).await;
+    client.get_last("/").await;
+    until_deferred(&server, 1).await;
+    client.reset();
+    assert_answer_is_lost().await;
+
+    let mut client = Multiplexed::with_window(&server, 1).await;
+    let (_response, mut stream) = client.send(Method::GET, "/").await;
+    until_deferred(&server, 1).await;
+    stream.send_reset(h2::Reason::CANCEL);
+    assert_answer_is_lost().await;
 }
