@@ -182,8 +182,6 @@ impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for SentRouterFutu
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.project().inner.poll(cx))?;
-        Poll::Ready(Ok(
-            response.map(|body| body.into_unfollowed().unwrap_or_else(Body::new))
-        ))
+        Poll::Ready(Ok(response.map(Body::new)))
     }
 }

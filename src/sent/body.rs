@@ -19,9 +19,9 @@ use crate::response::{can_have_body, declared_length};
 
 /// The response body of [`SentService`](super::SentService): the inner body, frame by frame.
 ///
-/// If tasks wait for the response, the drop of this body shows that the server has all of it,
-/// whatever the layers inside have done with the body of the handler. Over HTTP/2 its last frame
-/// has a guard that shows when the server has written the frame.
+/// The drop of this body shows whether the server has all of the response, whatever the layers inside
+/// have done with the body of the handler. Over HTTP/2, if tasks wait for the response, its last
+/// frame has a guard that shows when the server has written the frame.
 #[pin_project]
 #[derive(Debug)]
 pub struct SentBody<B> {
@@ -32,7 +32,7 @@ pub struct SentBody<B> {
     followed: Option<Followed>,
 }
 
-/// What was seen of a response that tasks wait for.
+/// What was seen of a response on a tracked connection.
 #[derive(Debug)]
 pub(super) struct Followed {
     in_flight: InFlight,
@@ -44,18 +44,6 @@ pub(super) struct Followed {
 impl<B> SentBody<B> {
     pub(super) const fn new(inner: B, followed: Option<Followed>) -> Self {
         Self { inner, followed }
-    }
-
-    /// Returns the inner body if nobody waits for the response.
-    #[cfg(feature = "sent-axum")]
-    pub(super) fn into_unfollowed(self) -> Result<B, Self> {
-        match self {
-            Self {
-                inner,
-                followed: None,
-            } => Ok(inner),
-            followed => Err(followed),
-        }
     }
 }
 
@@ -84,16 +72,22 @@ impl<B: Body<Data: 'static>> Body for SentBody<B> {
                 let at_end = frame.is_data() && this.inner.is_end_stream();
                 followed.note_frame(frame, at_end);
             }
-            Poll::Ready(Some(Err(_))) => followed.in_flight.is_whole = false,
+            Poll::Ready(Some(Err(_))) => followed.in_flight.note_whole(false),
             Poll::Ready(None) => return Poll::Ready(followed.note_end().map(Ok)),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let followed = self.followed.as_ref();
-        followed.is_some_and(|followed| followed.ending.has_end_frame())
-            || self.inner.is_end_stream()
+        let Some(followed) = &self.followed else {
+            return self.inner.is_end_stream();
+        };
+        let at_end = followed.ending.has_end_frame() || self.inner.is_end_stream();
+        if at_end {
+            // The server need not poll the body again.
+            followed.in_flight.note_whole(true);
+        }
+        at_end
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -102,8 +96,9 @@ impl<B: Body<Data: 'static>> Body for SentBody<B> {
 }
 
 impl Followed {
-    /// Follows a response that tasks wait for.
+    /// Follows a response that the server gets now.
     pub(super) fn new<B: Body>(response: &mut Response<B>, in_flight: InFlight) -> Self {
+        in_flight.note_head();
         let body = response.body();
         let mut ending = Ending::default();
         ending.note_last(body.is_end_stream());
@@ -117,20 +112,24 @@ impl Followed {
             guard_headers(response.headers_mut(), || in_flight.guard_last(0));
         }
         let can_have_body = can_have_body(in_flight.method(), response.status());
-        let mut followed = Self {
+        let followed = Self {
             in_flight,
             ending,
             left,
         };
-        followed.note_whole();
-        // The server does not poll the body of a response that can have none.
-        followed.in_flight.is_whole |= !can_have_body;
+        if can_have_body {
+            followed.note_whole();
+        } else {
+            // The server does not poll the body.
+            followed.in_flight.note_whole(true);
+        }
         followed
     }
 
     /// Notes whether the server has all of the response now.
-    fn note_whole(&mut self) {
-        self.in_flight.is_whole = self.ending.has_passed() || self.left == 0;
+    fn note_whole(&self) {
+        let is_whole = self.ending.has_passed() || self.left == 0;
+        self.in_flight.note_whole(is_whole);
     }
 
     /// Notes a frame, and puts a guard into the last one.
@@ -156,7 +155,7 @@ impl Followed {
     /// Notes that the body returned `None`. Returns an empty frame with a guard to send in place of
     /// the `None`.
     fn note_end<D: 'static>(&mut self) -> Option<Frame<D>> {
-        self.in_flight.is_whole = true;
+        self.in_flight.note_whole(true);
         if self.ending.has_passed() || !self.in_flight.is_multiplexed() {
             return None;
         }

@@ -37,7 +37,6 @@ impl Connection for TrackedResponse {
             response: self,
             position,
             key: None,
-            is_given_up: false,
             guards_data: false,
             ended: None,
         })
@@ -51,8 +50,6 @@ struct ResponseDelivery {
     position: Option<Position>,
     /// The response in the table of its connection. `None` if the server was first.
     key: Option<ResponseKey>,
-    /// Whether the server gave up the response before there was a head.
-    is_given_up: bool,
     /// Whether this layer guards data. Only one layer does, or the data would count twice.
     guards_data: bool,
     /// What the layer leaves of the response when it drops the body.
@@ -67,8 +64,7 @@ impl ResponseDelivery {
     /// Notes that the body has yielded so many bytes, and more is coming.
     fn note_yielded(&mut self, bytes: u64) {
         if let Some(position) = &mut self.position {
-            let progress = self.response.connection().progress();
-            progress.bytes_sent(position, bytes);
+            self.response.bytes_sent(position, bytes);
         }
     }
 }
@@ -81,7 +77,6 @@ impl Delivery for ResponseDelivery {
                 self.guards_data = is_only && self.is_multiplexed();
             }
             Claimed::TooLate => {}
-            Claimed::GivenUp => self.is_given_up = true,
         }
     }
 
@@ -102,23 +97,17 @@ impl Delivery for ResponseDelivery {
 
     fn wait(mut self: Box<Self>, mut response: EndedResponse) {
         if response.is_complete() {
+            let Some(key) = self.key.take() else {
+                // The server sends nothing of it.
+                return response.interrupt(Some(0));
+            };
             self.ended = Some(response);
-            if self.is_given_up {
-                return self.finish(SendResult::Lost(None));
-            }
-            let key = self.key.take();
-            let multiplexed = self.is_multiplexed();
             let connection = Arc::clone(self.response.connection());
-            return connection.layer_dropped(key, self, multiplexed);
+            return connection.layer_dropped(key, self);
         }
         // A response that ended in any other way has nothing to wait for.
         let bytes_sent = match (&mut self.position, self.key) {
-            (Some(position), _) => Some(
-                self.response
-                    .connection()
-                    .progress()
-                    .bytes_sent(position, response.sendable()),
-            ),
+            (Some(position), _) => Some(self.response.bytes_sent(position, response.sendable())),
             (None, Some(key)) if self.guards_data => self.response.connection().flushed_data(key),
             (None, _) => (response.sendable() == 0).then_some(0),
         };
@@ -136,8 +125,8 @@ impl Pending for ResponseDelivery {
             (SendResult::Sent, _) => response.finish(Some(sendable)),
             (SendResult::Queued, _) => response.finish(None),
             (SendResult::Lost(_), Some(position)) => {
-                let progress = self.response.connection().progress();
-                response.interrupt(Some(progress.bytes_sent(position, sendable)));
+                let bytes_sent = self.response.bytes_sent(position, sendable);
+                response.interrupt(Some(bytes_sent));
             }
             (SendResult::Lost(bytes_sent), None) => {
                 response.interrupt(bytes_sent.filter(|_| self.guards_data));

@@ -80,6 +80,8 @@ pub(super) struct Entry<T> {
     last_guards: usize,
     /// Whether a last frame had a guard.
     has_last: bool,
+    /// Whether the connection is closed. Then no guard tells anything more.
+    closed: bool,
     lost: bool,
     /// Whether a layer took the last frame apart.
     taken_apart: bool,
@@ -93,14 +95,15 @@ pub(super) struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// Creates the entry of a response that one layer follows.
-    pub(super) fn new(multiplexed: bool, in_flight: bool) -> Self {
+    /// Creates the entry of a response that is in flight, and that one layer follows.
+    pub(super) fn new(multiplexed: bool) -> Self {
         Self {
             multiplexed,
-            in_flight,
+            in_flight: true,
             guards: 0,
             last_guards: 0,
             has_last: false,
+            closed: false,
             lost: false,
             taken_apart: false,
             polled_again: false,
@@ -186,6 +189,7 @@ impl<T> Entry<T> {
 
     /// Notes that the connection is closed.
     pub(super) const fn lose(&mut self) {
+        self.closed = true;
         self.lost = true;
     }
 
@@ -231,7 +235,8 @@ impl<T> Entry<T> {
     /// Returns the response if it is over: it is lost, or it was flushed.
     pub(super) fn take_over(&mut self, flushes: u64) -> Over<T> {
         let is_settled = self.lost || matches!(self.stage, Stage::Flushed);
-        if self.in_flight || !self.is_unguarded() || !is_settled {
+        let waits_for_guards = !self.closed && !self.is_unguarded();
+        if self.in_flight || waits_for_guards || !is_settled {
             return None;
         }
         self.take_ended(flushes)

@@ -64,7 +64,9 @@ pub(super) fn guard_data(data: &mut Bytes, guard: Option<FrameGuard>) {
 /// The value is marked as sensitive, because HTTP/2 may keep other values in its compression table
 /// after it has written them.
 pub(super) fn guard_headers(headers: &mut HeaderMap, guard: impl FnOnce() -> Option<FrameGuard>) {
-    let Some((_, value)) = headers.iter_mut().find(|(name, _)| is_sent(name)) else {
+    let connection = headers.get(header::CONNECTION).cloned();
+    let mut values = headers.iter_mut();
+    let Some((_, value)) = values.find(|(name, _)| is_sent(name, connection.as_ref())) else {
         return;
     };
     let Some(guard) = guard() else { return };
@@ -75,16 +77,23 @@ pub(super) fn guard_headers(headers: &mut HeaderMap, guard: impl FnOnce() -> Opt
     }
 }
 
-/// Returns whether HTTP/2 sends this header.
-fn is_sent(name: &HeaderName) -> bool {
-    ![
+/// Returns whether HTTP/2 sends this header. A server removes the headers that `connection` names:
+/// [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1).
+fn is_sent(name: &HeaderName, connection: Option<&HeaderValue>) -> bool {
+    let removed = connection.and_then(|value| value.to_str().ok());
+    let is_removed = removed.is_some_and(|names| {
+        let mut names = names.split(',');
+        names.any(|removed| removed.trim().eq_ignore_ascii_case(name.as_str()))
+    });
+    let is_forbidden = [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
         header::TE,
     ]
     .contains(name)
-        && !["keep-alive", "proxy-connection"].contains(&name.as_str())
+        || ["keep-alive", "proxy-connection"].contains(&name.as_str());
+    !is_removed && !is_forbidden
 }
 
 /// Bytes that own a guard.

@@ -1,13 +1,17 @@
 //! Guards that tell when the server drops a part of a response: a [`FrameGuard`] in a frame, and an
 //! [`InFlight`] guard beside the body.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use http::Method;
 
 use super::{
     pending::{GuardedFrame, ResponseKey},
     state::ConnectionState,
+    write_progress::Position,
 };
 
 /// Lies in a frame of a response, and tells the connection when the frame is dropped.
@@ -61,6 +65,9 @@ pub(super) struct TrackedResponse {
     method: Method,
     /// Whether the connection sends several responses at once, from a queue.
     multiplexed: bool,
+    /// How many bytes the connection had accepted when the server got the head. `u64::MAX` before
+    /// that.
+    accepted_before: AtomicU64,
     /// Not set while the response has neither a layer that follows it nor an end at the server. A
     /// response that no layer follows is not in the table of the connection.
     claim: OnceLock<Claim>,
@@ -71,10 +78,8 @@ pub(super) struct TrackedResponse {
 enum Claim {
     /// A layer. The response has this key.
     Followed(ResponseKey),
-    /// The server got a response that no layer followed.
-    Unfollowed,
-    /// The server gave up the response before it got one.
-    GivenUp,
+    /// The server. It has dropped the response.
+    Dropped,
 }
 
 /// What a layer learns when it begins to follow a response.
@@ -82,10 +87,8 @@ enum Claim {
 pub(super) enum Claimed {
     /// The key of the response, and whether this is the only layer that follows it.
     Key(ResponseKey, bool),
-    /// The server got the response before. It may be a body that is still being written.
+    /// The server has dropped the response, so it will not send what the layer has.
     TooLate,
-    /// The server gave up the response.
-    GivenUp,
 }
 
 impl TrackedResponse {
@@ -98,6 +101,7 @@ impl TrackedResponse {
             connection,
             method,
             multiplexed,
+            accepted_before: AtomicU64::new(u64::MAX),
             claim: OnceLock::new(),
         }
     }
@@ -110,6 +114,15 @@ impl TrackedResponse {
         self.multiplexed
     }
 
+    /// Returns how many bytes of the response's data the socket took at least, over HTTP/1. See
+    /// [`WriteProgress::bytes_sent`](super::write_progress::WriteProgress::bytes_sent).
+    pub(super) fn bytes_sent(&self, position: &mut Position, yielded: u64) -> u64 {
+        let progress = self.connection.progress();
+        progress.bytes_sent(position, yielded, || {
+            self.accepted_before.load(Ordering::Relaxed)
+        })
+    }
+
     /// Notes that a layer follows the response, because tasks wait for it.
     pub(super) fn claim(&self) -> Claimed {
         let mut is_first = false;
@@ -117,10 +130,15 @@ impl TrackedResponse {
             is_first = true;
             Claim::Followed(self.connection.open(self.multiplexed))
         });
-        match *claim {
-            Claim::Followed(key) => Claimed::Key(key, is_first || self.connection.add_layer(key)),
-            Claim::Unfollowed => Claimed::TooLate,
-            Claim::GivenUp => Claimed::GivenUp,
+        let Claim::Followed(key) = *claim else {
+            return Claimed::TooLate;
+        };
+        if is_first {
+            return Claimed::Key(key, true);
+        }
+        match self.connection.add_layer(key) {
+            Some(is_only) => Claimed::Key(key, is_only),
+            None => Claimed::TooLate,
         }
     }
 }
@@ -131,18 +149,28 @@ impl TrackedResponse {
 pub(super) struct InFlight {
     response: Arc<TrackedResponse>,
     /// Whether the server had all of the response.
-    pub(super) is_whole: bool,
-    /// Whether the server got a response.
-    pub(super) has_response: bool,
+    is_whole: AtomicBool,
 }
 
 impl InFlight {
     pub(super) const fn new(response: Arc<TrackedResponse>) -> Self {
         Self {
             response,
-            is_whole: false,
-            has_response: false,
+            is_whole: AtomicBool::new(false),
         }
+    }
+
+    /// Notes that the server got the head of the response.
+    pub(super) fn note_head(&self) {
+        let accepted = self.response.connection.progress().accepted();
+        self.response
+            .accepted_before
+            .store(accepted, Ordering::Relaxed);
+    }
+
+    /// Notes whether the server has all of the response now.
+    pub(super) fn note_whole(&self, is_whole: bool) {
+        self.is_whole.store(is_whole, Ordering::Relaxed);
     }
 
     pub(super) fn method(&self) -> &Method {
@@ -151,12 +179,6 @@ impl InFlight {
 
     pub(super) fn is_multiplexed(&self) -> bool {
         self.response.multiplexed
-    }
-
-    /// Returns whether tasks wait for the response.
-    #[inline]
-    pub(super) fn is_claimed(&self) -> bool {
-        self.key().is_some()
     }
 
     /// Notes that the server polls the body, so it has the frames before.
@@ -189,40 +211,68 @@ impl Drop for InFlight {
         let TrackedResponse {
             connection, claim, ..
         } = &*self.response;
-        let unclaimed = if self.has_response {
-            Claim::Unfollowed
-        } else {
-            Claim::GivenUp
-        };
-        if let Claim::Followed(key) = *claim.get_or_init(|| unclaimed) {
-            connection.server_dropped(key, self.is_whole);
+        if let Claim::Followed(key) = *claim.get_or_init(|| Claim::Dropped) {
+            connection.server_dropped(key, self.is_whole.load(Ordering::Relaxed));
         }
     }
 }
 
 #[cfg(all(test, not(background_loom)))]
 mod tests {
-    use super::*;
+    use super::{
+        super::{entry::SendResult, state::Pending},
+        *,
+    };
 
     #[test]
     fn layers_claim_a_response_before_the_server_drops_it() {
         let open = || Arc::new(TrackedResponse::new(Arc::default(), Method::GET, true));
         let response = open();
         let in_flight = InFlight::new(Arc::clone(&response));
-        assert!(!in_flight.is_claimed());
         let Claimed::Key(key, true) = response.claim() else {
             panic!("it is the only layer");
         };
-        assert!(in_flight.is_claimed());
         let again = response.claim();
         assert_eq!(again, Claimed::Key(key, false), "another layer has it");
+        response.connection().remove_layer(key);
+        response.connection().remove_layer(key);
+        drop(in_flight);
+        assert_eq!(response.claim(), Claimed::TooLate);
 
-        for (has_response, claimed) in [(false, Claimed::GivenUp), (true, Claimed::TooLate)] {
-            let response = open();
-            let mut in_flight = InFlight::new(Arc::clone(&response));
-            in_flight.has_response = has_response;
-            drop(in_flight);
-            assert_eq!(response.claim(), claimed);
+        let response = open();
+        drop(InFlight::new(Arc::clone(&response)));
+        assert_eq!(response.claim(), Claimed::TooLate);
+    }
+
+    struct Noted(Arc<std::sync::Mutex<Option<SendResult>>>);
+
+    impl Pending for Noted {
+        fn finish(&mut self, result: SendResult) {
+            *self.0.lock().unwrap() = Some(result);
+        }
+    }
+
+    /// h2 copies short pieces of data into its buffer, as many as fit. The next write offers them.
+    #[tokio::test]
+    async fn the_next_write_tells_what_the_server_has_copied() {
+        let lost = SendResult::Lost(Some(0));
+        for (offered, expected) in [(4_009, SendResult::Sent), (100, lost), (0, lost)] {
+            let result = Arc::default();
+            let noted = Noted(Arc::clone(&result));
+            let serving = tokio::spawn(async move {
+                let state = Arc::<ConnectionState>::default();
+                state.before_read();
+                state.after_read(false);
+                let key = state.open(true);
+                let guard = FrameGuard::new(&state, key, 4_000, true);
+                state.layer_dropped(key, Box::new(noted));
+                state.server_dropped(key, true);
+                drop(guard);
+                state.before_write(offered);
+                state.note_flush();
+            });
+            serving.await.unwrap();
+            assert_eq!(*result.lock().unwrap(), Some(expected), "{offered}");
         }
     }
 }

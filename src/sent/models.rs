@@ -33,6 +33,8 @@ use crate::{
 
 type Sent = SentBody<ResponseBody<String>>;
 
+const BODY: &str = "hello";
+
 fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
@@ -71,7 +73,7 @@ impl Case {
                 ends.lock().unwrap().push(end.kind());
             });
             request.background_tasks().unwrap().add(task);
-            std::future::ready(Ok::<_, Infallible>(Response::new("hello".to_owned())))
+            std::future::ready(Ok::<_, Infallible>(Response::new(BODY.to_owned())))
         });
         let layer = BackgroundLayer::with_supervisor(self.supervisor.clone());
         let mut request = Request::new(());
@@ -112,7 +114,7 @@ fn serve(connection: &SentConnection, step: impl FnOnce() + Send + 'static) {
         connection.state.before_read();
         connection.state.after_read(false);
         step();
-        connection.state.before_write();
+        connection.state.before_write(BODY.len());
     });
     runtime.block_on(served).unwrap();
 }

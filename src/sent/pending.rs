@@ -13,7 +13,7 @@
 
 use slab::Slab;
 
-use super::entry::{Dropped, Ended, Entry, Over, SendResult, Stage};
+use super::entry::{Dropped, Entry, Over, Stage};
 
 /// Identifies a response. A place in the table is used again, but a serial number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +64,20 @@ impl<T> PendingResponses<T> {
     /// Adds a response that is in flight. On a closed connection it is lost when the layer and the
     /// server drop it.
     pub(super) fn open(&mut self, multiplexed: bool) -> ResponseKey {
-        let mut entry = Entry::new(multiplexed, true);
+        let mut entry = Entry::new(multiplexed);
         if self.closed {
             entry.lose();
         }
-        self.insert(entry)
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        let index = self.responses.insert((serial, entry));
+        ResponseKey { index, serial }
     }
 
-    /// Notes that another layer follows the response. Returns whether it is the only one.
-    pub(super) fn add_layer(&mut self, key: ResponseKey) -> bool {
-        self.get(key).is_some_and(Entry::add_layer)
+    /// Notes that another layer follows the response. Returns whether it is the only one, or `None`
+    /// if the response is over.
+    pub(super) fn add_layer(&mut self, key: ResponseKey) -> Option<bool> {
+        self.get(key).map(Entry::add_layer)
     }
 
     /// Adds a guard for a frame. Returns whether it is needed: the connection is open, and a layer
@@ -110,20 +114,8 @@ impl<T> PendingResponses<T> {
         }
     }
 
-    /// Notes that a layer dropped the body of a response. Without a key, no layer followed the
-    /// response when the server got it.
-    pub(super) fn layer_dropped(
-        &mut self,
-        key: Option<ResponseKey>,
-        ended: T,
-        multiplexed: bool,
-        flushes: u64,
-    ) -> Over<T> {
-        let known = key.filter(|key| self.get(*key).is_some());
-        if known.is_none() && self.closed {
-            return Some((Ended::new(ended), SendResult::Lost(None)));
-        }
-        let key = known.unwrap_or_else(|| self.insert(Entry::new(multiplexed, false)));
+    /// Notes that a layer that follows the response dropped the body.
+    pub(super) fn layer_dropped(&mut self, key: ResponseKey, ended: T, flushes: u64) -> Over<T> {
         self.get(key)?.layer_dropped(ended);
         self.advance(key, flushes)
     }
@@ -216,13 +208,6 @@ impl<T> PendingResponses<T> {
         if self.responses[index].1.is_done() {
             self.responses.remove(index);
         }
-    }
-
-    fn insert(&mut self, entry: Entry<T>) -> ResponseKey {
-        self.last_serial += 1;
-        let serial = self.last_serial;
-        let index = self.responses.insert((serial, entry));
-        ResponseKey { index, serial }
     }
 
     /// Returns a response if it still waits at this stage. A guard may have been added since it

@@ -1,6 +1,9 @@
 //! Tests of what a response waits for, and of what is known of a response that is lost.
 
-use super::*;
+use super::{
+    super::entry::{Ended, SendResult},
+    *,
+};
 
 const ONE: &str = "response";
 
@@ -50,7 +53,7 @@ fn a_frame_that_was_taken_apart_waits_for_a_read_cycle_and_then_a_flush() {
         None
     );
     pending.note_poll(key);
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(
         pending.note_flush(1),
         None,
@@ -69,7 +72,7 @@ fn a_frame_that_was_dropped_without_another_poll_is_lost() {
         None
     );
     let lost = over(ONE, SendResult::Lost(Some(0)));
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), lost);
+    assert_eq!(pending.layer_dropped(key, ONE, 1), lost);
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn a_poll_counts_for_one_last_frame() {
         None
     );
     let lost = over(ONE, SendResult::Lost(Some(0)));
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), lost);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), lost);
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn each_guard_counts() {
         pending.guard_dropped(frame(key, LAST, 3), Dropped::Written, 0),
         None
     );
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(pending.note_flush(1), None, "one guard is not dropped yet");
     let lost = over(ONE, SendResult::Lost(Some(3)));
     assert_eq!(
@@ -114,7 +117,7 @@ fn a_flush_does_not_count_for_a_later_frame() {
         None
     );
     assert!(pending.add_guard(key, LAST));
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(
         pending.note_flush(1),
         None,
@@ -142,7 +145,7 @@ fn written_data_is_sent_after_a_flush() {
         pending.guard_dropped(frame(key, LAST, 4), Dropped::Written, 1),
         None
     );
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 1), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 1), None);
     assert_eq!(pending.close(1), over(ONE, SendResult::Lost(Some(3))));
 }
 
@@ -150,7 +153,7 @@ fn written_data_is_sent_after_a_flush() {
 fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_guards() {
     let mut pending = Pending::default();
     let key = add(&mut pending, MORE);
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     pending.note_read_cycle();
     assert_eq!(pending.note_flush(1), None, "data is not written yet");
     assert_eq!(
@@ -170,18 +173,27 @@ fn a_last_frame_without_a_guard_waits_for_a_read_cycle_after_the_frames_with_gua
 #[test]
 fn a_closed_connection_loses_its_responses_and_takes_no_more() {
     let (mut pending, key) = guarded();
-    assert_eq!(pending.layer_dropped(None, ONE, false, 0), None);
+    let other = pending.open(false);
+    assert_eq!(pending.layer_dropped(other, ONE, 0), None);
     assert_eq!(pending.close(0), over(ONE, SendResult::Lost(Some(0))));
     assert_eq!(pending.close(0), None);
     assert!(!pending.add_guard(key, LAST));
-    let lost = over("two", SendResult::Lost(None));
-    assert_eq!(pending.layer_dropped(None, "two", true, 0), lost);
+    let lost = over("two", SendResult::Lost(Some(0)));
+    assert_eq!(
+        pending.layer_dropped(key, "two", 0),
+        lost,
+        "its guard tells nothing more"
+    );
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
         None
     );
+    assert_eq!(pending.server_dropped(other, true, 0), None);
+
+    let late = pending.open(true);
+    assert_eq!(pending.layer_dropped(late, "three", 0), None);
     let lost = over("three", SendResult::Lost(Some(0)));
-    assert_eq!(pending.layer_dropped(Some(key), "three", true, 0), lost);
+    assert_eq!(pending.server_dropped(late, true, 0), lost);
     assert!(pending.responses.is_empty());
 }
 
@@ -210,7 +222,7 @@ fn the_key_of_a_removed_response_does_not_reach_the_next_one() {
         pending.guard_dropped(frame(next, LAST, 3), Dropped::Written, 0),
         None
     );
-    assert_eq!(pending.layer_dropped(Some(next), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(next, ONE, 0), None);
     assert_eq!(pending.note_flush(1), over(ONE, SendResult::Sent));
 }
 
@@ -224,7 +236,7 @@ fn in_flight(multiplexed: bool) -> (Pending, ResponseKey) {
 #[test]
 fn a_response_in_flight_is_not_over() {
     let (mut pending, key) = in_flight(false);
-    assert_eq!(pending.layer_dropped(Some(key), ONE, false, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(
         pending.note_flush(1),
         None,
@@ -251,7 +263,7 @@ fn a_response_can_be_flushed_before_the_layer_drops_it() {
             assert_eq!(pending.note_flush(1), None);
         }
         let sent = over(ONE, SendResult::Sent);
-        assert_eq!(pending.layer_dropped(Some(key), ONE, multiplexed, 1), sent);
+        assert_eq!(pending.layer_dropped(key, ONE, 1), sent);
         assert!(pending.responses.is_empty());
     }
 }
@@ -268,7 +280,7 @@ fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
             );
         }
         assert!(pending.add_guard(key, LAST));
-        assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+        assert_eq!(pending.layer_dropped(key, ONE, 0), None);
         assert_eq!(pending.server_dropped(key, true, 0), None);
         pending.note_read_cycle();
         assert_eq!(
@@ -288,7 +300,7 @@ fn data_that_a_layer_keeps_or_takes_apart_does_not_count_beside_a_last_frame() {
 fn a_response_that_the_server_gives_up_is_lost() {
     let lost = over(ONE, SendResult::Lost(Some(0)));
     let (mut pending, key) = in_flight(true);
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(
         pending.server_dropped(key, false, 0),
         lost,
@@ -297,7 +309,7 @@ fn a_response_that_the_server_gives_up_is_lost() {
 
     let (mut pending, key) = in_flight(true);
     assert!(pending.add_guard(key, LAST));
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(
         pending.guard_dropped(frame(key, LAST, 0), Dropped::Unknown, 0),
         None
@@ -324,14 +336,14 @@ fn a_response_is_over_for_each_layer_that_follows_it() {
         pending.add_layer(key);
     }
     pending.remove_layer(key);
-    assert_eq!(pending.layer_dropped(Some(key), ONE, false, 0), None);
-    assert_eq!(pending.layer_dropped(Some(key), "two", false, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
+    assert_eq!(pending.layer_dropped(key, "two", 0), None);
     assert_eq!(pending.server_dropped(key, true, 0), None);
     let (ended, result) = pending.note_flush(1).expect("it was flushed");
     assert_eq!(result, SendResult::Sent);
     assert_eq!(ended.each().collect::<Vec<_>>(), [ONE, "two"]);
 
-    let late = pending.layer_dropped(Some(key), "three", false, 1);
+    let late = pending.layer_dropped(key, "three", 1);
     assert_eq!(
         late,
         over("three", SendResult::Sent),
@@ -345,11 +357,11 @@ fn a_response_in_flight_can_lose_its_layer_and_get_another() {
     let (mut pending, key) = in_flight(true);
     pending.remove_layer(key);
     assert!(!pending.add_guard(key, MORE), "nobody follows the response");
-    assert!(pending.add_layer(key), "it is the only layer");
-    assert!(!pending.add_layer(key));
+    assert_eq!(pending.add_layer(key), Some(true), "it is the only layer");
+    assert_eq!(pending.add_layer(key), Some(false));
     pending.remove_layer(key);
     assert!(pending.add_guard(key, LAST));
-    assert_eq!(pending.layer_dropped(Some(key), ONE, true, 0), None);
+    assert_eq!(pending.layer_dropped(key, ONE, 0), None);
     assert_eq!(pending.server_dropped(key, true, 0), None);
     let written = pending.guard_dropped(frame(key, LAST, 0), Dropped::Written, 0);
     assert_eq!(written, None);

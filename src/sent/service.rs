@@ -157,12 +157,8 @@ where
         let mut polled = this.inner.poll(cx);
         let mut followed = None;
         if let Poll::Ready(Ok(response)) = &mut polled {
-            if let Some(mut in_flight) = this.in_flight.take() {
-                in_flight.has_response = true;
-                if in_flight.is_claimed() {
-                    followed = Some(Followed::new(response, in_flight));
-                }
-            }
+            let in_flight = this.in_flight.take();
+            followed = in_flight.map(|in_flight| Followed::new(response, in_flight));
         }
         polled.map_ok(|response| response.map(|body| SentBody::new(body, followed)))
     }

@@ -16,10 +16,6 @@ use crate::util::sync::{
     lock,
 };
 
-/// A server may copy up to so many bytes of the end of some data, and drop the data before it has
-/// written them. h2 copies less.
-const MAX_COPIED: u64 = 1_024;
-
 thread_local! {
     /// The task that last used a stream on this thread, and the connection of that stream. A frame
     /// that this task drops is dropped by the server of this connection.
@@ -51,9 +47,25 @@ pub(super) struct ConnectionState {
 struct Locked {
     pending: PendingResponses<Box<dyn Pending>>,
     /// Dropped frames. The next use of the stream shows whether the server had written them.
-    undecided: Vec<GuardedFrame>,
+    undecided: Vec<Undecided>,
     /// Wakes the task that serves the connection.
     waker: Option<Waker>,
+}
+
+/// A frame that the server has written, copied or discarded.
+struct Undecided {
+    frame: GuardedFrame,
+    /// How many bytes of its data the stream had not accepted when the frame was dropped. If the
+    /// server has copied them, the next write offers them.
+    missing: u64,
+}
+
+/// What becomes of the frames that the server has dropped since it last used the stream.
+#[derive(Clone, Copy)]
+enum NextUse {
+    Read,
+    /// A write that offers so many bytes.
+    Write(u64),
 }
 
 /// A response whose body the layer has dropped, and that waits for its last byte.
@@ -74,7 +86,7 @@ impl ConnectionState {
     /// stream.
     #[inline]
     pub(super) fn before_read(&self) {
-        self.note_use(Dropped::Discarded);
+        self.note_use(NextUse::Read);
     }
 
     /// The server has read. If there was data, it handles that data until it uses the stream again.
@@ -83,12 +95,12 @@ impl ConnectionState {
         self.is_reading.store(has_data, Ordering::Relaxed);
     }
 
-    /// The server is about to write or to flush. The frames that it dropped since it last used the
-    /// stream are in its write buffer.
+    /// The server is about to write so many bytes, or to flush. What it has copied of the frames
+    /// that it dropped since it last used the stream is among these bytes.
     #[inline]
-    pub(super) fn before_write(&self) {
+    pub(super) fn before_write(&self, offered: usize) {
         self.is_reading.store(false, Ordering::Relaxed);
-        self.note_use(Dropped::Written);
+        self.note_use(NextUse::Write(offered as u64));
     }
 
     /// Another task serves the connection from now on.
@@ -134,7 +146,7 @@ impl ConnectionState {
 
     /// The connection is closed. Responses that were not flushed are lost.
     pub(super) fn close(&self) {
-        self.decide(Dropped::Discarded);
+        self.decide(NextUse::Read);
         loop {
             let mut locked = self.lock();
             let lost = locked.pending.close(self.progress.flushes());
@@ -159,7 +171,7 @@ impl ConnectionState {
         self.lock().pending.open(multiplexed)
     }
 
-    pub(super) fn add_layer(&self, key: ResponseKey) -> bool {
+    pub(super) fn add_layer(&self, key: ResponseKey) -> Option<bool> {
         self.lock().pending.add_layer(key)
     }
 
@@ -188,33 +200,23 @@ impl ConnectionState {
     }
 
     /// The layer dropped a body. The response ends when it is sent or lost.
-    pub(super) fn layer_dropped(
-        &self,
-        key: Option<ResponseKey>,
-        response: Box<dyn Pending>,
-        multiplexed: bool,
-    ) {
-        self.change(|locked, flushes| {
-            locked
-                .pending
-                .layer_dropped(key, response, multiplexed, flushes)
-        });
+    pub(super) fn layer_dropped(&self, key: ResponseKey, response: Box<dyn Pending>) {
+        self.change(|locked, flushes| locked.pending.layer_dropped(key, response, flushes));
     }
 
     /// The guard of a frame was dropped. The frame had `length` bytes of data. When the frame was
     /// created, the connection had accepted `accepted_before` bytes.
     pub(super) fn guard_dropped(&self, frame: GuardedFrame, length: u64, accepted_before: u64) {
-        let accepted = self.progress.accepted().wrapping_sub(accepted_before);
         if !self.is_served_here() {
             self.has_taken_apart.store(true, Ordering::Relaxed);
             self.note_dropped(frame, Dropped::Unknown);
-        } else if self.is_reading.load(Ordering::Relaxed)
-            || accepted.saturating_add(MAX_COPIED) < length
-        {
+        } else if self.is_reading.load(Ordering::Relaxed) {
             self.note_dropped(frame, Dropped::Discarded);
         } else {
+            let accepted = self.progress.accepted().wrapping_sub(accepted_before);
+            let missing = length.saturating_sub(accepted);
             let mut locked = self.lock();
-            locked.undecided.push(frame);
+            locked.undecided.push(Undecided { frame, missing });
             self.has_undecided.store(true, Ordering::Relaxed);
         }
     }
@@ -234,12 +236,12 @@ impl ConnectionState {
     /// Notes that the running task uses the stream, and what became of the frames that it dropped
     /// before.
     #[inline]
-    fn note_use(&self, dropped: Dropped) {
+    fn note_use(&self, next: NextUse) {
         // Over HTTP/1 no frame has a guard.
         if !self.progress.serves_http1() {
             LAST_USED.set(try_id().map(|task| (task, ptr::from_ref(self))));
             if self.has_undecided.load(Ordering::Relaxed) {
-                self.decide(dropped);
+                self.decide(next);
             }
         }
     }
@@ -252,12 +254,16 @@ impl ConnectionState {
 
     /// Decides how the undecided frames were dropped. Only the task that serves the connection adds
     /// such frames and calls this.
-    fn decide(&self, dropped: Dropped) {
+    fn decide(&self, next: NextUse) {
         while self.has_undecided.load(Ordering::Relaxed) {
             self.change(|locked, flushes| {
-                let frame = locked.undecided.pop()?;
+                let Undecided { frame, missing } = locked.undecided.pop()?;
                 self.has_undecided
                     .store(!locked.undecided.is_empty(), Ordering::Relaxed);
+                let dropped = match next {
+                    NextUse::Write(offered) if missing <= offered => Dropped::Written,
+                    _ => Dropped::Discarded,
+                };
                 locked.pending.guard_dropped(frame, dropped, flushes)
             });
         }

@@ -123,7 +123,7 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
-        this.connection.state.before_write();
+        this.connection.state.before_write(bytes.len());
         let written = this.inner.poll_write(cx, bytes);
         self.note_write(cx, bytes.len(), &written);
         written
@@ -135,9 +135,10 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.as_mut().project();
-        this.connection.state.before_write();
+        let offered = offered(bytes);
+        this.connection.state.before_write(offered);
         let written = this.inner.poll_write_vectored(cx, bytes);
-        self.note_write(cx, bytes.iter().map(|slice| slice.len()).sum(), &written);
+        self.note_write(cx, offered, &written);
         written
     }
 
@@ -147,7 +148,7 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        this.connection.state.before_write();
+        this.connection.state.before_write(0);
         ready!(this.inner.poll_flush(cx))?;
         this.connection.state.note_flush();
         Poll::Ready(Ok(()))
@@ -155,6 +156,19 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.project().inner.poll_shutdown(cx)
+    }
+}
+
+/// hyper offers at most so many slices with one write, and keeps the others for the next one.
+const MAX_SLICES: usize = 64;
+
+/// Returns how many bytes the server wants to write. `usize::MAX` if it may have more than it
+/// offers.
+fn offered(slices: &[IoSlice<'_>]) -> usize {
+    if slices.len() < MAX_SLICES {
+        slices.iter().map(|slice| slice.len()).sum()
+    } else {
+        usize::MAX
     }
 }
 

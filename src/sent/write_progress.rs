@@ -32,8 +32,6 @@ pub(super) struct WriteProgress {
 /// Where a response stands in the writes of its connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position {
-    /// How many bytes the connection had accepted before the response.
-    before: u64,
     /// The updates that `sent` accounts for.
     updates: u64,
     /// How many bytes of the data the socket took at least.
@@ -84,24 +82,26 @@ impl WriteProgress {
     /// Notes that a response over HTTP/1 starts.
     pub(super) fn start_response(&self) -> Position {
         self.serves_http1.store(true, Ordering::Relaxed);
-        let before = self.accepted.load(Ordering::Relaxed);
         Position {
-            before,
             updates: self.updates.load(Ordering::Relaxed),
             sent: 0,
         }
     }
 
     /// Returns how many bytes of a response over HTTP/1 the socket took at least. `yielded` is how
-    /// many bytes the body had yielded when this was last called.
-    pub(super) fn bytes_sent(&self, position: &mut Position, yielded: u64) -> u64 {
+    /// many bytes the body had yielded when this was last called. `before` is how many bytes the
+    /// connection had accepted when the server got the head: what it accepted until then belongs to
+    /// other responses.
+    pub(super) fn bytes_sent(
+        &self,
+        position: &mut Position,
+        yielded: u64,
+        before: impl FnOnce() -> u64,
+    ) -> u64 {
         let updates = self.updates.load(Ordering::Acquire);
         // Data that was yielded after the last update was not offered before the update.
         if std::mem::replace(&mut position.updates, updates) != updates {
-            let since = self
-                .taken
-                .load(Ordering::Relaxed)
-                .saturating_sub(position.before);
+            let since = self.taken.load(Ordering::Relaxed).saturating_sub(before());
             let sent = yielded
                 .saturating_sub(self.left.load(Ordering::Relaxed))
                 .min(since);
@@ -135,22 +135,22 @@ mod tests {
         let progress = WriteProgress::default();
         write(&progress, 100, 100);
         let mut position = progress.start_response();
-        assert_eq!(progress.bytes_sent(&mut position, 0), 0);
+        assert_eq!(progress.bytes_sent(&mut position, 0, || 100), 0);
         // A head of 20 bytes and data of 50.
         write(&progress, 70, 10);
         assert_eq!(
-            progress.bytes_sent(&mut position, 50),
+            progress.bytes_sent(&mut position, 50, || 100),
             0,
             "the socket did not take all of the head"
         );
         write(&progress, 60, 25);
-        assert_eq!(progress.bytes_sent(&mut position, 50), 15);
+        assert_eq!(progress.bytes_sent(&mut position, 50, || 100), 15);
         // 30 more bytes are yielded, and not offered yet.
-        assert_eq!(progress.bytes_sent(&mut position, 80), 15);
+        assert_eq!(progress.bytes_sent(&mut position, 80, || 100), 15);
         write(&progress, 65, 0);
-        assert_eq!(progress.bytes_sent(&mut position, 80), 15);
+        assert_eq!(progress.bytes_sent(&mut position, 80, || 100), 15);
         write(&progress, 65, 65);
-        assert_eq!(progress.bytes_sent(&mut position, 80), 80);
+        assert_eq!(progress.bytes_sent(&mut position, 80, || 100), 80);
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         let mut position = progress.start_response();
         // A layer has compressed 1,000 bytes to 40.
         write(&progress, 40, 40);
-        assert_eq!(progress.bytes_sent(&mut position, 1_000), 40);
+        assert_eq!(progress.bytes_sent(&mut position, 1_000, || 10), 40);
     }
 
     #[test]
@@ -173,20 +173,23 @@ mod tests {
         write(&progress, 120, 50);
         progress.note_write(70, 40);
         assert_eq!(
-            progress.bytes_sent(&mut position, 100),
+            progress.bytes_sent(&mut position, 100, || 0),
             30,
             "TLS holds some of the 40"
         );
         progress.note_flush();
         assert_eq!(
-            (progress.bytes_sent(&mut position, 100), progress.flushes()),
+            (
+                progress.bytes_sent(&mut position, 100, || 0),
+                progress.flushes()
+            ),
             (70, 1)
         );
         progress.note_write(30, 30);
         let mut next = progress.start_response();
         progress.note_taken();
         assert_eq!(
-            progress.bytes_sent(&mut next, 1_000),
+            progress.bytes_sent(&mut next, 1_000, || 120),
             0,
             "it was data of the response before"
         );

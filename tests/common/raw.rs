@@ -63,6 +63,14 @@ impl Raw {
         String::from_utf8(read).expect("the tests send text")
     }
 
+    /// Reads so many bytes.
+    pub async fn exactly(&mut self, count: usize) {
+        let mut read = vec![0; count];
+        soon(self.0.read_exact(&mut read))
+            .await
+            .expect("there is more");
+    }
+
     /// Reads until the server closes.
     pub async fn rest(&mut self) -> String {
         let mut read = String::new();

@@ -5,8 +5,11 @@ mod common;
 
 mod allocations;
 mod bytes;
+mod full_socket;
+mod gated;
 mod last_byte;
 mod layers;
+mod replaced;
 #[cfg(all(feature = "sent-axum", feature = "sent-tonic"))]
 mod servers;
 mod tls;
