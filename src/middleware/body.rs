@@ -75,7 +75,11 @@ impl<B: Body<Data: 'static>> Body for ResponseBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.tracker.observe(|| self.inner.is_end_stream())
+        let at_end = self.tracker.observe(|| self.inner.is_end_stream());
+        if at_end {
+            self.tracker.note_tells_end();
+        }
+        at_end
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -123,6 +123,13 @@ impl ResponseTracker {
         result
     }
 
+    /// Notes that the body said that it is at its end, when the server asked.
+    pub(super) fn note_tells_end(&self) {
+        if let Some(tracked) = &self.0 {
+            tracked.body.note_tells_end();
+        }
+    }
+
     /// Notes the head of the response, and what its body says of itself.
     pub(super) fn note_head<B>(
         &mut self,
@@ -153,7 +160,7 @@ impl ResponseTracker {
 
     /// Notes that the body has no frame yet.
     #[inline]
-    pub(super) const fn note_poll(&mut self) {
+    pub(super) fn note_poll(&mut self) {
         if let Some(tracked) = &mut self.0 {
             tracked.body.note_poll();
         }
@@ -168,7 +175,7 @@ impl ResponseTracker {
 
     /// Notes that the body failed.
     #[inline]
-    pub(super) const fn note_error(&mut self) {
+    pub(super) fn note_error(&mut self) {
         if let Some(tracked) = &mut self.0 {
             tracked.body.note_error();
         }

@@ -31,6 +31,7 @@ struct Head {
     exact_size: Option<u64>,
     /// Whether the body is at its end already.
     at_end: bool,
+    is_grpc: bool,
 }
 
 /// What a response has shown so far. When the response has ended, this is kept, and is judged when
@@ -43,16 +44,17 @@ struct Head {
 pub(crate) struct BodyState {
     /// Whether code of the service or of the body has panicked.
     has_panicked: AtomicBool,
+    /// Whether the body said after its last poll that it is at its end, when the server asked.
+    tells_end: AtomicBool,
     /// How the response ended, if that does not depend on its body.
     kind: Option<EndKind>,
-    /// Whether the end of the body was seen.
+    /// Whether the end of the body was seen in a frame, or instead of one.
     has_ended: bool,
     /// Whether the body returned `None`.
     is_over: bool,
     /// Whether the body returned an error.
     has_failed: bool,
     was_polled: bool,
-    is_grpc: bool,
     /// Whether the trailers are those of [`GRPC_OK`](super::headers::GRPC_OK).
     has_grpc_ok: bool,
     head: Option<Head>,
@@ -69,6 +71,17 @@ impl BodyState {
         self.has_panicked.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that the body said that it is at its end, when the server asked. The server need not poll
+    /// it again.
+    pub(crate) fn note_tells_end(&self) {
+        self.tells_end.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the end of the body is known.
+    fn has_ended(&self) -> bool {
+        self.has_ended || self.tells_end.load(Ordering::Relaxed)
+    }
+
     /// Notes the head of the response, the exact size that its body states, and whether the body is
     /// at its end already. Returns what tasks that start early learn of the head.
     pub(crate) fn note_head<B>(
@@ -79,30 +92,33 @@ impl BodyState {
         at_end: bool,
     ) -> ResponseHead {
         self.has_ended = at_end;
-        self.head = Some(Head {
-            status: response.status(),
-            at,
-            exact_size,
-            at_end,
-        });
+        let status = response.status();
         let headers = response.headers();
+        let mut is_grpc = false;
         if !headers.is_empty() {
-            (self.content_length, self.is_grpc) = length_and_is_grpc(headers);
+            (self.content_length, is_grpc) = length_and_is_grpc(headers);
             // Only a response without a body has its gRPC status in the head.
             if at_end {
                 self.grpc_status = grpc_status(headers);
             }
         }
+        self.head = Some(Head {
+            status,
+            at,
+            exact_size,
+            at_end,
+            is_grpc,
+        });
         ResponseHead {
-            status: response.status(),
-            is_grpc: self.is_grpc,
+            status,
+            is_grpc,
             at,
         }
     }
 
     /// Notes data that the body yielded, and whether it was the last frame.
-    pub(crate) const fn note_data(&mut self, bytes: usize, at_end: bool) {
-        self.was_polled = true;
+    pub(crate) fn note_data(&mut self, bytes: usize, at_end: bool) {
+        self.note_poll();
         self.bytes += bytes as u64;
         self.has_ended |= at_end;
     }
@@ -110,7 +126,7 @@ impl BodyState {
     /// Notes trailers, which are the last frame of a body. `keep` says whether anybody may ask for
     /// them.
     pub(crate) fn note_trailers(&mut self, trailers: &HeaderMap, keep: bool) {
-        self.was_polled = true;
+        self.note_poll();
         self.has_ended = true;
         self.has_grpc_ok = is_grpc_ok(trailers);
         if self.has_grpc_ok {
@@ -123,20 +139,21 @@ impl BodyState {
         }
     }
 
-    /// Notes that the body was polled, and yielded neither data nor trailers.
-    pub(crate) const fn note_poll(&mut self) {
+    /// Notes that the body was polled.
+    pub(crate) fn note_poll(&mut self) {
         self.was_polled = true;
+        *self.tells_end.get_mut() = false;
     }
 
     /// Notes that the body returned an error.
-    pub(crate) const fn note_error(&mut self) {
-        self.was_polled = true;
+    pub(crate) fn note_error(&mut self) {
+        self.note_poll();
         self.has_failed = true;
     }
 
     /// Notes that the body returned `None`.
-    pub(crate) const fn note_end(&mut self) {
-        self.was_polled = true;
+    pub(crate) fn note_end(&mut self) {
+        self.note_poll();
         self.has_ended = true;
         self.is_over = true;
     }
@@ -227,20 +244,20 @@ impl BodyState {
             return if multiplexed && yielded > 0 {
                 Err(ResponseError::NotAllowed)
             } else {
-                Ok(self.has_ended || !self.was_polled)
+                Ok(self.has_ended() || !self.was_polled)
             };
         }
         let Some(declared) = self.declared() else {
-            return Ok(self.has_ended);
+            return Ok(self.has_ended());
         };
         if multiplexed && yielded > declared {
             return Err(ResponseError::TooLong { declared, yielded });
         }
-        if self.has_ended && yielded < declared {
+        if self.has_ended() && yielded < declared {
             return Err(ResponseError::TooShort { declared, yielded });
         }
         // Over HTTP/1 the server does not poll a body again that has yielded its length.
-        let is_whole = self.has_ended || (!multiplexed && yielded >= declared);
+        let is_whole = self.has_ended() || (!multiplexed && yielded >= declared);
         match self.contradiction(multiplexed).filter(|_| is_whole) {
             Some(error) => Err(error),
             None => Ok(is_whole),
@@ -292,7 +309,7 @@ impl BodyState {
             bytes: self.bytes,
             bytes_sent,
             trailers: self.trailers.take(),
-            is_grpc: self.is_grpc,
+            is_grpc: self.head.is_some_and(|head| head.is_grpc),
             has_grpc_ok: self.has_grpc_ok,
             grpc_status: self.grpc_status,
             head_at: self.head.map(|head| head.at),

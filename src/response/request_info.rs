@@ -18,6 +18,7 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
+    #[inline]
     pub(crate) fn new<B>(request: &Request<B>, started: Instant) -> Self {
         let path = request.uri().path_and_query();
         Self {

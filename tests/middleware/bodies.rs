@@ -303,7 +303,9 @@ fn model(case: &Case) -> (EndKind, String, u64) {
             Does::EndKind | Does::Trailers(_) => true,
             Does::Data(_) => step.says.at_end,
             Does::Fail | Does::Panic | Does::Pend => false,
-        });
+        })
+        // The server asked after the last poll.
+        || seen.last().is_some_and(|step| step.says.at_end);
     let no_body_allowed = case.method == Method::HEAD
         || is_upgrade
         || matches!(status, 204 | 304)

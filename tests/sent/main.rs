@@ -7,6 +7,7 @@ mod allocations;
 mod bytes;
 mod full_socket;
 mod gated;
+mod heads;
 mod last_byte;
 mod layers;
 mod replaced;
