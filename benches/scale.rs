@@ -15,6 +15,7 @@
 mod cpu_time;
 mod figures;
 mod plain_layer;
+mod same_promises;
 
 use std::{
     convert::Infallible,
@@ -43,6 +44,7 @@ use tower_background::{BackgroundLayer, BackgroundTasksExt, Supervisor};
 
 use figures::{Figures, median, ratio};
 use plain_layer::{PlainLayer, Tasks};
+use same_promises::SamePromises;
 
 const WAITING: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 const OPEN: [usize; 4] = [1, 100, 1_000, 10_000];
@@ -50,6 +52,7 @@ const OPEN: [usize; 4] = [1, 100, 1_000, 10_000];
 const TASKS: usize = 200_000;
 const SPAWN: &str = "tokio::spawn";
 const PLAIN: &str = "hand-written, plain";
+const SAME_PROMISES: &str = "hand-written, same promises";
 const LAYER: &str = "layer";
 
 fn main() {
@@ -65,7 +68,14 @@ fn main() {
     let (rounds, divisor) = if is_short { (3, 10) } else { (7, 1) };
     let growth = [
         ("waiting", "tasks that wait", [SPAWN, LAYER], WAITING),
+        (
+            "waiting",
+            "tasks that wait",
+            [SAME_PROMISES, LAYER],
+            WAITING,
+        ),
         ("open", "open responses", [PLAIN, LAYER], OPEN),
+        ("open", "open responses", [SAME_PROMISES, LAYER], OPEN),
     ];
     let method = format!(
         "Nanoseconds of CPU time for one task, from the call of its request to its end, medians of {rounds} rounds. All tasks wait \
@@ -142,6 +152,16 @@ fn one(kind: &str, way: &str, number: usize) -> f64 {
                     response()
                 });
                 run.measure(PlainLayer(service)).await
+            }
+            SAME_PROMISES => {
+                let task = run.task();
+                let service = service_fn(move |request: Request<()>| {
+                    let tasks = request.extensions().get::<same_promises::Tasks>();
+                    assert!(tasks.expect("the layer is there").add("task", task()));
+                    response()
+                });
+                let supervisor = same_promises::Supervisor::default();
+                run.measure(SamePromises::new(service, supervisor)).await
             }
             _ => run.measure(layer.layer(leaving(run.task()))).await,
         }
