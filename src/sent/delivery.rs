@@ -17,7 +17,7 @@ use http::Extensions;
 use super::{
     entry::SendResult,
     frames::guard_data,
-    guard::{Claimed, FrameGuard, TrackedResponse},
+    guard::{FrameGuard, TrackedResponse},
     pending::ResponseKey,
     state::Pending,
     write_progress::Position,
@@ -71,12 +71,9 @@ impl ResponseDelivery {
 
 impl Delivery for ResponseDelivery {
     fn head(&mut self) {
-        match self.response.claim() {
-            Claimed::Key(key, is_only) => {
-                self.key = Some(key);
-                self.guards_data = is_only && self.is_multiplexed();
-            }
-            Claimed::TooLate => {}
+        if let Some((key, is_only)) = self.response.claim() {
+            self.key = Some(key);
+            self.guards_data = is_only && self.is_multiplexed();
         }
     }
 

@@ -82,15 +82,6 @@ enum Claim {
     Dropped,
 }
 
-/// What a layer learns when it begins to follow a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claimed {
-    /// The key of the response, and whether this is the only layer that follows it.
-    Key(ResponseKey, bool),
-    /// The server has dropped the response, so it will not send what the layer has.
-    TooLate,
-}
-
 impl TrackedResponse {
     pub(super) const fn new(
         connection: Arc<ConnectionState>,
@@ -123,23 +114,20 @@ impl TrackedResponse {
         })
     }
 
-    /// Notes that a layer follows the response, because tasks wait for it.
-    pub(super) fn claim(&self) -> Claimed {
+    /// Notes that a layer follows the response, because tasks wait for it. Returns the key of the
+    /// response, and whether this is the only layer that follows it. Returns `None` if the server has
+    /// dropped the response, so that it will not send what the layer has.
+    pub(super) fn claim(&self) -> Option<(ResponseKey, bool)> {
         let mut is_first = false;
         let claim = self.claim.get_or_init(|| {
             is_first = true;
             Claim::Followed(self.connection.open(self.multiplexed))
         });
         let Claim::Followed(key) = *claim else {
-            return Claimed::TooLate;
+            return None;
         };
-        if is_first {
-            return Claimed::Key(key, true);
-        }
-        match self.connection.add_layer(key) {
-            Some(is_only) => Claimed::Key(key, is_only),
-            None => Claimed::TooLate,
-        }
+        let is_only = is_first || self.connection.add_layer(key)?;
+        Some((key, is_only))
     }
 }
 
@@ -229,19 +217,19 @@ mod tests {
         let open = || Arc::new(TrackedResponse::new(Arc::default(), Method::GET, true));
         let response = open();
         let in_flight = InFlight::new(Arc::clone(&response));
-        let Claimed::Key(key, true) = response.claim() else {
+        let Some((key, true)) = response.claim() else {
             panic!("it is the only layer");
         };
         let again = response.claim();
-        assert_eq!(again, Claimed::Key(key, false), "another layer has it");
+        assert_eq!(again, Some((key, false)), "another layer has it");
         response.connection().remove_layer(key);
         response.connection().remove_layer(key);
         drop(in_flight);
-        assert_eq!(response.claim(), Claimed::TooLate);
+        assert_eq!(response.claim(), None, "it is too late");
 
         let response = open();
         drop(InFlight::new(Arc::clone(&response)));
-        assert_eq!(response.claim(), Claimed::TooLate);
+        assert_eq!(response.claim(), None, "it is too late");
     }
 
     struct Noted(Arc<std::sync::Mutex<Option<SendResult>>>);

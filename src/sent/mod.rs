@@ -48,7 +48,8 @@
 //! reads it. With TLS the flush goes through TLS to the socket, so the same holds.
 //!
 //! Layers outside of [`BackgroundLayer`](crate::BackgroundLayer) may buffer, compress or replace
-//! the body. The crate follows the response that the server gets.
+//! the body. The crate follows the response that the server gets. A response that a layer makes
+//! after the server has dropped that one ends as interrupted.
 //!
 //! ## How HTTP/2 responses are followed
 //!
@@ -95,8 +96,8 @@
 //! including the head.
 //!
 //! There is one exception over HTTP/2. A client can reset a stream whose data the socket did not
-//! take yet. If the server has since then written at least as much data of other streams, the
-//! response can end as [`EndKind::Complete`](crate::EndKind::Complete).
+//! take yet. If the server has since then written at least as much data of other streams, or writes
+//! it next, the response can end as [`EndKind::Complete`](crate::EndKind::Complete).
 
 #[cfg(feature = "sent-axum")]
 mod axum_serve;

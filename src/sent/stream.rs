@@ -159,6 +159,13 @@ impl<T: AsyncWrite> AsyncWrite for SentStream<T> {
     }
 }
 
+#[pinned_drop]
+impl<T> PinnedDrop for SentStream<T> {
+    fn drop(self: Pin<&mut Self>) {
+        self.connection.state.close();
+    }
+}
+
 /// hyper offers at most so many slices with one write, and keeps the others for the next one.
 const MAX_SLICES: usize = 64;
 
@@ -169,12 +176,5 @@ fn offered(slices: &[IoSlice<'_>]) -> usize {
         slices.iter().map(|slice| slice.len()).sum()
     } else {
         usize::MAX
-    }
-}
-
-#[pinned_drop]
-impl<T> PinnedDrop for SentStream<T> {
-    fn drop(self: Pin<&mut Self>) {
-        self.connection.state.close();
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! An HTTP/1 server has one response at a time, and offers all its bytes with each write. So of the
 //! data that the body had yielded before the last write, only those bytes can be missing that this
-//! write offered and the socket refused. The refused bytes may include framing, such as chunk
-//! sizes. It counts as data, so the result can be too low but never too high.
+//! write offered and the socket refused. If a write may not offer all, it counts as an offer of
+//! `usize::MAX` bytes. The refused bytes may include framing, such as chunk sizes. It counts as data,
+//! so the result can be too low but never too high.
 //!
 //! TLS accepts more bytes than the socket takes. So bytes only count when they have been flushed.
 
@@ -91,7 +92,7 @@ impl WriteProgress {
     /// Returns how many bytes of a response over HTTP/1 the socket took at least. `yielded` is how
     /// many bytes the body had yielded when this was last called. `before` is how many bytes the
     /// connection had accepted when the server got the head: what it accepted until then belongs to
-    /// other responses.
+    /// other responses. It is read after the last update, so that it is known if the update is.
     pub(super) fn bytes_sent(
         &self,
         position: &mut Position,

@@ -1,4 +1,4 @@
-//! [`Gated`]: a socket that takes as many writes as a test allows.
+//! [`Gate`]: lets a socket take as many writes as a test allows.
 
 use std::{
     io::{self, IoSlice},
@@ -17,8 +17,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    io::{AsyncWrite, join},
+    net::tcp::OwnedWriteHalf,
     sync::Notify,
 };
 use tower::Layer;
@@ -68,11 +68,10 @@ impl Gate {
         service: impl Servable,
     ) -> Server {
         let gate = self.clone();
-        Server::each(supervisor, witness, move |inner| {
-            let stream = SentStream::new(Gated {
-                inner,
-                gate: gate.clone(),
-            });
+        Server::each(supervisor, witness, move |stream| {
+            let (reader, inner) = stream.into_split();
+            let gate = gate.clone();
+            let stream = SentStream::new(join(reader, Gated { inner, gate }));
             let service = TowerToHyperService::new(stream.connection().layer(service.clone()));
             let stop = stop.clone();
             async move {
@@ -89,21 +88,11 @@ impl Gate {
     }
 }
 
-/// See the module's documentation.
+/// The half of a socket that writes.
 #[derive(Debug)]
 struct Gated {
-    inner: TcpStream,
+    inner: OwnedWriteHalf,
     gate: Gate,
-}
-
-impl AsyncRead for Gated {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
-    }
 }
 
 impl AsyncWrite for Gated {

@@ -127,6 +127,13 @@ async fn assert_nothing_sent(server: &Server) {
     assert_eq!(result, (EndKind::Interrupted, Some(0)), "{end:?}");
 }
 
+/// Lets the service answer, and checks that nothing of its response counts as sent.
+async fn assert_late_answer_is_lost(server: &Server, go: &Notify) {
+    settle().await;
+    go.notify_one();
+    assert_nothing_sent(server).await;
+}
+
 /// A service that answers when it is told to.
 fn waiting(
     supervisor: &Supervisor,
@@ -162,9 +169,7 @@ async fn a_timeout_that_answers_before_the_service() {
     until_deferred(&server, 1).await;
     give_up.notify_one();
     client.until("can wait").await;
-    settle().await;
-    go.notify_one();
-    assert_nothing_sent(&server).await;
+    assert_late_answer_is_lost(&server, &go).await;
 
     let mut client = Multiplexed::connect(&server).await;
     let (response, _) = client.send(Method::GET, "/").await;
@@ -173,9 +178,7 @@ async fn a_timeout_that_answers_before_the_service() {
     rest(soon(response).await.expect("there is a head").body_mut())
         .await
         .expect("it is whole");
-    settle().await;
-    go.notify_one();
-    assert_nothing_sent(&server).await;
+    assert_late_answer_is_lost(&server, &go).await;
 }
 
 /// Calls the service once more after its first answer, when it is told to.
@@ -212,18 +215,14 @@ async fn a_second_try_after_the_server_gave_up() {
     assert_nothing_sent(&server).await;
     give_up.notify_one();
     client.until("can wait").await;
-    settle().await;
-    go.notify_one();
-    assert_nothing_sent(&server).await;
+    assert_late_answer_is_lost(&server, &go).await;
 
     let mut client = Multiplexed::connect(&server).await;
     let (_response, mut stream) = client.send(Method::GET, "/").await;
     soon(first.notified()).await;
     assert_nothing_sent(&server).await;
     stream.send_reset(h2::Reason::CANCEL);
-    settle().await;
-    go.notify_one();
-    assert_nothing_sent(&server).await;
+    assert_late_answer_is_lost(&server, &go).await;
 }
 
 /// A layer collects the response, which echoes the request. The server writes `100 Continue` meanwhile.
